@@ -1,1 +1,41 @@
-"""To be described."""
+"""Licet's policies: the Cedar schema, guardrails, role grants and packs, read as package data.
+
+Rules kept: this room is data and what reads it. It evaluates nothing in production; ``licet_policies.cases`` evaluates
+the cases that come with the policies.
+"""
+
+from licet_policies.bundle import (
+    PLATFORM_SOURCES,
+    bundle_digest,
+    bundle_digest_hex,
+    compose,
+    guardrails,
+    policies_for,
+    roles,
+    safety_valve_actions,
+)
+from licet_policies.errors import LicetPoliciesError, PackError, PolicySourceError
+from licet_policies.packs import Pack, PackChoice, pack, pack_names
+from licet_policies.schema import load_schema, schema_text
+from licet_policies.source import Policy
+
+__all__ = [
+    "PLATFORM_SOURCES",
+    "LicetPoliciesError",
+    "Pack",
+    "PackChoice",
+    "PackError",
+    "Policy",
+    "PolicySourceError",
+    "bundle_digest",
+    "bundle_digest_hex",
+    "compose",
+    "guardrails",
+    "load_schema",
+    "pack",
+    "pack_names",
+    "policies_for",
+    "roles",
+    "safety_valve_actions",
+    "schema_text",
+]

@@ -1,0 +1,353 @@
+"""Tests a model on held-out rows, inside the sandbox: technical, bias, explainability, drift.
+
+Rules kept here:
+
+- Figures are rounded to millionths first and then held against the thresholds, so that a policy that compares the same
+  figures comes to the same answer.
+- An interval is a 95 % percentile bootstrap. For "at least" demands on one figure the lower bound is compared (technical:
+  AUC); the bias review compares the point estimate with the threshold (the four-fifths rule is about the rate itself)
+  and the lower bound with a floor of its own, so that neither luck nor a small sample passes.
+- Drift is judged against chance at this very sample size: by permutation (beyond 50,000 rows by the asymptotic law),
+  corrected for the number of features by Holm, and only if the difference is large enough to matter.
+- A figure that cannot be computed fails the job: it is never a pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from licet_adapters.jobs import tabular
+else:
+    sys.path.insert(0, str(Path(__file__).parent))  # -I leaves the script's folder out.
+    import tabular
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+_INTERVAL_PERCENT = (2.5, 97.5)
+_CALIBRATION_BINS = 10
+_MIN_ROWS_A_SIDE = 10
+_EXACT_ROWS = 50_000
+_CHUNK_ELEMENTS = 4_000_000
+_ATTRIBUTION_STEPS = 32
+_MAX_ATTRIBUTED_ROWS = 2_000
+_TIE = 1e-9
+
+
+class Case:
+    """All that the checks look at.
+
+    Args:
+        inputs: Holds ``spec.json``, the model's two files, ``train.csv`` and ``held-out.csv``.
+    """
+
+    def __init__(self, inputs: Path) -> None:
+        self.spec: dict[str, Any] = json.loads((inputs / "spec.json").read_bytes())
+        tabular.make_deterministic(self.spec["seed"])
+        self.network, self.declaration = tabular.load_network(inputs)
+        self.names = [feature["name"] for feature in self.declaration["features"]]
+        self.label, self.group = self.declaration["target"], self.spec["group"]
+        wanted = list(dict.fromkeys([*self.names, self.label, self.group]))
+        self.train = tabular.read_columns(inputs / "train.csv", wanted)
+        self.held_out = tabular.read_columns(inputs / "held-out.csv", wanted)
+        self.rows = tabular.stack(self.held_out, self.names)
+        with torch.no_grad():
+            logits = self.network(self.rows)
+        self.scores: Floats = torch.sigmoid(logits.double()).numpy()
+        if not np.isfinite(self.scores).all():
+            raise tabular.Refused("job.figure", "the model gives scores that are not finite")
+        self.labels = self._two_sided(self.label)
+        self.groups = self._two_sided(self.group)
+
+    def _two_sided(self, name: str) -> Bools:
+        values: Bools = self.held_out[name] > 0
+        if min(int(values.sum()), int((~values).sum())) < _MIN_ROWS_A_SIDE:
+            raise tabular.Refused(
+                "input.rows", f"held-out.csv: column {name} has fewer than {_MIN_ROWS_A_SIDE} rows on one side"
+            )
+        return values
+
+    def generator(self) -> np.random.Generator:
+        """A fresh generator; each check has the same numbers whatever ran before it."""
+        return np.random.default_rng(self.spec["seed"])
+
+    def threshold(self, name: str) -> int:
+        """One of the thresholds, as decided."""
+        return int(self.spec["thresholds"][name])
+
+
+def area_under_roc(scores: Floats, positive: Bools) -> float:
+    """Area under the ROC curve, ties counted half."""
+    from scipy.stats import rankdata  # noqa: PLC0415  # Half a second, for those who need it.
+
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    return float((rankdata(scores)[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def calibration_error(scores: Floats, positive: Bools) -> float:
+    """Expected calibration error over bins of equal numbers of rows; equal scores share a bin."""
+    edges = np.unique(np.quantile(scores, np.linspace(0, 1, _CALIBRATION_BINS + 1)[1:-1]))
+    bins = np.searchsorted(edges, scores, side="right")
+    rows = np.bincount(bins, minlength=len(edges) + 1)
+    gaps = np.bincount(bins, weights=scores - positive, minlength=len(edges) + 1)
+    return float(np.abs(gaps[rows > 0]).sum() / len(scores))
+
+
+def bootstrap(case: Case, strata: Bools, statistic: Callable[[npt.NDArray[np.int64]], float]) -> tuple[int, int]:
+    """A 95 % interval in micro, rows drawn anew within each side of ``strata`` so that none is ever empty."""
+    generator = case.generator()
+    sides = [np.flatnonzero(strata), np.flatnonzero(~strata)]
+    values = [
+        statistic(np.concatenate([generator.choice(side, len(side)) for side in sides]))
+        for _ in range(case.spec["bootstrap_rounds"])
+    ]
+    lower, upper = np.percentile(values, _INTERVAL_PERCENT)
+    return tabular.micro(float(lower)), tabular.micro(float(upper))
+
+
+def check_technical(case: Case) -> dict[str, Any]:
+    """Does it discriminate, and are its probabilities right, on rows it never saw."""
+    auc = tabular.micro(area_under_roc(case.scores, case.labels))
+    auc_interval = bootstrap(case, case.labels, lambda drawn: area_under_roc(case.scores[drawn], case.labels[drawn]))
+    error = tabular.micro(calibration_error(case.scores, case.labels))
+    error_interval = bootstrap(
+        case, case.labels, lambda drawn: calibration_error(case.scores[drawn], case.labels[drawn])
+    )
+    passed = auc_interval[0] >= case.threshold("auc_min_micro") and error <= case.threshold(
+        "calibration_error_max_micro"
+    )
+    return {
+        "kind": "technical",
+        "passed": passed,
+        "figures": {"auc_lower_micro": auc_interval[0], "calibration_error_micro": error},
+        "detail": {
+            "auc_micro": auc,
+            "auc_interval_micro": list(auc_interval),
+            "calibration_error_interval_micro": list(error_interval),
+            "rows": len(case.labels),
+            "positives": int(case.labels.sum()),
+        },
+    }
+
+
+def check_bias(case: Case) -> dict[str, Any]:
+    """Do the groups get the favourable outcome (a predicted no) at like rates."""
+    from fairlearn.metrics import demographic_parity_ratio  # noqa: PLC0415  # It brings pandas and scikit-learn.
+
+    cut = case.declaration["threshold_micro"] / tabular.MICRO
+    favourable = case.scores < cut
+    rates = {side: float(favourable[members].mean()) for side, members in (("yes", case.groups), ("no", ~case.groups))}
+    if max(rates.values()) == 0:
+        ratio, interval = 0, (0, 0)  # Nobody is selected: there is no rate to be like, and nothing to pass.
+    else:
+        found = demographic_parity_ratio(case.labels, favourable, sensitive_features=np.where(case.groups, "yes", "no"))
+        ratio = tabular.micro(float(found))
+        interval = bootstrap(case, case.groups, lambda drawn: _parity_ratio(favourable[drawn], case.groups[drawn]))
+    passed = ratio >= case.threshold("selection_rate_ratio_min_micro") and (
+        interval[0] >= case.threshold("selection_rate_ratio_lower_min_micro")
+    )
+    return {
+        "kind": "bias",
+        "passed": passed,
+        "figures": {"selection_rate_ratio_micro": ratio, "selection_rate_ratio_lower_micro": interval[0]},
+        "detail": {
+            "group": case.group,
+            "favourable": f"{case.label} = no",
+            "selection_rate_ratio_interval_micro": list(interval),
+            "selection_rate_micro": {side: tabular.micro(rate) for side, rate in rates.items()},
+            "rows": {"yes": int(case.groups.sum()), "no": int((~case.groups).sum())},
+        },
+    }
+
+
+def _parity_ratio(favourable: Bools, groups: Bools) -> float:
+    rates = sorted((float(favourable[groups].mean()), float(favourable[~groups].mean())))
+    return rates[0] / rates[1] if rates[1] > 0 else 0.0
+
+
+def check_explainability(case: Case) -> dict[str, Any]:
+    """Do protected columns, or proxies of one, hold the dominating share of what moves the score."""
+    from captum.attr import IntegratedGradients  # noqa: PLC0415  # It brings matplotlib.
+
+    rows = case.rows[:: max(1, len(case.rows) // _MAX_ATTRIBUTED_ROWS)]
+    # The average applicant is what a row is compared with.
+    baseline = case.network.normalise.mean.unsqueeze(0)
+    attributions, delta = IntegratedGradients(case.network).attribute(
+        rows, baselines=baseline, n_steps=_ATTRIBUTION_STEPS, return_convergence_delta=True
+    )
+    weights: Floats = attributions.abs().mean(dim=0).double().numpy()
+    if not weights.sum() > 0:
+        raise tabular.Refused("job.figure", "the model's score depends on no feature: there is nothing to explain")
+    shares = weights / weights.sum()
+    in_group = case.train[case.group] > 0
+    if not 0 < int(in_group.sum()) < len(in_group):
+        raise tabular.Refused("input.rows", f"train.csv: column {case.group} has rows on one side only")
+    level = case.spec["proxy_association_min_micro"]
+    features: dict[str, Any] = {}
+    share = 0.0
+    for name, own in zip(case.names, shares, strict=True):
+        area = area_under_roc(case.train[name].astype(np.float64), in_group)
+        association = tabular.micro(max(area, 1 - area))
+        protected, proxy = name == case.group, association >= level
+        share += float(own) if protected or proxy else 0.0
+        features[name] = {
+            "share_micro": tabular.micro(float(own)), "association_micro": association, "protected": protected, "proxy": proxy,
+        }  # fmt: skip
+    figure = tabular.micro(share)
+    return {
+        "kind": "explainability",
+        "passed": figure <= case.threshold("explain_share_max_micro"),
+        "figures": {"protected_or_proxy_share_micro": figure},
+        "detail": {
+            "method": "integrated gradients of the logit, against the training mean",
+            "association": f"area under the ROC curve of the column for {case.group}, on training rows",
+            "proxy_association_min_micro": level,
+            "score_association_micro": tabular.micro(_two_way(area_under_roc(case.scores, case.groups))),
+            "convergence_delta_max_micro": tabular.micro(float(delta.abs().max())),
+            "features": features,
+            "rows": len(rows),
+        },
+    }
+
+
+def _two_way(area: float) -> float:
+    return max(area, 1 - area)
+
+
+def check_drift(case: Case) -> dict[str, Any]:
+    """Do held-out rows look like training rows, feature by feature."""
+    alpha = case.spec["drift_alpha_micro"] / tabular.MICRO
+    effect_min = case.spec["drift_effect_min_micro"]
+    tests: list[dict[str, Any]] = []
+    for feature in case.declaration["features"]:
+        name = feature["name"]
+        test = _two_samples(case, case.train[name], case.held_out[name], binary=feature["encoding"] == "yes-no")
+        tests.append({"feature": name, **test})
+    adjusted = _holm([test["p"] for test in tests])
+    drifted = 0
+    features: dict[str, Any] = {}
+    for test, p_adjusted in zip(tests, adjusted, strict=True):
+        effect = tabular.micro(test["effect"])
+        found = p_adjusted < alpha and effect >= effect_min
+        drifted += found
+        features[test["feature"]] = {
+            "test": test["test"], "effect_micro": effect, "p_micro": tabular.micro(test["p"]),
+            "p_adjusted_micro": tabular.micro(p_adjusted), "drifted": bool(found),
+        }  # fmt: skip
+    return {
+        "kind": "drift",
+        "passed": drifted <= case.threshold("drift_max_features"),
+        "figures": {"drifted_features": int(drifted)},
+        "detail": {
+            "correction": "Holm",
+            "alpha_micro": case.spec["drift_alpha_micro"],
+            "effect_min_micro": effect_min,
+            "rows": {"train": len(case.train[case.label]), "held_out": len(case.labels)},
+            "features": features,
+        },
+    }
+
+
+def _two_samples(case: Case, first: tabular.Floats, second: tabular.Floats, *, binary: bool) -> dict[str, Any]:
+    """Kolmogorov-Smirnov for numbers, chi-squared for yes and no; p by permutation where that is feasible."""
+    from scipy.stats import chi2_contingency, ks_2samp  # noqa: PLC0415  # Half a second, for those who need it.
+
+    pooled = np.concatenate([first, second])
+    kind = "chi-squared" if binary else "kolmogorov-smirnov"
+    if pooled.min() == pooled.max():
+        return {"test": f"{kind}, constant", "effect": 0.0, "p": 1.0}
+    if binary:
+        counts = [[int((part > 0).sum()), int((part <= 0).sum())] for part in (first, second)]
+        found = chi2_contingency(counts, correction=False)
+        # With two rows and two columns the effect (Cramer's V) is the absolute correlation.
+        effect, p = float(np.sqrt(found.statistic / len(pooled))), float(found.pvalue)
+    else:
+        outcome = ks_2samp(first, second, method="asymp")
+        effect, p = float(outcome.statistic), float(outcome.pvalue)
+    if len(pooled) > _EXACT_ROWS:
+        return {"test": f"{kind}, asymptotic", "effect": effect, "p": p}
+    return {"test": f"{kind}, permutation", "effect": effect, "p": _permutation_p(case, pooled, len(first))}
+
+
+def _permutation_p(case: Case, pooled: tabular.Floats, first_rows: int) -> float:
+    """How often rows dealt out at random differ at least as much as these do.
+
+    The difference is the greatest gap between the two cumulative shares: for numbers that is the Kolmogorov-Smirnov
+    statistic itself; for two values, with the margins that permuting keeps, chi-squared rises and falls with it.
+    """
+    generator = case.generator()
+    rows = len(pooled)
+    order = np.argsort(pooled, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(pooled[order]) != 0, [True]))
+
+    def gaps(dealt: Bools) -> Floats:
+        in_first = np.cumsum(dealt, axis=1, dtype=np.int32)[:, ends]
+        found: Floats = np.abs(in_first / first_rows - (ends + 1 - in_first) / (rows - first_rows)).max(axis=1)
+        return found
+
+    own = np.arange(rows) < first_rows
+    observed = gaps(own[order][None, :])[0]
+    rounds = case.spec["permutation_rounds"]
+    reached = done = 0
+    while done < rounds:
+        chunk = min(rounds - done, max(1, _CHUNK_ELEMENTS // rows))
+        dealt = generator.permuted(np.tile(own, (chunk, 1)), axis=1)
+        reached += int((gaps(dealt) >= observed - _TIE).sum())
+        done += chunk
+    return float((reached + 1) / (rounds + 1))
+
+
+def _holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust for testing many features (Holm 1979)."""
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda at: p_values[at])):
+        running = max(running, min(1.0, p_values[index] * (len(p_values) - rank)))
+        adjusted[index] = running
+    return adjusted
+
+
+_CHECKS: dict[str, Callable[[Case], dict[str, Any]]] = {
+    "technical": check_technical,
+    "bias": check_bias,
+    "explainability": check_explainability,
+    "drift": check_drift,
+}
+
+
+def check(inputs: Path, output: Path, reporter: tabular.Reporter) -> None:
+    """Run the checks that the spec names, and write ``results.json``."""
+    case = Case(inputs)
+    results = []
+    for number, kind in enumerate(case.spec["kinds"], start=1):
+        result = _CHECKS[kind](case)
+        results.append(result)
+        reporter.send({"metric": {"step": number, "epoch": 0, "values_micro": result["figures"]}})
+    tabular.write_durably(output / "results.json", tabular.canonical_json({"v": 1, "results": results}))
+
+
+def main() -> None:
+    """Check as the arguments say."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--inputs", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--report-fd", type=int, required=True)
+    asked = parser.parse_args()
+    reporter = tabular.Reporter(asked.report_fd)
+    with tabular.refusals_reported(reporter):
+        check(asked.inputs, asked.output, reporter)
+
+
+if __name__ == "__main__":
+    main()

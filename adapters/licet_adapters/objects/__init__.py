@@ -1,0 +1,1 @@
+"""Object stores: tenant data at rest, sealed."""

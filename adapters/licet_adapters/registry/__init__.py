@@ -1,0 +1,1 @@
+"""Model registries: versions of models, inspected, signed and sealed."""

@@ -1,0 +1,1 @@
+"""Training and checks on one machine, in the sandbox; and the tables they read."""

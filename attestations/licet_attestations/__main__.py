@@ -1,0 +1,88 @@
+"""``python -m licet_attestations ARCHIVE --trust-root FILE``: verify an evidence archive offline.
+
+Exit codes: 0 verified, 1 not verified, 2 could not run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from licet_attestations.errors import FormatError, VerificationError
+from licet_attestations.trustroot import MAX_TRUST_ROOT_BYTES, TrustRoot
+from licet_attestations.verify import Replay, Report, verify_archive
+
+NOT_VERIFIED = 1
+COULD_NOT_RUN = 2
+
+
+def _print_report(report: Report) -> None:
+    for step in report.steps:
+        click.echo(f"  {step.number:2}. {step.name:<10}  ok  {step.title} ({step.detail})")
+    click.echo(f"\nVerified: {report.origin}, entries {report.first} to {report.size}.")
+    click.echo(report.isolation.sentence())
+    for action, counts in sorted(report.isolation.operators.items()):
+        told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+        click.echo(f"Operators of the platform, {action}: {told}.")
+    click.echo("\nWhat this does not prove:")
+    for limit in report.limits:
+        click.echo(f"  - {limit}")
+
+
+def load_replay(name: str) -> Replay:
+    """Import the replay ``MODULE:FUNCTION``.
+
+    Raises:
+        click.BadParameter: There is none of that name.
+    """
+    module, colon, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function) if colon else None
+    except (ImportError, AttributeError, ValueError) as error:
+        raise click.BadParameter(f"cannot import {name!r}: {error}") from error
+    if not callable(found):
+        raise click.BadParameter(f"{name!r} is not MODULE:FUNCTION")
+    replay: Replay = found
+    return replay
+
+
+@click.command(name="verify")
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option(
+    "--trust-root",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The public keys you pin. Get them by another way than the archive.",
+)
+@click.option("--tenant", help="Whose archive it must be.")
+@click.option("--replay", "replay_name", metavar="MODULE:FUNCTION", help="Evaluate every decision again with this.")
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def verify_command(archive: Path, trust_root: Path, tenant: str | None, replay_name: str | None, format_: str) -> None:
+    """Verify the evidence ARCHIVE offline. Exit 0: verified; 1: not verified; 2: could not run."""
+    replay = None if replay_name is None else load_replay(replay_name)
+    try:
+        with trust_root.open("rb") as stream:
+            trust = TrustRoot.from_json(stream.read(MAX_TRUST_ROOT_BYTES + 1))
+        report = verify_archive(archive, trust, expected_tenant=tenant, replay=replay)
+    except VerificationError as error:
+        if format_ == "json":
+            failure = {"verified": False, "step": error.step, "where": error.where, "problem": str(error)}
+            click.echo(json.dumps(failure, indent=2))
+        else:
+            click.echo(f"NOT verified, at step {error.step}, in {error.where}: {error}", err=True)
+        sys.exit(NOT_VERIFIED)
+    except (OSError, FormatError) as error:
+        click.echo(f"Could not verify: {error}", err=True)
+        sys.exit(COULD_NOT_RUN)
+    if format_ == "json":
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        _print_report(report)
+
+
+if __name__ == "__main__":
+    verify_command(prog_name="python -m licet_attestations")

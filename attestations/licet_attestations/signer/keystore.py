@@ -1,0 +1,278 @@
+"""The keys at rest: files of the signer's user alone, each key with one purpose.
+
+Layout below the data folder::
+
+    keystore.json             how keys are sealed (scrypt, if there is a passphrase)
+    keys/<purpose>.json       log (Ed25519); attestation, warrant, model (P-256); root (AES-256, wraps tenant keys)
+    tenants/<tenant>.json     tenant key, wrapped by root
+    tenants/<tenant>.gone     tombstone of a destroyed tenant key
+    trust-root.json           the public halves; written last when a keystore is made
+
+Rules kept here:
+
+- A key file that anyone else could read refuses the start. Keys are written to names that must not exist.
+- Root wraps tenant keys, tenant keys wrap object keys; each wrapping is bound to its tenant (and object).
+- A destroyed tenant key never comes back: the tombstone is durable before the key is erased, and a start finishes what
+  a crash broke off. A tenant id is never given a second key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import stat
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from licet_attestations import canonical
+from licet_attestations.errors import FormatError, SignerRefused, SignerUnavailable
+from licet_attestations.keys import ED25519, P256, Algorithm, PrivateKey
+from licet_attestations.leaf import is_tenant
+from licet_attestations.rpc import decode_bytes, encode_bytes
+from licet_attestations.signer import aead
+from licet_attestations.signer.files import create_durably, make_private_directory, remove_durably, sweep
+from licet_attestations.trustroot import PURPOSES, Purpose, TrustedKey, TrustRoot
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_SCRYPT = {"name": "scrypt", "n": 1 << 15, "r": 8, "p": 1}
+_SALT_BYTES = 16
+_MAX_FILE_BYTES = 64 * 1024
+_ROOT = "root"
+_ALGORITHMS: Mapping[Purpose, Algorithm] = {"log": ED25519, "attestation": P256, "warrant": P256, "model": P256}
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A fresh object key, bare and wrapped."""
+
+    key: bytes = field(repr=False)
+    wrapped: bytes
+
+
+class Keystore:
+    """All keys of one instance, opened. Made by ``create`` and ``open``."""
+
+    def __init__(
+        self, directory: Path, trust_root: TrustRoot, signing: Mapping[Purpose, PrivateKey], root_kek: bytes
+    ) -> None:
+        self._tenants_dir = directory / "tenants"
+        self._signing = dict(signing)
+        self._root_kek = root_kek
+        self._lock = threading.Lock()
+        self._tenant_keks: dict[str, bytes] = {}
+        self.trust_root = trust_root
+        for tombstone in self._tenants_dir.glob("*.gone"):
+            remove_durably(tombstone.with_suffix(".json"))  # A crash fell between the tombstone and the erasure.
+
+    @classmethod
+    def create(
+        cls, directory: Path, *, instance: str, log_origin_prefix: str, now_ms: int, passphrase: bytes | None = None
+    ) -> Keystore:
+        """Make fresh keys below ``directory`` and open them.
+
+        Raises:
+            SignerRefused: There is a complete keystore already; it is left alone.
+            SignerUnavailable: It cannot be written.
+        """
+        if (directory / "trust-root.json").exists():
+            raise SignerRefused(f"{directory}: there is a keystore already", code="signer.exists")
+        try:
+            make_private_directory(directory / "keys")
+            make_private_directory(directory / "tenants")
+            # Keys without a trust root are what a crash left: nothing was ever signed with them.
+            for left in [*(directory / "keys").iterdir(), directory / "keystore.json"]:
+                left.unlink(missing_ok=True)
+            kdf = None if passphrase is None else _SCRYPT | {"salt": encode_bytes(os.urandom(_SALT_BYTES))}
+            create_durably(directory / "keystore.json", canonical.dumps({"v": 1, "kdf": kdf}))
+            sealing_key = None if passphrase is None or kdf is None else _derive(passphrase, kdf)
+            trusted = []
+            for purpose in PURPOSES:
+                key = PrivateKey.generate(_ALGORITHMS[purpose])
+                _write_secret(directory, purpose, key.to_pkcs8(), sealing_key)
+                trusted.append(TrustedKey(key.public, purpose, now_ms))
+            _write_secret(directory, _ROOT, aead.new_key(), sealing_key)
+            trust_root = TrustRoot(instance, tuple(trusted), log_origin_prefix)
+            TrustRoot.from_dict(trust_root.to_dict())  # Names are checked before they are for ever.
+            create_durably(directory / "trust-root.json", trust_root.to_json())
+        except OSError as error:
+            raise SignerUnavailable(f"{directory}: a keystore cannot be made: {error.strerror}") from error
+        return cls.open(directory, passphrase=passphrase)
+
+    @classmethod
+    def open(cls, directory: Path, *, passphrase: bytes | None = None) -> Keystore:
+        """Open the keystore below ``directory``.
+
+        Raises:
+            SignerRefused: A file is open to others, a wrong or missing passphrase, or a file is not a key.
+            SignerUnavailable: It cannot be read.
+        """
+        try:
+            for folder in (directory, directory / "keys", directory / "tenants"):
+                _check_private(folder.lstat(), folder)
+            trust_root = TrustRoot.from_json(_read_private(directory / "trust-root.json"))
+            kdf = canonical.loads(_read_private(directory / "keystore.json"))["kdf"]
+            if (kdf is None) != (passphrase is None):
+                raise SignerRefused("a passphrase is needed, or none is", code="signer.passphrase")
+            sealing_key = None if passphrase is None else _derive(passphrase, kdf)
+            secrets = {name: _read_secret(directory, name, sealing_key) for name in (*PURPOSES, _ROOT)}
+            signing = {purpose: PrivateKey.from_pkcs8(secrets[purpose]) for purpose in PURPOSES}
+            sweep(directory / "tenants")
+            opened = cls(directory, trust_root, signing, secrets[_ROOT])
+        except OSError as error:
+            raise SignerUnavailable(f"{error.filename}: {error.strerror}", code="signer.keystore") from error
+        except (FormatError, KeyError, TypeError) as error:
+            raise SignerRefused(f"{directory}: not a keystore: {error}", code="signer.keystore") from error
+        for purpose, key in signing.items():
+            if key.public not in trust_root.keys(purpose):
+                raise SignerRefused(f"the {purpose} key is not the trust root's", code="signer.keystore")
+        return opened
+
+    def signing_key(self, purpose: Purpose) -> PrivateKey:
+        """Return the key that signs for ``purpose`` and nothing else."""
+        return self._signing[purpose]
+
+    def new_object_key(self, tenant: str, object_id: str) -> WrappedKey:
+        """Make a key for one object of ``tenant``; the tenant's own key is made if this is its first."""
+        key = aead.new_key()
+        bound = aead.associated_data("licet-object-key-v1", tenant, object_id)
+        return WrappedKey(key, aead.wrap(self._tenant_kek(tenant, create=True), key, bound))
+
+    def unwrap_object_key(self, tenant: str, object_id: str, wrapped: bytes) -> bytes:
+        """Return the key of one object of ``tenant``.
+
+        Raises:
+            SignerRefused: It was wrapped for another tenant or object, or altered, or the tenant's key is gone.
+        """
+        bound = aead.associated_data("licet-object-key-v1", tenant, object_id)
+        try:
+            return aead.unwrap(self._tenant_kek(tenant, create=False), wrapped, bound)
+        except aead.SealBroken as error:
+            raise SignerRefused("the wrapped key is not one of this object", code="signer.wrapped") from error
+
+    def object_name(self, tenant: str, digest_hex: str) -> str:
+        """Return the name for what ``digest_hex`` identifies: it tells nothing to who lacks the tenant's key."""
+        info = aead.associated_data("licet-object-name-v1", tenant)
+        name_key = HKDF(hashes.SHA256(), aead.KEY_BYTES, salt=None, info=info).derive(
+            self._tenant_kek(tenant, create=True)
+        )
+        return hmac.new(name_key, digest_hex.encode(), hashlib.sha256).hexdigest()
+
+    def destroy_tenant_key(self, tenant: str) -> bool:
+        """Erase the tenant's key for ever; return whether there was one. Doing it again changes nothing.
+
+        Raises:
+            SignerUnavailable: It may or may not be erased; ask again.
+        """
+        with self._lock:
+            self._tenant_keks.pop(tenant, None)
+            path = self._tenant_path(tenant)
+            try:
+                with contextlib.suppress(FileExistsError):
+                    create_durably(path.with_suffix(".gone"), canonical.dumps({"v": 1, "tenant": tenant}))
+                return remove_durably(path)
+            except OSError as error:
+                raise SignerUnavailable(f"the tenant's key cannot be erased: {error.strerror}") from error
+
+    def _tenant_path(self, tenant: str) -> Path:
+        if not is_tenant(tenant):
+            raise SignerRefused("not a tenant", code="signer.tenant")
+        return self._tenants_dir / f"{tenant}.json"
+
+    def _tenant_kek(self, tenant: str, *, create: bool) -> bytes:
+        path = self._tenant_path(tenant)
+        bound = aead.associated_data("licet-tenant-key-v1", tenant)
+        with self._lock:
+            if (known := self._tenant_keks.get(tenant)) is not None:
+                return known
+            try:
+                if path.with_suffix(".gone").exists():
+                    raise SignerRefused("the tenant's key was destroyed", code="signer.destroyed")
+                if not path.exists():
+                    if not create:
+                        raise SignerRefused("the tenant has no key", code="signer.no-key")
+                    wrapped = aead.wrap(self._root_kek, aead.new_key(), bound)
+                    create_durably(path, canonical.dumps({"v": 1, "wrapped": encode_bytes(wrapped)}))
+                stored = canonical.loads(_read_private(path))
+                kek = aead.unwrap(self._root_kek, decode_bytes(stored["wrapped"]), bound)
+            except OSError as error:
+                raise SignerUnavailable(f"the tenant's key cannot be had: {error.strerror}") from error
+            except (aead.SealBroken, FormatError, KeyError, TypeError) as error:
+                raise SignerRefused("the tenant's key file is damaged", code="signer.keystore") from error
+            self._tenant_keks[tenant] = kek
+            return kek
+
+
+def _derive(passphrase: bytes, kdf: dict[str, Any]) -> bytes:
+    if {name: kdf[name] for name in _SCRYPT} != _SCRYPT:
+        raise SignerRefused("the keystore names another key derivation", code="signer.keystore")
+    salt = decode_bytes(kdf["salt"])
+    return Scrypt(salt=salt, length=aead.KEY_BYTES, n=1 << 15, r=8, p=1).derive(passphrase)
+
+
+def _write_secret(directory: Path, name: str, secret: bytes, sealing_key: bytes | None) -> None:
+    bound = aead.associated_data("licet-keystore-v1", name)
+    stored = secret if sealing_key is None else aead.wrap(sealing_key, secret, bound)
+    value = {"v": 1, "purpose": name, "sealed": sealing_key is not None, "secret": encode_bytes(stored)}
+    create_durably(directory / "keys" / f"{name}.json", canonical.dumps(value))
+
+
+def _read_secret(directory: Path, name: str, sealing_key: bytes | None) -> bytes:
+    value = canonical.loads(_read_private(directory / "keys" / f"{name}.json"))
+    if value["purpose"] != name or value["sealed"] != (sealing_key is not None):
+        raise SignerRefused(f"keys/{name}.json is not what its name says", code="signer.keystore")
+    stored = decode_bytes(value["secret"])
+    if sealing_key is None:
+        return stored
+    try:
+        return aead.unwrap(sealing_key, stored, aead.associated_data("licet-keystore-v1", name))
+    except aead.SealBroken as error:
+        raise SignerRefused(
+            "the passphrase is another, or the key file is damaged", code="signer.passphrase"
+        ) from error
+
+
+def _check_private(found: os.stat_result, path: Path) -> None:
+    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise SignerRefused(f"{path}: must be this user's alone: chmod go-rwx it", code="signer.permissions")
+
+
+def _read_private(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        _check_private(os.fstat(fd), path)
+        return file.read(_MAX_FILE_BYTES)
+
+
+def read_passphrase(path: Path) -> bytes:
+    """Read a passphrase from a file of this user alone; a final newline is not part of it.
+
+    Raises:
+        SignerRefused: The file is open to others, or empty.
+        SignerUnavailable: It cannot be read.
+    """
+    try:
+        return check_passphrase(_read_private(path))
+    except OSError as error:
+        raise SignerUnavailable(f"{path}: {error.strerror}", code="signer.passphrase") from error
+
+
+def check_passphrase(data: bytes) -> bytes:
+    """Return the passphrase in ``data``.
+
+    Raises:
+        SignerRefused: It is empty.
+    """
+    passphrase = data.removesuffix(b"\n").removesuffix(b"\r")
+    if not passphrase:
+        raise SignerRefused("the passphrase is empty", code="signer.passphrase")
+    return passphrase

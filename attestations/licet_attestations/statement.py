@@ -1,0 +1,134 @@
+"""in-toto Statements, version 1.
+
+Rules kept here:
+
+- A statement is canonical JSON, so figures in it are integers or strings.
+- A statement has at least one subject, and every subject a SHA-256 digest.
+
+Source: github.com/in-toto/attestation spec/v1/statement.md.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from licet_attestations import canonical
+from licet_attestations.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+
+SLSA_PROVENANCE = "https://slsa.dev/provenance/v1"
+SLSA_VSA = "https://slsa.dev/verification_summary/v1"
+TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+DECISION = "urn:licet:decision:v1"
+APPROVAL = "urn:licet:approval:v1"
+WARRANT = "urn:licet:warrant:v1"
+ISOLATION = "urn:licet:isolation:v1"
+EXPORT = "urn:licet:export:v1"
+
+PREDICATE_TYPES = frozenset(
+    {SLSA_PROVENANCE, SLSA_VSA, TEST_RESULT, DECISION, APPROVAL, WARRANT, ISOLATION, EXPORT},
+)
+"""Every predicate type that Licet signs."""
+
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+_FIELDS = frozenset({"_type", "subject", "predicateType", "predicate"})
+
+
+def is_sha256_hex(value: object) -> bool:
+    """Whether ``value`` is a SHA-256 digest as 64 lower-case hex characters."""
+    return isinstance(value, str) and _HEX64.fullmatch(value) is not None
+
+
+def tenant_of(predicate: Mapping[str, Any]) -> str | None:
+    """Whose a predicate says it is, or None; SLSA provenance has a place of its own for such things."""
+    match predicate:
+        case {"tenant": str(tenant)} | {"buildDefinition": {"externalParameters": {"tenant": str(tenant)}}}:
+            return tenant
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a statement is about.
+
+    Attributes:
+        name: Its name, unique within the statement.
+        sha256_hex: SHA-256 of its bytes.
+    """
+
+    name: str
+    sha256_hex: str
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A claim of ``predicate_type`` about subjects.
+
+    Attributes:
+        subject: At least one.
+        predicate_type: URI that names the predicate's format.
+        predicate: The claim: canonical-JSON values only.
+    """
+
+    subject: tuple[Subject, ...]
+    predicate_type: str
+    predicate: Mapping[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """The statement as canonical JSON.
+
+        Raises:
+            FormatError: No subject, a bad digest, or a value without canonical JSON.
+        """
+        _check(self.subject, self.predicate_type)
+        return canonical.dumps(
+            {
+                "_type": STATEMENT_TYPE,
+                "subject": [{"name": s.name, "digest": {"sha256": s.sha256_hex}} for s in self.subject],
+                "predicateType": self.predicate_type,
+                "predicate": dict(self.predicate),
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Statement:
+        """Read a statement that ``to_bytes`` wrote.
+
+        Raises:
+            FormatError: Not a statement of this version, or not canonical.
+        """
+        value = canonical.loads(data, canonical=True)
+        if not isinstance(value, dict) or value.get("_type") != STATEMENT_TYPE:
+            raise FormatError(f"not an in-toto statement of type {STATEMENT_TYPE}")
+        subject, predicate = value.get("subject"), value.get("predicate")
+        if set(value) != _FIELDS or not isinstance(subject, list) or not isinstance(predicate, dict):
+            raise FormatError("an in-toto statement has exactly _type, subject, predicateType and predicate")
+        subjects = tuple(_subject(s) for s in subject)
+        _check(subjects, value["predicateType"])
+        return cls(subjects, value["predicateType"], predicate)
+
+
+def _subject(value: Any) -> Subject:
+    if not isinstance(value, dict) or set(value) != {"name", "digest"} or not isinstance(value["digest"], dict):
+        raise FormatError("a subject of a statement has exactly a name and a digest")
+    if set(value["digest"]) != {"sha256"} or not isinstance(value["name"], str):
+        raise FormatError("a subject of a statement has a text name and a sha256 digest")
+    return Subject(value["name"], value["digest"]["sha256"])
+
+
+def _check(subjects: Sequence[Subject], predicate_type: object) -> None:
+    if not isinstance(predicate_type, str) or not predicate_type:
+        raise FormatError("a statement needs a predicateType")
+    if not subjects:
+        raise FormatError("a statement needs at least one subject")
+    if len({s.name for s in subjects}) != len(subjects):
+        raise FormatError("two subjects of a statement have the same name")
+    for subject in subjects:
+        if not is_sha256_hex(subject.sha256_hex):
+            raise FormatError(f"subject {subject.name!r} has no sha256 digest of 64 lower-case hex characters")

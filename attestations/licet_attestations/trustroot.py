@@ -1,0 +1,148 @@
+"""The trust root: the public keys that an auditor or an adapter pins, each with one purpose and a time.
+
+Rules kept here:
+
+- A trust root is handed over apart from any evidence; nothing in this room takes one from an archive.
+- A key serves one purpose, and only within its time.
+- An empty answer is a refusal at the caller: no keys never verify anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from licet_attestations import canonical
+from licet_attestations.dsse import decode_base64
+from licet_attestations.errors import FormatError
+from licet_attestations.keys import PublicKey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Purpose = Literal["log", "attestation", "warrant", "model"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+
+MAX_TRUST_ROOT_BYTES = 1024 * 1024
+_MAX_KEYS = 1024
+_ALGORITHM_OF: Mapping[Purpose, str] = {
+    "log": "ed25519",
+    "attestation": "ecdsa-p256-sha256",
+    "warrant": "ecdsa-p256-sha256",
+    "model": "ecdsa-p256-sha256",
+}
+_ORIGIN_PREFIX = re.compile(r"[A-Za-z0-9._~/-]{1,128}")
+_FIELDS = frozenset({"v", "instance", "keys", "log_origin_prefix"})
+_KEY_FIELDS = frozenset({"keyid", "alg", "spki", "purpose", "valid_from_ms", "valid_until_ms"})
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKey:
+    """A pinned key.
+
+    Attributes:
+        key: The key itself.
+        purpose: The one thing it may sign.
+        valid_from_ms: First moment it counts, milliseconds since the epoch.
+        valid_until_ms: First moment it counts no more, or None.
+    """
+
+    key: PublicKey
+    purpose: Purpose
+    valid_from_ms: int
+    valid_until_ms: int | None = None
+
+    def is_valid_at(self, at_ms: int) -> bool:
+        """Whether the key counts at ``at_ms``."""
+        return self.valid_from_ms <= at_ms and (self.valid_until_ms is None or at_ms < self.valid_until_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRoot:
+    """What is trusted of one instance of Licet.
+
+    Attributes:
+        instance: Its name.
+        trusted: Its keys.
+        log_origin_prefix: A tenant's log is ``prefix/tenant``.
+    """
+
+    instance: str
+    trusted: tuple[TrustedKey, ...]
+    log_origin_prefix: str
+
+    def origin(self, tenant: str) -> str:
+        """The origin of ``tenant``'s log."""
+        return f"{self.log_origin_prefix}/{tenant}"
+
+    def keys(self, purpose: Purpose, at_ms: int | None = None) -> tuple[PublicKey, ...]:
+        """The keys for ``purpose``, at a time or (for a signature that bears none) of any time."""
+        return tuple(k.key for k in self.trusted if k.purpose == purpose and (at_ms is None or k.is_valid_at(at_ms)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The trust root as its JSON object."""
+        return {
+            "v": 1,
+            "instance": self.instance,
+            "log_origin_prefix": self.log_origin_prefix,
+            "keys": [
+                {
+                    "keyid": k.key.keyid,
+                    "alg": k.key.alg,
+                    "spki": base64.b64encode(k.key.spki_der).decode(),
+                    "purpose": k.purpose,
+                    "valid_from_ms": k.valid_from_ms,
+                    "valid_until_ms": k.valid_until_ms,
+                }
+                for k in self.trusted
+            ],
+        }
+
+    def to_json(self) -> bytes:
+        """The trust root as canonical JSON."""
+        return canonical.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, value: Any) -> TrustRoot:
+        """Read a trust root's JSON object.
+
+        Raises:
+            FormatError: Not one, or a key that is not what it says.
+        """
+        if not isinstance(value, dict) or set(value) != _FIELDS or value["v"] != 1:
+            raise FormatError("not a trust root of version 1")
+        instance, prefix, keys = value["instance"], value["log_origin_prefix"], value["keys"]
+        if not isinstance(instance, str) or not isinstance(prefix, str) or not _ORIGIN_PREFIX.fullmatch(prefix):
+            raise FormatError("a trust root names its instance and the prefix of its logs' origins")
+        if not isinstance(keys, list) or not 1 <= len(keys) <= _MAX_KEYS:
+            raise FormatError(f"a trust root has 1 to {_MAX_KEYS} keys")
+        trusted = tuple(_trusted_key(k) for k in keys)
+        # A key that served two purposes could have a signature for one shown as a signature for the other.
+        if len({k.key.keyid for k in trusted}) != len(trusted):
+            raise FormatError("a trust root names a key twice; a key has one purpose")
+        return cls(instance, trusted, prefix)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> TrustRoot:
+        """Read a trust root.
+
+        Raises:
+            FormatError: As ``from_dict``.
+        """
+        return cls.from_dict(canonical.loads(data, max_bytes=MAX_TRUST_ROOT_BYTES))
+
+
+def _trusted_key(value: Any) -> TrustedKey:
+    if not isinstance(value, dict) or set(value) != _KEY_FIELDS:
+        raise FormatError("a key of a trust root has exactly " + ", ".join(sorted(_KEY_FIELDS)))
+    key = PublicKey.from_der(decode_base64(value["spki"], "a trust root's spki"))
+    purpose, begin, end = value["purpose"], value["valid_from_ms"], value["valid_until_ms"]
+    if purpose not in PURPOSES:
+        raise FormatError(f"{purpose!r} is not a purpose of a key; they are {', '.join(PURPOSES)}")
+    if key.keyid != value["keyid"] or key.alg != value["alg"] or key.alg != _ALGORITHM_OF[purpose]:
+        raise FormatError(f"key {str(value['keyid'])[:16]!r} is not what the trust root says it is")
+    if type(begin) is not int or (end is not None and type(end) is not int):
+        raise FormatError("a key's times are integers in milliseconds")
+    return TrustedKey(key, purpose, begin, end)

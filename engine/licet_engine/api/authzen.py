@@ -1,0 +1,207 @@
+"""The OpenID AuthZEN Authorization API 1.0: evaluation, evaluations, discovery.
+
+Rules kept here:
+
+- Who may ask for another principal is itself decided, by `decision.ask-for`, and logged.
+- Properties of an action that its verb declares are the parameters of the question; every other property of subject,
+  action, resource and context is a claim of the caller's, and feeds no guardrail.
+- A denial is a value. What one may not know is denied like what is not there.
+
+Source: openid.net/specs/authorization-api-1_0.html.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from litestar import Request, Response, get, post
+
+from licet_engine.domain.errors import InvalidInput
+from licet_engine.domain.refs import parse_ref
+from licet_engine.lifecycle.asking import Answer, Asked, parse_asked
+from licet_engine.lifecycle.catalogue import VERBS
+from licet_engine.lifecycle.facts import View
+from licet_engine.lifecycle.verbs import Ids, NoBody, Proposal, RefForm, Verb, Who
+
+if TYPE_CHECKING:
+    from licet_engine.api.routes import Context
+
+MAX_EVALUATIONS: Final = 100
+_KINDS: Final[Mapping[str, str]] = {
+    "person": "person",
+    "user": "person",
+    "serviceaccount": "service",
+    "service-account": "service",
+    "service": "service",
+}
+_SEMANTICS: Final = frozenset({"execute_all", "deny_on_first_deny", "permit_on_first_permit"})
+AnyRequest = Request[Any, Any, Any]
+
+
+class _Subject(msgspec.Struct):
+    type: str
+    id: str
+    properties: dict[str, Any] | None = None
+
+
+class _Action(msgspec.Struct):
+    name: str
+    properties: dict[str, Any] | None = None
+
+
+class _Resource(msgspec.Struct):
+    type: str
+    id: str
+    properties: dict[str, Any] | None = None
+
+
+class _Evaluation(msgspec.Struct):
+    subject: _Subject | None = None
+    action: _Action | None = None
+    resource: _Resource | None = None
+    context: dict[str, Any] | None = None
+
+
+class _Options(msgspec.Struct):
+    evaluations_semantic: str = "execute_all"
+
+
+class _Evaluations(_Evaluation):
+    evaluations: list[_Evaluation] = msgspec.field(default_factory=list)
+    options: _Options = msgspec.field(default_factory=_Options)
+
+
+_DECODER: Final = msgspec.json.Decoder(_Evaluations)
+
+
+def decode(data: bytes) -> _Evaluations:
+    """Read the body of a request.
+
+    Raises:
+        ValueError: Not of the form of the specification; says where.
+    """
+    return _DECODER.decode(data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    asked: Asked
+    about: Who
+
+
+def _ask_for(view: View, _who: Who, ref: Any, _body: NoBody, _ids: Ids) -> Proposal | None:
+    row = view.principal(ref.name)
+    return None if row is None else Proposal(resource=view.principal_entity(row))
+
+
+_ASK_FOR: Final = Verb(
+    action="decision.ask-for",
+    summary="Ask on behalf of another principal.",
+    form=RefForm.NAME,
+    body=NoBody,
+    propose=_ask_for,
+)
+
+
+def _question(sent: _Evaluation) -> _Question:
+    if sent.subject is None or sent.action is None or sent.resource is None:
+        raise InvalidInput("an evaluation needs a subject, an action and a resource")
+    kind = _KINDS.get(sent.subject.type.lower())
+    if kind is None:
+        raise InvalidInput(f"subject.type {sent.subject.type!r} is not known: use person or service-account")
+    ref = parse_ref(sent.subject.id)
+    verb = VERBS.get(sent.action.name)
+    if verb is None:
+        raise InvalidInput(f"action.name {sent.action.name!r} is not known; the actions are {', '.join(sorted(VERBS))}")
+    declared = verb.body.model_fields
+    properties = sent.action.properties or {}
+    parameters = {name: value for name, value in properties.items() if name in declared}
+    claims = {f"action.{name}": value for name, value in properties.items() if name not in declared}
+    claims |= {f"subject.{name}": value for name, value in (sent.subject.properties or {}).items()}
+    claims |= {f"resource.{name}": value for name, value in (sent.resource.properties or {}).items()}
+    claims |= {f"context.{name}": value for name, value in (sent.context or {}).items()}
+    claimed = {name: value if isinstance(value, str) else json.dumps(value) for name, value in claims.items()}
+    asked = parse_asked(verb, sent.resource.id, parameters, claimed=claimed, is_dry=True)
+    return _Question(asked, Who(tenant=ref.tenant, name=ref.name, kind=kind))
+
+
+async def _evaluate(context: Context, identify: Callable[[], Who], question: _Question) -> dict[str, Any]:
+    who = identify()
+    about = question.about
+    asked = question.asked
+    if (about.tenant, about.name, about.kind) != (who.tenant, who.name, who.kind):
+        permission = await context.ask(identify, parse_asked(_ASK_FOR, about.id, {}, is_dry=True))
+        if not permission.decision.allowed:
+            return _told(permission)
+        asked = replace(asked, subject=about)
+    return _told(await context.ask(identify, asked))
+
+
+def _told(answer: Answer) -> dict[str, Any]:
+    return {"decision": answer.decision.allowed, "context": answer.decision_json()}
+
+
+def routes(context: Context) -> list[Any]:
+    """The routes of the specification."""
+
+    @post("/access/v1/evaluation", tags=["authzen"], summary="AuthZEN: one evaluation.", status_code=200)
+    async def evaluation(request: AnyRequest) -> Response[Any]:
+        identify = context.identify(request)
+        identify()
+        sent: _Evaluations = await context.body(request, strict=False)
+        return _response(request, await _evaluate(context, identify, _question(sent)))
+
+    @post("/access/v1/evaluations", tags=["authzen"], summary="AuthZEN: several evaluations.", status_code=200)
+    async def evaluations(request: AnyRequest) -> Response[Any]:
+        identify = context.identify(request)
+        identify()
+        sent: _Evaluations = await context.body(request, strict=False)
+        if not sent.evaluations:
+            return _response(request, await _evaluate(context, identify, _question(sent)))
+        if len(sent.evaluations) > MAX_EVALUATIONS:
+            raise InvalidInput(f"at most {MAX_EVALUATIONS} evaluations at once; these are {len(sent.evaluations)}")
+        semantic = sent.options.evaluations_semantic
+        if semantic not in _SEMANTICS:
+            raise InvalidInput(f"options.evaluations_semantic {semantic!r} is not known: use {', '.join(sorted(_SEMANTICS))}")
+        questions = [_question(_with_defaults(item, sent)) for item in sent.evaluations]
+        if semantic == "execute_all":
+            answers = list(await asyncio.gather(*(_evaluate(context, identify, q) for q in questions)))
+        else:
+            answers = []
+            for question in questions:
+                answers.append(await _evaluate(context, identify, question))
+                if answers[-1]["decision"] is (semantic == "permit_on_first_permit"):
+                    break
+        return _response(request, {"evaluations": answers})
+
+    @get("/.well-known/authzen-configuration", tags=["authzen"], summary="AuthZEN: discovery.")
+    async def discovery(request: AnyRequest) -> dict[str, str]:
+        base = str(request.base_url).rstrip("/")
+        return {
+            "policy_decision_point": base,
+            "access_evaluation_endpoint": f"{base}/access/v1/evaluation",
+            "access_evaluations_endpoint": f"{base}/access/v1/evaluations",
+        }
+
+    return [evaluation, evaluations, discovery]
+
+
+def _with_defaults(item: _Evaluation, defaults: _Evaluations) -> _Evaluation:
+    return _Evaluation(
+        subject=item.subject or defaults.subject,
+        action=item.action or defaults.action,
+        resource=item.resource or defaults.resource,
+        context=defaults.context if item.context is None else item.context,
+    )
+
+
+def _response(request: AnyRequest, body: dict[str, Any]) -> Response[Any]:
+    # The specification has the request's own identifier sent back.
+    identifier = request.headers.get("x-request-id", "")
+    headers = {"X-Request-ID": identifier} if identifier.isascii() and 0 < len(identifier) <= 128 else {}  # noqa: PLR2004 - no caller needs more.
+    return Response(body, headers=headers)

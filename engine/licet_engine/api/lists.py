@@ -1,0 +1,189 @@
+"""What may be read of a tenant, once it was permitted: rows as flat objects. Always of the asker's own tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from licet_attestations import canonical
+from sqlmodel import SQLModel, col, select
+
+from licet_engine.decide.bundle import CompiledBundle
+from licet_engine.decide.entities import Fact, FactSet
+from licet_engine.decide.explain import explain
+from licet_engine.decide.path import path_to_yes
+from licet_engine.decide.record import parse_record, recorded_request
+from licet_engine.domain.errors import InvalidInput, Unavailable
+from licet_engine.lifecycle.paths import obtainable
+from licet_engine.lifecycle.verbs import Who
+from licet_engine.log import store
+from licet_engine.store import tables
+from licet_engine.store.db import read_transaction, tenant_session
+
+if TYPE_CHECKING:
+    from licet_engine.app import Services
+
+MAX_ROWS: Final = 1000
+
+Rows = Callable[["Services", Who, int, bool], list[dict[str, Any]]]
+
+
+def operation(services: Services, who: Who, tenant: str, identifier: str) -> dict[str, Any] | None:
+    """An operation of the asker's own tenant."""
+    if tenant != who.tenant:
+        return None
+    with tenant_session(services.engine, tenant) as session:
+        row = session.exec(select(tables.Operation).where(tables.Operation.id == identifier)).first()
+    if row is None:
+        return None
+    return {
+        "id": row.id,
+        "tenant": tenant,
+        "action": row.action,
+        "resource": row.resource,
+        "state": row.state,
+        "attempt": row.attempt,
+        "decision": row.decision_id,
+        "principal": row.principal,
+        "progress": row.progress,
+        "result": row.result,
+        "error": row.error,
+        "created_at_ms": row.created_at_ms,
+        "updated_at_ms": row.updated_at_ms,
+    }
+
+
+def _of(table: type[SQLModel], newest: Any, hidden: frozenset[str] = frozenset()) -> Rows:
+    def rows(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - of a table of functions.
+        with tenant_session(services.engine, who.tenant) as session:
+            found = session.exec(select(table).order_by(newest).limit(limit)).all()
+        return [row.model_dump(exclude={"tenant_id", *hidden}) for row in found]
+
+    return rows
+
+
+def _approvals(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
+    with tenant_session(services.engine, who.tenant) as session:
+        requests = session.exec(
+            select(tables.ApprovalRequest).order_by(col(tables.ApprovalRequest.at_ms).desc()).limit(limit)
+        ).all()
+        given = session.exec(select(tables.Approval).order_by(col(tables.Approval.at_ms).desc()).limit(limit)).all()
+    told = [{"kind": "request", **row.model_dump(exclude={"tenant_id"})} for row in requests]
+    told += [{"kind": "approval", **row.model_dump(exclude={"tenant_id"})} for row in given]
+    return sorted(told, key=lambda row: -row["at_ms"])[:limit]
+
+
+def _decisions(services: Services, who: Who, limit: int, own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
+    query = select(tables.Decision).order_by(col(tables.Decision.leaf_index).desc()).limit(limit)
+    if own_only:
+        query = query.where(tables.Decision.principal == who.id)
+    with tenant_session(services.engine, who.tenant) as session:
+        found = session.exec(query).all()
+    return [row.model_dump(exclude={"tenant_id"}) for row in found]
+
+
+_ROWS: Final[Mapping[str, Rows]] = {
+    "datasets": _of(tables.Dataset, col(tables.Dataset.created_at_ms).desc(), frozenset({"object_id"})),
+    "runs": _of(tables.Run, col(tables.Run.created_at_ms).desc(), frozenset({"workdir_id"})),
+    "models": _of(tables.ModelVersion, col(tables.ModelVersion.created_at_ms).desc(), frozenset({"object_id"})),
+    "environments": _of(tables.Environment, col(tables.Environment.name)),
+    "people": _of(tables.Principal, col(tables.Principal.name)),
+    "holds": _of(tables.Hold, col(tables.Hold.placed_at_ms).desc()),
+    "operations": _of(
+        tables.Operation, col(tables.Operation.created_at_ms).desc(), frozenset({"parameters", "asked", "claimed"})
+    ),
+    "bundles": _of(tables.PolicyBundle, col(tables.PolicyBundle.created_at_ms).desc(), frozenset({"body"})),
+    "approvals": _approvals,
+    "decisions": _decisions,
+}
+
+
+def find(what: str) -> Rows:
+    """How the rows of that name are read.
+
+    Raises:
+        InvalidInput: There is no such list.
+    """
+    rows = _ROWS.get(what)
+    if rows is None:
+        raise InvalidInput(f"there is no list of {what!r}; there are {', '.join(sorted(_ROWS))}")
+    return rows
+
+
+# --- decisions ------------------------------------------------------------------------------------------------------
+
+
+def decision_row(services: Services, who: Who, tenant: str, identifier: str) -> tables.Decision | None:
+    """A decision of the asker's own tenant, as it is listed."""
+    if tenant != who.tenant:
+        return None
+    with tenant_session(services.engine, tenant) as session:
+        return session.exec(select(tables.Decision).where(tables.Decision.id == identifier)).first()
+
+
+def decision_record(services: Services, who: Who, row: tables.Decision) -> dict[str, Any]:
+    """The record of a decision with its place in the log."""
+    entry, record = _entry(services, who, row)
+    return {"record": record, "leaf_index": row.leaf_index, "leaf": entry.header}
+
+
+def decision_explanation(services: Services, who: Who, row: tables.Decision) -> dict[str, Any]:
+    """Why it was decided so, and what would have it decided otherwise; all from the record and the facts it names."""
+    _, record = _entry(services, who, row)
+    with tenant_session(services.engine, who.tenant) as session:
+        bodies = session.exec(
+            select(tables.FactBlob).where(col(tables.FactBlob.digest_hex).in_(record["facts"]))
+        ).all()
+        bundle = session.exec(
+            select(tables.PolicyBundle).where(tables.PolicyBundle.digest_hex == record["bundle"])
+        ).first()
+    if bundle is None or len(bodies) != len(record["facts"]):
+        raise Unavailable(f"what decision {row.id} was made on is no longer stored; it can be proven, but not explained")
+    facts = FactSet(Fact.from_bytes(blob.body) for blob in bodies)
+    request = recorded_request(record)
+    compiled = _compiled(services, who, bundle)
+    told: dict[str, Any] = {
+        "record": {key: record[key] for key in ("id", "action", "resource", "principal", "decision", "time_ms")},
+        "explanation": explain(compiled, request, facts).to_json(),
+        "path": None,
+    }
+    if record["decision"] == "deny":
+        resource = next((f.entity for f in facts if f.uid == request.resource), None)
+        with services.tenants.view(who.tenant) as found:
+            if resource is not None and found is not None:
+                items = obtainable(found[0], request.action, resource)
+                told["path"] = path_to_yes(compiled, request, facts, items).to_json()
+    return told
+
+
+def _compiled(services: Services, who: Who, bundle: tables.PolicyBundle) -> CompiledBundle:
+    with services.tenants.view(who.tenant) as found:
+        if found is not None and found[1].bundle.digest_hex == bundle.digest_hex:
+            return found[1].bundle
+    return CompiledBundle.from_bytes(bundle.body)
+
+
+def _entry(services: Services, who: Who, row: tables.Decision) -> tuple[store.Entry, dict[str, Any]]:
+    with read_transaction(services.engine) as connection:
+        entry = store.read_entry(connection, who.tenant, row.leaf_index)
+    if entry.record is None:
+        raise Unavailable(f"the record of decision {row.id} was erased; it can be proven, but not shown")
+    return entry, parse_record(entry.record)
+
+
+# --- the log --------------------------------------------------------------------------------------------------------
+
+
+def log_head(services: Services, tenant: str) -> dict[str, Any]:
+    """Size, root and a signed checkpoint of the log as it is now."""
+    size, note = services.notary.checkpoint(tenant)
+    with read_transaction(services.engine) as connection:
+        root = store.root_at(connection, tenant, size)
+    return {"size": size, "root_hex": root.hex(), "origin": services.trust_root.origin(tenant), "checkpoint": note}
+
+
+def log_entries(services: Services, tenant: str, first: int, count: int) -> dict[str, Any]:
+    """Headers of entries."""
+    with read_transaction(services.engine) as connection:
+        entries = store.read_entries(connection, tenant, first, count)
+    return {"entries": [{"index": entry.index, "leaf": canonical.loads(entry.header.encode())} for entry in entries]}

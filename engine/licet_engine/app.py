@@ -1,0 +1,176 @@
+"""The api process, constructed: the only place that puts its parts together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dbos import DBOSClient, EnqueueOptions
+from dbos import _serialization as dbos_serialization
+from licet_attestations.errors import SignerError
+from licet_attestations.rpc import RpcServer
+from licet_attestations.signer.client import SignerClient
+from licet_attestations.trustroot import TrustRoot
+from litestar import Litestar
+from sqlalchemy import Connection, Engine
+
+from licet_engine import __version__
+from licet_engine.lifecycle.asking import Desk, Enqueued
+from licet_engine.lifecycle.operations import Operations
+from licet_engine.lifecycle.spool import Spool
+from licet_engine.lifecycle.tenants import Tenants
+from licet_engine.log.notary import Notary
+from licet_engine.log.sequencer import Sequencer
+from licet_engine.settings import Settings, load_settings
+from licet_engine.store.db import open_engine
+
+logger = logging.getLogger(__name__)
+
+QUEUE: Final = "operations"
+WORKFLOW: Final = "perform"
+APPLICATION: Final = "licet"
+_SWEEP_EVERY_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything that the routes use."""
+
+    settings: Settings
+    engine: Engine
+    sequencer: Sequencer
+    tenants: Tenants
+    desk: Desk
+    operations: Operations
+    notary: Notary
+    signer: SignerClient
+    trust_root: TrustRoot
+    spool: Spool
+    threads: ThreadPoolExecutor
+
+
+class Enqueuer:
+    """Hands accepted operations to the workflow engine, in the transaction of their decision.
+
+    Args:
+        engine: Of the store, which the workflow engine's tables share.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._client = DBOSClient(
+            system_database_engine=engine,
+            serializer=dbos_serialization.DBOSPortableJSON,
+            application_name=APPLICATION,
+        )
+
+    def __call__(self, connection: Connection, item: Enqueued) -> None:
+        options: EnqueueOptions = {
+            "workflow_name": WORKFLOW,
+            "queue_name": QUEUE,
+            # One workflow for each operation, whatever is retried.
+            "workflow_id": f"{item.tenant}/{item.operation}",
+            "app_version": __version__,
+            "application_name": APPLICATION,
+        }
+        self._client.enqueue_in_transaction(connection, options, item.tenant, item.operation)
+
+
+def build_services(settings: Settings) -> Services:
+    """Construct the api's parts."""
+    engine = open_engine(settings.database)
+    trust_root = TrustRoot.from_json(settings.trust_root.read_bytes())
+    signer = SignerClient(settings.signer_socket)
+    sequencer = Sequencer(engine, enqueue=Enqueuer(engine))
+    tenants = Tenants(engine)
+    notary = Notary(engine, signer)
+    return Services(
+        settings=settings,
+        engine=engine,
+        sequencer=sequencer,
+        tenants=tenants,
+        desk=Desk(engine, sequencer, tenants),
+        operations=Operations(
+            engine, sequencer, tenants, notary, trust_root, max_age_s=settings.decision_max_age_s
+        ),
+        notary=notary,
+        signer=signer,
+        trust_root=trust_root,
+        spool=Spool(
+            settings.spool,
+            max_bytes=settings.max_upload_bytes,
+            max_per_principal=settings.max_uploads_per_principal,
+            ttl_s=settings.upload_ttl_s,
+        ),
+        threads=ThreadPoolExecutor(settings.api_threads, thread_name_prefix="licet-api"),
+    )
+
+
+class Housekeeper:
+    """What the api does unasked: checkpoints of logs that grew, and removal of files whose time is over.
+
+    Args:
+        services: The api's parts.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="licet-housekeeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, when the turn at hand is done."""
+        self._stop.set()
+        self._thread.join(timeout=10.0)
+
+    def _run(self) -> None:
+        swept_at_s = 0.0
+        while not self._stop.wait(self._services.settings.checkpoint_interval_s):
+            try:
+                self._services.notary.sign_all()
+            except SignerError as error:
+                logger.warning("checkpoints are not signed", extra={"reason": str(error)})
+            if time.monotonic() - swept_at_s > _SWEEP_EVERY_S:
+                self._services.spool.sweep()
+                swept_at_s = time.monotonic()
+
+
+def create_app(settings: Settings | None = None) -> Litestar:
+    """The api as an ASGI application."""
+    from licet_engine.api.routes import build_app  # noqa: PLC0415 - routes import Services from here.
+
+    settings = settings or load_settings()
+    services = build_services(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        housekeeper = Housekeeper(services)
+        door = RpcServer(settings.api_socket, services.operations.handlers(), {os.geteuid()})
+        thread = threading.Thread(target=door.serve_forever, name="licet-door", daemon=True)
+        thread.start()
+        housekeeper.start()
+        try:
+            yield
+        finally:
+            housekeeper.stop()
+            door.close()
+            services.sequencer.close()
+            services.threads.shutdown(wait=False)
+            services.engine.dispose()
+
+    return build_app(services, lifespan)
+
+
+def application(*_args: Any) -> Litestar:
+    """Factory for an ASGI server."""
+    return create_app()

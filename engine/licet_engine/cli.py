@@ -1,0 +1,124 @@
+"""The command line: ``licet NOUN VERB``.
+
+Rules kept here:
+
+- This module wires commands together and runs them; what they do stands in ``licet_engine.commands``.
+- Whatever goes wrong ends as a message and an exit code: 0 allowed or done, 1 denied, 2 error, 3 denied and only approvals are missing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from licet_engine.commands import data, installation, models, oversight, people, policy, training
+from licet_engine.commands.ask import ask
+from licet_engine.commands.doctor import doctor
+from licet_engine.commands.failures import EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, report
+from licet_engine.commands.verify import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SECTIONS = {
+    "Ask and act": ("ask", "dataset", "train", "run", "model", "approval", "hold", "operation"),
+    "Govern": ("tenant", "person", "token", "policy"),
+    "Prove": ("decision", "evidence", "log", "keys", "verify"),
+    "Run the service": ("init", "serve", "doctor", "demo"),
+}
+
+
+class Sections(click.Group):
+    """A group whose help lists its commands by what they are for."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See ``click.Group``."""
+        del ctx  # Every command is shown, whoever asks.
+        for title, names in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(90)) for name in names])
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001  # As click calls it.
+    if value:
+        click.echo(f"licet {version('licet')}")
+        ctx.exit(EXIT_DONE)
+
+
+@click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
+def cli() -> None:
+    """Licet: ask, decide, execute under warrant, prove.
+
+    Exit codes: 0 allowed or done, 1 denied, 2 error, 3 denied and only approvals are missing.
+    """
+
+
+for _command in (
+    ask,
+    data.dataset,
+    data.hold,
+    training.train,
+    training.run,
+    models.model,
+    models.approval,
+    oversight.operation,
+    people.tenant,
+    people.person,
+    people.token,
+    policy.policy,
+    oversight.decision,
+    oversight.evidence,
+    oversight.log,
+    oversight.keys,
+    verify,
+    installation.init,
+    installation.serve,
+    installation.demo,
+    doctor,
+):
+    cli.add_command(_command)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Of the command line; the process's own by default.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code: Any = cli.main(None if arguments is None else list(arguments), prog_name="licet", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_ERROR
+    except click.ClickException as error:
+        error.show()
+        return EXIT_ERROR
+    except click.Abort:
+        click.echo("stopped", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has gone; nothing more can be told, not even when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+    except Exception as error:  # noqa: BLE001  # The boundary: no traceback reaches a user.
+        return report(error, "text")
+    return code if isinstance(code, int) else EXIT_DONE
+
+
+def main() -> None:
+    """Entry point of the program."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

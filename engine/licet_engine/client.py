@@ -1,0 +1,489 @@
+"""The Python client for pipelines: ask, act, wait.
+
+    with LicetClient("https://licet.example", token) as licet:
+        answer = licet.model.promote("northbank/credit-risk@2", stage="prod")
+        if answer.allowed:
+            licet.wait(answer.operation).require()
+
+Rules kept here:
+
+- A denial is a value. Errors are ``LicetClientError`` and its subclasses; nothing else leaves this module.
+- Every call that may change something bears an ``Idempotency-Key``. An attempt that met a lost connection or a 503 is repeated
+  with the same key, so that it is done at most once however often it is sent.
+- The token goes to one origin alone: no redirect is followed, and it is not sent unencrypted to another machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import random
+import re
+import time
+import warnings
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from licet_engine.client_nouns import (
+    DatasetVerbs,
+    DecisionVerbs,
+    EvidenceVerbs,
+    KeyVerbs,
+    LogVerbs,
+    ModelVerbs,
+    PersonVerbs,
+    PolicyVerbs,
+    RunVerbs,
+    TenantVerbs,
+    TokenVerbs,
+    TrainingVerbs,
+)
+from licet_engine.client_values import (
+    Answer,
+    DecidingPolicy,
+    Denied,
+    Explanation,
+    LicetClientError,
+    LogHead,
+    NotAuthenticated,
+    Operation,
+    OperationFailed,
+    RequestRefused,
+    ServerFault,
+    ServerUnavailable,
+    StateConflict,
+    StillRunning,
+    Upload,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+__all__ = [
+    "Answer",
+    "DecidingPolicy",
+    "Denied",
+    "Explanation",
+    "LicetClient",
+    "LicetClientError",
+    "LogHead",
+    "NotAuthenticated",
+    "Operation",
+    "OperationFailed",
+    "RequestRefused",
+    "ServerFault",
+    "ServerUnavailable",
+    "StateConflict",
+    "StillRunning",
+    "Upload",
+]
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_ATTEMPTS = 5
+DEFAULT_WAIT_S = 3600.0
+
+T = TypeVar("T")
+
+_ACTION = re.compile(r"([a-z][a-z-]*)\.([a-z][a-z-]*)")
+_CHUNK_BYTES = 1 << 20
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+_FIRST_POLL_S = 0.05
+_LONGEST_POLL_S = 1.0
+_OK, _CREATED, _ACCEPTED = 200, 201, 202
+_BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _CONFLICT, _SERVER_ERROR, _UNAVAILABLE = 400, 401, 403, 409, 500, 503
+
+
+class LicetClient:
+    """A connection to one Licet server as one principal.
+
+    Not to be shared by threads. Verbs stand by noun: ``client.dataset.register``, ``client.model.promote``, ...
+
+    Args:
+        url: Where the server answers.
+        token: API token of the principal; kept out of every message.
+        timeout_s: For connecting and for each wait on the socket.
+        attempts: How often a call is tried before ``ServerUnavailable``.
+        unsafe_plain_http: Send the token unencrypted to another machine; it warns.
+
+    Raises:
+        RequestRefused: The URL cannot be used, or the token is not one.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        token: str = "",
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        attempts: int = DEFAULT_ATTEMPTS,
+        unsafe_plain_http: bool = False,
+    ) -> None:
+        is_local = _check_url(url, unsafe_plain_http=unsafe_plain_http)
+        if not re.fullmatch(r"[\x21-\x7e]*", token):
+            raise RequestRefused("the token holds spaces or unprintable characters: give it as it was issued")
+        headers = {"Accept": "application/json, application/problem+json", "User-Agent": "licet-client"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self.url = url.rstrip("/")
+        self._attempts = max(1, attempts)
+        # A proxy of the environment must not see what is meant for this machine.
+        self._http = httpx.Client(
+            base_url=self.url, headers=headers, timeout=timeout_s, follow_redirects=False, trust_env=not is_local
+        )
+        self.dataset = DatasetVerbs(self)
+        self.training = TrainingVerbs(self)
+        self.run = RunVerbs(self)
+        self.model = ModelVerbs(self)
+        self.tenant = TenantVerbs(self)
+        self.person = PersonVerbs(self)
+        self.token = TokenVerbs(self)
+        self.policy = PolicyVerbs(self)
+        self.evidence = EvidenceVerbs(self)
+        self.key = KeyVerbs(self)
+        self.decision = DecisionVerbs(self)
+        self.log = LogVerbs(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    # --- asking and acting ----------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        action: str,
+        resource: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        claimed: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Ask whether something would be permitted; nothing is done but the decision is logged.
+
+        Args:
+            action: Such as ``model.promote``.
+            resource: Reference, such as ``northbank/credit-risk@1``.
+            parameters: As the action itself takes them.
+            claimed: What the asker claims; it lands in ``context.claimed`` and feeds no guardrail.
+        """
+        _split_action(action)
+        body = {"action": action, **_body(resource, parameters, claimed)}
+        response = self._send("POST", "/v1/ask", json=body, idempotency_key=_new_key())
+        return _answer(action, resource, response)
+
+    def act(
+        self,
+        action: str,
+        resource: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        claimed: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Answer:
+        """Ask for something, and have it done if it is permitted. The verbs by noun all end here.
+
+        Args:
+            action: Such as ``model.promote``.
+            resource: Reference, such as ``northbank/credit-risk@1``.
+            parameters: As the action takes them.
+            claimed: What the asker claims.
+            idempotency_key: Of an earlier call that ended in ``ServerUnavailable``; a fresh one by default.
+
+        Returns:
+            The answer; a denial is one. Work that takes longer is its ``operation``: ``wait`` for it.
+        """
+        noun, verb = _split_action(action)
+        key = idempotency_key or _new_key()
+        response = self._send(
+            "POST", f"/v1/{noun}/{verb}", json=_body(resource, parameters, claimed), idempotency_key=key
+        )
+        return _answer(action, resource, response)
+
+    # --- operations -----------------------------------------------------------------------------------------------------
+
+    def operation(self, tenant: str, operation_id: str) -> Operation:
+        """How an operation stands."""
+        body = self.get_json("/v1/operations", tenant, operation_id)
+        return _read(Operation.from_json, body)
+
+    def wait(
+        self,
+        operation: Operation | str,
+        *,
+        timeout_s: float = DEFAULT_WAIT_S,
+        on_progress: Callable[[Operation], None] | None = None,
+    ) -> Operation:
+        """Wait until an operation has ended.
+
+        Args:
+            operation: The operation, or ``tenant/id``.
+            timeout_s: How long to wait at most.
+            on_progress: Called with every change of its state, attempt or progress.
+
+        Returns:
+            The operation as it ended: done, failed or refused. ``require()`` raises unless it is done.
+
+        Raises:
+            StillRunning: It has not ended in time; it goes on.
+        """
+        tenant, operation_id = (
+            operation.partition("/")[::2] if isinstance(operation, str) else (operation.tenant, operation.id)
+        )
+        until_s = time.monotonic() + timeout_s
+        pause_s = _FIRST_POLL_S
+        seen: tuple[Any, ...] | None = None
+        while True:
+            current = self.operation(tenant, operation_id)
+            now = (current.state, current.attempt, current.progress)
+            if now != seen:
+                seen, pause_s = now, _FIRST_POLL_S
+                if on_progress is not None:
+                    on_progress(current)
+            if current.is_final:
+                return current
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                raise StillRunning(f"{current.sentence()} after {timeout_s:g} s: it goes on; wait for it again")
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 1.5, _LONGEST_POLL_S)
+
+    def fetch_artifact(self, operation: Operation, target: IO[bytes]) -> str:
+        """Write what a done operation made for this principal to ``target``.
+
+        Returns:
+            SHA-256 of the bytes, in hex.
+        """
+        path = _path("/v1/operations", operation.tenant, operation.id) + "/artifact"
+
+        def start_over() -> None:
+            target.seek(0)
+            target.truncate()
+
+        def fetch() -> str:
+            start_over()
+            digest = hashlib.sha256()
+            with self._http.stream("GET", path) as response:
+                if response.status_code != _OK:
+                    response.read()
+                    _raise_for(response, None)
+                for chunk in response.iter_bytes(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    target.write(chunk)
+            return digest.hexdigest()
+
+        return self._repeat(fetch, f"GET {path}", None)
+
+    # --- uploads and look-ups -------------------------------------------------------------------------------------------
+
+    def upload(self, path: Path) -> Upload:
+        """Send a file; a verb that takes it names the upload.
+
+        Raises:
+            ServerFault: What arrived is not what was sent.
+        """
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""):
+                digest.update(chunk)
+
+            def chunks() -> Iterator[bytes]:
+                file.seek(0)
+                yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
+
+            def send() -> httpx.Response:
+                headers = {"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"}
+                return self._http.put("/v1/uploads", content=chunks(), headers=headers)
+
+            response = self._repeat(lambda: _checked(send(), None), "PUT /v1/uploads", None)
+        body = _json(response)
+        upload = _read(lambda b: Upload(str(b["upload"]), str(b["digest_hex"]), int(b["size_bytes"])), body)
+        if upload.digest_hex != digest.hexdigest() or upload.size_bytes != size_bytes:
+            raise ServerFault(f"{path}: what the server received is not what was sent; send it again")
+        return upload
+
+    def list(self, tenant: str, what: str, *, limit: int = 50) -> list[dict[str, Any]]:
+        """List datasets, runs, models, environments, people, approvals, holds, operations, decisions or bundles."""
+        body = self.get_json("/v1/list", tenant, what, params={"limit": limit})
+        return _read(lambda b: [dict(item) for item in b["items"]], body)
+
+    def trust_root(self) -> dict[str, Any]:
+        """The server's public keys. To verify what comes from this server, pin them from elsewhere."""
+        return self.get_json("/v1/trust-root")
+
+    def get_json(self, base: str, *parts: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Get a JSON object; ``parts`` are the last parts of its path, as they are."""
+        return _json(self._send("GET", _path(base, *parts), params=params))
+
+    # --- transport ------------------------------------------------------------------------------------------------------
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> httpx.Response:
+        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+
+        def send() -> httpx.Response:
+            response = self._http.request(
+                method, path, json=None if json is None else dict(json), params=params, headers=headers
+            )
+            return _checked(response, idempotency_key)
+
+        return self._repeat(send, f"{method} {path}", idempotency_key)
+
+    def _repeat(self, attempt: Callable[[], T], what: str, idempotency_key: str | None) -> T:
+        """Try until there is an answer, at most ``attempts`` times."""
+        pause_s = _FIRST_PAUSE_S
+        for number in range(1, self._attempts + 1):
+            try:
+                return attempt()
+            except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+                raise RequestRefused(f"{self.url}: {error}") from error
+            except httpx.TransportError as error:
+                problem = ServerUnavailable(
+                    f"{self.url}: no answer to {what} in {number} attempts ({_describe(error)}); is the server running there?",
+                    idempotency_key=idempotency_key,
+                )
+                if number == self._attempts:
+                    raise problem from error
+            except ServerUnavailable:
+                if number == self._attempts:
+                    raise
+            time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # Spreads retries; nothing is kept secret by it.
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+        raise ServerFault("no attempt was made")
+
+
+def _check_url(url: str, *, unsafe_plain_http: bool) -> bool:
+    """Return whether ``url`` is on this machine; refuse one that cannot be used."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme not in {"http", "https"} or not host or parts.username or parts.query or parts.fragment:
+        raise RequestRefused(f"{url!r} is not the address of a server: use the form https://HOST[:PORT]")
+    try:
+        is_local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_local = host == "localhost"
+    if parts.scheme == "http" and not is_local:
+        if not unsafe_plain_http:
+            raise RequestRefused(f"{url}: a token is not sent unencrypted to another machine: use https")
+        warnings.warn(f"the token is sent unencrypted to {host}", stacklevel=3)
+    return is_local
+
+
+def _new_key() -> str:
+    return os.urandom(16).hex()
+
+
+def _split_action(action: str) -> tuple[str, str]:
+    match = _ACTION.fullmatch(action)
+    if match is None:
+        raise RequestRefused(f"{action!r} is not an action: use NOUN.VERB, such as model.promote")
+    return match[1], match[2]
+
+
+def _body(resource: str, parameters: Mapping[str, Any] | None, claimed: Mapping[str, str] | None) -> dict[str, Any]:
+    body: dict[str, Any] = {"resource": resource, "parameters": dict(parameters or {})}
+    if claimed:
+        body["claimed"] = dict(claimed)
+    return body
+
+
+def _path(base: str, *parts: str) -> str:
+    for part in parts:
+        if part in {"", ".", ".."}:
+            raise RequestRefused(f"{part!r} names nothing: a tenant, a kind or an identifier is missing")
+    return "/".join([base, *(quote(part, safe="@~") for part in parts)])
+
+
+def _describe(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _problem(response: httpx.Response) -> tuple[str, str | None, dict[str, Any]]:
+    """Message, code and body of an error."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        where = f"{response.request.method} {response.request.url.path}"
+        return f"{where} was answered with status {response.status_code}", None, {}
+    code = body.get("code")
+    message = body.get("detail") or body.get("title") or f"status {response.status_code}"
+    return str(message), code if isinstance(code, str) else None, body
+
+
+def _checked(response: httpx.Response, idempotency_key: str | None) -> httpx.Response:
+    """Give an answer back; a denial is one."""
+    if response.status_code in {_OK, _CREATED, _ACCEPTED}:
+        return response
+    if response.status_code == _FORBIDDEN and isinstance(_problem(response)[2].get("decision"), dict):
+        return response
+    _raise_for(response, idempotency_key)
+    return response
+
+
+def _raise_for(response: httpx.Response, idempotency_key: str | None) -> None:
+    message, code, body = _problem(response)
+    status = response.status_code
+    if status == _UNAVAILABLE:
+        raise ServerUnavailable(message, code=code, status=status, idempotency_key=idempotency_key)
+    if status == _UNAUTHORIZED:
+        raise NotAuthenticated(message, code=code, status=status)
+    if status == _CONFLICT:
+        raise StateConflict(message, code=code, status=status)
+    if status == _FORBIDDEN and isinstance(body.get("decision"), dict):
+        raise Denied(_read(lambda b: Answer.from_json("this", "this resource", b), body))
+    kind = RequestRefused if _BAD_REQUEST <= status < _SERVER_ERROR else ServerFault
+    raise kind(message, code=code, status=status)
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError as error:
+        raise ServerFault(f"{response.request.url}: not JSON; is this a Licet server?") from error
+    if response.status_code == _FORBIDDEN:
+        _raise_for(response, None)
+    if not isinstance(body, dict):
+        raise ServerFault(f"{response.request.url}: not a JSON object; is this a Licet server?")
+    return body
+
+
+def _read(reader: Callable[[dict[str, Any]], T], body: dict[str, Any]) -> T:
+    try:
+        return reader(body)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ServerFault(f"an answer of the server is not of the expected form ({_describe(error)})") from error
+
+
+def _answer(action: str, resource: str, response: httpx.Response) -> Answer:
+    try:
+        body = response.json()
+    except ValueError as error:
+        raise ServerFault(f"{response.request.url}: not JSON; is this a Licet server?") from error
+    answer = _read(lambda b: Answer.from_json(action, resource, b), body)
+    # The status and the body must say the same; where they do not, it is no.
+    if answer.allowed != (response.status_code != _FORBIDDEN) and not response.request.url.path.endswith("/v1/ask"):
+        raise ServerFault(f"{response.request.url}: the status and the decision of an answer contradict each other")
+    return answer

@@ -1,0 +1,404 @@
+"""The verbs of the client, by noun. Each asks for one action of the schema and gives back the answer.
+
+Rules kept here:
+
+- A method is one action: it names its parameters and sends them; what they may be, the server says.
+- ``claimed`` and ``idempotency_key`` are the last arguments of every verb that may change something; see ``LicetClient.act``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from licet_engine.client_values import Answer, Explanation, LogHead, Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from licet_engine.client import LicetClient
+
+
+class Sent(TypedDict, total=False):
+    """What every verb takes beside its own parameters.
+
+    Attributes:
+        claimed: What the asker claims; it feeds no guardrail.
+        idempotency_key: Of an earlier call without an answer.
+    """
+
+    claimed: Mapping[str, str] | None
+    idempotency_key: str | None
+
+
+class Verbs:
+    """Verbs of one noun."""
+
+    def __init__(self, client: LicetClient) -> None:
+        self._client = client
+
+    def _act(self, action: str, resource: str, sent: Sent, **parameters: Any) -> Answer:
+        given = {name: value for name, value in parameters.items() if value is not None}
+        return self._client.act(
+            action,
+            resource,
+            given,
+            claimed=sent.get("claimed"),
+            idempotency_key=sent.get("idempotency_key"),
+        )
+
+
+class DatasetVerbs(Verbs):
+    """Datasets."""
+
+    def register(
+        self,
+        ref: str,
+        file: Path | Upload,
+        *,
+        classification: str,
+        residency: Sequence[str],
+        uses: Sequence[str],
+        expires_at_ms: int,
+        label: str,
+        protected: Sequence[str] = (),
+        purpose: str | None = None,
+        **sent: Unpack[Sent],
+    ) -> Answer:
+        """Upload a CSV file, unless it is uploaded already, and register it as a dataset."""
+        upload = file if isinstance(file, Upload) else self._client.upload(file)
+        return self._act(
+            "dataset.register",
+            ref,
+            sent,
+            **upload.to_parameters(),
+            classification=classification,
+            protected=list(protected),
+            residency=list(residency),
+            uses=list(uses),
+            expires_at_ms=expires_at_ms,
+            label=label,
+            purpose=purpose,
+        )
+
+    def read(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """Have the rows decrypted; fetch them as the operation's artifact."""
+        return self._act("dataset.read", ref, sent)
+
+    def classify(
+        self,
+        ref: str,
+        *,
+        classification: str | None = None,
+        residency: Sequence[str] | None = None,
+        uses: Sequence[str] | None = None,
+        expires_at_ms: int | None = None,
+        **sent: Unpack[Sent],
+    ) -> Answer:
+        """Change what binds a dataset; what is left out stays as it is."""
+        return self._act(
+            "dataset.classify",
+            ref,
+            sent,
+            classification=classification,
+            residency=None if residency is None else list(residency),
+            uses=None if uses is None else list(uses),
+            expires_at_ms=expires_at_ms,
+        )
+
+    def hold(self, ref: str, reason: str, **sent: Unpack[Sent]) -> Answer:
+        """Place a hold."""
+        return self._act("dataset.hold", ref, sent, reason=reason)
+
+    def lift_hold(self, ref: str, reason: str, **sent: Unpack[Sent]) -> Answer:
+        """Lift every hold on it."""
+        return self._act("dataset.lift-hold", ref, sent, reason=reason)
+
+    def archive(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """Close it for new runs."""
+        return self._act("dataset.archive", ref, sent)
+
+    def delete(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """Destroy its rows."""
+        return self._act("dataset.delete", ref, sent)
+
+
+class TrainingVerbs(Verbs):
+    """Training."""
+
+    def launch(
+        self,
+        ref: str,
+        *,
+        dataset: str,
+        environment: str,
+        use: str,
+        spec: Mapping[str, Any] | None = None,
+        cost: int | None = None,
+        **sent: Unpack[Sent],
+    ) -> Answer:
+        """Train a model on a dataset, as the run ``ref``."""
+        return self._act(
+            "training.launch",
+            ref,
+            sent,
+            dataset=dataset,
+            environment=environment,
+            use=use,
+            spec=None if spec is None else dict(spec),
+            cost=cost,
+        )
+
+    def cancel(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """Stop a run."""
+        return self._act("training.cancel", ref, sent)
+
+
+class RunVerbs(Verbs):
+    """Runs."""
+
+    def log(self, ref: str, name: str, step: int, value: str, **sent: Unpack[Sent]) -> Answer:
+        """Report a figure to a run; ``value`` is a decimal number as text."""
+        return self._act("run.log", ref, sent, name=name, step=step, value=value)
+
+    def read(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """What is known of a run, as the answer's ``result["run"]``."""
+        return self._act("run.read", ref, sent)
+
+
+class ModelVerbs(Verbs):
+    """Model versions."""
+
+    def register(
+        self,
+        ref: str,
+        *,
+        run: str,
+        tier: str | None = None,
+        files: Mapping[str, Path | Upload] | None = None,
+        **sent: Unpack[Sent],
+    ) -> Answer:
+        """Register a run's model as the next version of ``ref``, or replace files of the version it names."""
+        uploads = {
+            name: file if isinstance(file, Upload) else self._client.upload(file)
+            for name, file in (files or {}).items()
+        }
+        return self._act(
+            "model.register",
+            ref,
+            sent,
+            run=run,
+            tier=tier,
+            files={name: upload.to_parameters() for name, upload in uploads.items()} or None,
+        )
+
+    def read(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """What is known of a version, as the answer's ``result["version"]``."""
+        return self._act("model.read", ref, sent)
+
+    def download(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """Have its files decrypted; fetch them as the operation's artifact."""
+        return self._act("model.download", ref, sent)
+
+    def check(self, ref: str, *, kinds: Sequence[str] | None = None, **sent: Unpack[Sent]) -> Answer:
+        """Check it on held-out data; every kind of check by default."""
+        return self._act("model.check", ref, sent, kinds=list(kinds) if kinds else None)
+
+    def request(self, ref: str, track: str, *, reason: str | None = None, **sent: Unpack[Sent]) -> Answer:
+        """Ask a track for its approval."""
+        return self._act("model.request", ref, sent, track=track, reason=reason)
+
+    def approve(
+        self,
+        ref: str,
+        track: str,
+        *,
+        verdict: str = "approved",
+        reason: str | None = None,
+        binding: str | None = None,
+        **sent: Unpack[Sent],
+    ) -> Answer:
+        """Approve it for a track, or reject it (``verdict="rejected"``)."""
+        return self._act("model.approve", ref, sent, track=track, verdict=verdict, reason=reason, binding=binding)
+
+    def promote(
+        self,
+        ref: str,
+        *,
+        stage: str = "prod",
+        region: str | None = None,
+        reason: str | None = None,
+        **sent: Unpack[Sent],
+    ) -> Answer:
+        """Promote it to ``staging`` or ``prod``."""
+        return self._act("model.promote", ref, sent, stage=stage, region=region, reason=reason)
+
+    def roll_back(self, ref: str, *, stage: str = "prod", reason: str | None = None, **sent: Unpack[Sent]) -> Answer:
+        """Return the stage that it holds to the version before."""
+        return self._act("model.roll-back", ref, sent, stage=stage, reason=reason)
+
+    def retire(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """Take it off every stage for good."""
+        return self._act("model.retire", ref, sent)
+
+    def hold(self, ref: str, reason: str, **sent: Unpack[Sent]) -> Answer:
+        """Place a hold."""
+        return self._act("model.hold", ref, sent, reason=reason)
+
+    def lift_hold(self, ref: str, reason: str, **sent: Unpack[Sent]) -> Answer:
+        """Lift every hold on it."""
+        return self._act("model.lift-hold", ref, sent, reason=reason)
+
+    def delete(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """Destroy its files."""
+        return self._act("model.delete", ref, sent)
+
+
+class TenantVerbs(Verbs):
+    """Tenants."""
+
+    def create(
+        self,
+        tenant: str,
+        *,
+        region: str,
+        administrator: str | None = None,
+        packs: Sequence[Mapping[str, Any]] | None = None,
+        token_ttl_s: int | None = None,
+        **sent: Unpack[Sent],
+    ) -> Answer:
+        """Create a tenant; ``result["token"]`` is its first administrator's, shown this once."""
+        return self._act(
+            "tenant.create",
+            tenant,
+            sent,
+            region=region,
+            administrator=administrator,
+            packs=None if packs is None else [dict(pack) for pack in packs],
+            token_ttl_s=token_ttl_s,
+        )
+
+    def administer(
+        self,
+        tenant: str,
+        *,
+        environments: Sequence[Mapping[str, Any]] | None = None,
+        budgets: Mapping[str, int] | None = None,
+        **sent: Unpack[Sent],
+    ) -> Answer:
+        """Declare environments and set budgets."""
+        return self._act(
+            "tenant.administer",
+            tenant,
+            sent,
+            environments=None if environments is None else [dict(place) for place in environments],
+            budgets=None if budgets is None else dict(budgets),
+        )
+
+    def suspend(self, tenant: str, *, suspended: bool = True, **sent: Unpack[Sent]) -> Answer:
+        """Suspend a tenant, or end its suspension."""
+        return self._act("tenant.suspend", tenant, sent, suspended=suspended)
+
+
+class PersonVerbs(Verbs):
+    """People and service accounts."""
+
+    def administer(
+        self,
+        ref: str,
+        *,
+        kind: str = "person",
+        roles: Sequence[str] = (),
+        active: bool = True,
+        owner: str | None = None,
+        **sent: Unpack[Sent],
+    ) -> Answer:
+        """Set a person or service account to be exactly this."""
+        return self._act("person.administer", ref, sent, kind=kind, roles=list(roles), active=active, owner=owner)
+
+
+class TokenVerbs(Verbs):
+    """API tokens."""
+
+    def issue(self, ref: str, *, label: str | None = None, ttl_s: int | None = None, **sent: Unpack[Sent]) -> Answer:
+        """Issue a token to a person or service account; ``result["token"]`` is shown this once."""
+        return self._act("token.issue", ref, sent, label=label, ttl_s=ttl_s)
+
+    def revoke(self, ref: str, token_id: str, **sent: Unpack[Sent]) -> Answer:
+        """Revoke a token of a person or service account."""
+        return self._act("token.revoke", ref, sent, token_id=token_id)
+
+
+class PolicyVerbs(Verbs):
+    """Policy bundles."""
+
+    def publish(
+        self,
+        tenant: str,
+        *,
+        packs: Sequence[Mapping[str, Any]] = (),
+        policies: str = "",
+        **sent: Unpack[Sent],
+    ) -> Answer:
+        """Publish the packs and own policies of a tenant, all of them, as a bundle; ``result["ref"]`` names it."""
+        return self._act("policy.publish", tenant, sent, packs=[dict(pack) for pack in packs], policies=policies)
+
+    def activate(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """Bring a published bundle into force."""
+        return self._act("policy.activate", ref, sent)
+
+    def read(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """The text of a bundle."""
+        return self._act("policy.read", ref, sent)
+
+
+class EvidenceVerbs(Verbs):
+    """Evidence."""
+
+    def export(self, tenant: str, **sent: Unpack[Sent]) -> Answer:
+        """Export the tenant's evidence; fetch the archive as the operation's artifact."""
+        return self._act("evidence.export", tenant, sent)
+
+
+class KeyVerbs(Verbs):
+    """Tenant keys."""
+
+    def destroy(self, tenant: str, reason: str, **sent: Unpack[Sent]) -> Answer:
+        """Destroy the tenant's key: everything stored under it becomes unreadable for good."""
+        return self._act("key.destroy", tenant, sent, reason=reason)
+
+
+class DecisionVerbs(Verbs):
+    """Decisions."""
+
+    def read(self, tenant: str, decision_id: str) -> dict[str, Any]:
+        """A decision's record, and where it stands in the log."""
+        return self._client.get_json("/v1/decisions", tenant, decision_id)
+
+    def explain(self, tenant: str, decision_id: str) -> Explanation:
+        """Why a decision fell as it did, and the path to yes."""
+        body = self._client.get_json("/v1/decisions", tenant, decision_id, "explain")
+        return Explanation(
+            decision=body.get("decision") or {},
+            explanation=body.get("explanation") or {},
+            path=body.get("path") or {},
+        )
+
+
+class LogVerbs(Verbs):
+    """Logs."""
+
+    def read(self, tenant: str) -> LogHead:
+        """The head of the tenant's log, with a signed checkpoint."""
+        body = self._client.get_json("/v1/log", tenant)
+        return LogHead(
+            origin=str(body.get("origin", "")),
+            size=int(body.get("size", 0)),
+            root_hex=str(body.get("root_hex", "")),
+            checkpoint=str(body.get("checkpoint") or ""),
+        )
+
+    def entries(self, tenant: str, *, first: int = 0, count: int = 100) -> list[dict[str, Any]]:
+        """Headers of entries."""
+        body = self._client.get_json("/v1/log", tenant, "entries", params={"first": first, "count": count})
+        return [dict(entry) for entry in body.get("entries") or ()]

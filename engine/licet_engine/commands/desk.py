@@ -1,0 +1,336 @@
+"""What the commands that talk to a server share: connection, options, output, exit codes.
+
+Rules kept here:
+
+- A token is read from a file that nobody else can read, or from ``LICET_TOKEN``; there is no option to type one.
+- A command ends by ``Desk.finish`` or ``Desk.show``: one document on stdout, and the exit code of the package's rules.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import stat
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from licet_engine.commands import failures
+from licet_engine.commands.failures import EXIT_APPROVAL_PENDING, EXIT_DENIED, EXIT_DONE, EXIT_ERROR
+from licet_engine.commands.options import CLAIM, SECONDS
+from licet_engine.commands.render import answer_lines, operation_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from licet_engine.client import LicetClient
+    from licet_engine.client_values import Answer, Explanation, Operation
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+_MAX_TOKEN_BYTES = 4096
+
+
+@dataclass
+class Desk:
+    """The place at which one command works.
+
+    Attributes:
+        format_: ``text`` or ``json``.
+        url: Where the server answers.
+        token_file: Holds the token; None to take ``LICET_TOKEN``.
+        unsafe_plain_http: Send the token unencrypted to another machine.
+        wait: Whether to wait for accepted work.
+        timeout_s: How long at most.
+        claimed: What the asker claims.
+        idempotency_key: Of an earlier try of the same command.
+        needs_token: Whether the command makes no sense without a token.
+    """
+
+    format_: str
+    url: str = DEFAULT_URL
+    token_file: Path | None = None
+    unsafe_plain_http: bool = False
+    wait: bool = False
+    timeout_s: float = 3600.0
+    claimed: Mapping[str, str] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    needs_token: bool = True
+
+    @functools.cached_property
+    def client(self) -> LicetClient:
+        """The connection, opened when it is first needed and closed with the command."""
+        from licet_engine.client import LicetClient  # noqa: PLC0415  # Kept out of the start of other commands.
+
+        token = read_token(self.token_file, os.environ.get("LICET_TOKEN", "")) if self.needs_token else ""
+        client = LicetClient(self.url, token, unsafe_plain_http=self.unsafe_plain_http)
+        click.get_current_context().call_on_close(client.close)
+        return client
+
+    @property
+    def sent(self) -> dict[str, Any]:
+        """What every verb of the client takes beside its own parameters."""
+        return {"claimed": dict(self.claimed) or None, "idempotency_key": self.idempotency_key}
+
+    def show(self, value: Any, lines: Sequence[str]) -> None:
+        """Write the one document of this command."""
+        if self.format_ == "json":
+            click.echo(json.dumps(value, indent=2, ensure_ascii=True))
+        else:
+            click.echo("\n".join(lines))
+
+    def finish(self, answer: Answer, *, explain: bool = True, value: Mapping[str, Any] | None = None) -> None:
+        """Show an answer, wait for its operation if that was asked for, and end with the right exit code.
+
+        Args:
+            answer: The server's.
+            explain: Whether to have a denial explained.
+            value: More members of the JSON document.
+        """
+        if not answer.allowed:
+            explanation = self.explanation_of(answer) if explain else None
+            self.show(
+                {
+                    **answer.to_json(),
+                    **(value or {}),
+                    **(
+                        {}
+                        if explanation is None
+                        else {"explanation": explanation.explanation, "path": explanation.path}
+                    ),
+                },
+                answer_lines(answer, explanation),
+            )
+            raise click.exceptions.Exit(EXIT_APPROVAL_PENDING if answer.is_approval_pending else EXIT_DENIED)
+        operation = answer.operation
+        if operation is None or not self.wait:
+            lines = answer_lines(answer)
+            if operation is not None:
+                lines.append(f"  operation {operation.ref} is {operation.state}; follow it with")
+                lines.append(f"    licet operation wait {operation.ref}")
+            self.show({**answer.to_json(), **(value or {})}, lines)
+            return
+        if self.format_ == "text":
+            click.echo("\n".join(answer_lines(answer)))
+        ended = self.wait_for(operation)
+        self.show({**answer.to_json(), **(value or {}), "operation": ended.to_json()}, operation_lines(ended))
+        raise click.exceptions.Exit(exit_code_of(ended))
+
+    def explanation_of(self, answer: Answer) -> Explanation | None:
+        """Why it was denied, to who may know; None to who may not."""
+        from licet_engine.client import Denied, RequestRefused  # noqa: PLC0415  # As above.
+
+        # Where nothing was named there is nothing to ask for: a foreign log would only note the attempt.
+        if not answer.is_explained:
+            return None
+        try:
+            return self.client.decision.explain(answer.resource.partition("/")[0], answer.decision_id)
+        except (Denied, RequestRefused):
+            return None
+
+    def wait_for(self, operation: Operation | str) -> Operation:
+        """Wait for an operation to end, its progress on a live display on stderr."""
+        from licet_engine.commands.live import live_display  # noqa: PLC0415  # As above.
+
+        name = operation if isinstance(operation, str) else operation.ref
+        try:
+            with live_display(name) as update:
+                return self.client.wait(operation, timeout_s=self.timeout_s, on_progress=update)
+        except KeyboardInterrupt:
+            click.echo(f"\noperation {name} goes on; follow it with: licet operation wait {name}", err=True)
+            raise
+
+    def save(self, answer: Answer, out: Path, *, overwrite: bool) -> None:
+        """Wait for the operation of an answer and write its artifact to ``out``; a denial ends as ``finish`` does."""
+        if not answer.allowed or answer.operation is None:
+            self.finish(answer)
+            return
+        refuse_present(out, overwrite=overwrite)
+        ended = self.wait_for(answer.operation)
+        if not ended.is_done:
+            self.show({**answer.to_json(), "operation": ended.to_json()}, operation_lines(ended))
+            raise click.exceptions.Exit(exit_code_of(ended))
+        digest_hex = self.fetch(ended, out)
+        document = {**answer.to_json(), "operation": ended.to_json(), "file": str(out), "digest_hex": digest_hex}
+        self.show(document, [*operation_lines(ended), f"  written to {out} (SHA-256 {digest_hex})"])
+
+    def fetch(self, operation: Operation, out: Path) -> str:
+        """Write an operation's artifact to ``out``, whole or not at all; returns its SHA-256 in hex."""
+        part = out.with_name(f".{out.name}.{os.getpid()}.part")
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(descriptor, "w+b") as target:
+                digest_hex = self.client.fetch_artifact(operation, target)
+                target.flush()
+                os.fsync(target.fileno())
+            part.replace(out)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        return digest_hex
+
+
+def exit_code_of(operation: Operation) -> int:
+    """The exit code of an ended operation: refused by policy is a denial, failed is an error."""
+    return {"done": EXIT_DONE, "refused": EXIT_DENIED}.get(operation.state, EXIT_ERROR)
+
+
+def refuse_present(out: Path, *, overwrite: bool) -> None:
+    """Refuse to write over a file, before anything is asked for."""
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise click.BadParameter(f"{out} exists: name another file, or say --overwrite", param_hint="--out")
+    if not out.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {out.parent}", param_hint="--out")
+
+
+def read_token(token_file: Path | None, from_environment: str) -> str:
+    """Read the token from its file, or take the environment's.
+
+    Raises:
+        click.UsageError: There is none, the file is open to others, or it holds no token.
+    """
+    if token_file is None:
+        token = from_environment.strip()
+        if not token:
+            raise click.UsageError(
+                "no token: name the file that holds yours with --token-file or LICET_TOKEN_FILE, or set LICET_TOKEN"
+            )
+        return token
+    with token_file.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise click.UsageError(f"{token_file} is not a file")
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            raise click.UsageError(
+                f"{token_file} can be read by others: chmod 600 {token_file}, and revoke the token if they may have"
+            )
+        data = file.read(_MAX_TOKEN_BYTES + 1)
+    token = data.decode("ascii", "replace").strip()
+    if not token or len(data) > _MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable() or " " in token:
+        raise click.UsageError(
+            f"{token_file} does not hold a token: it must hold one, as it was issued, and nothing else"
+        )
+    return token
+
+
+# --- options --------------------------------------------------------------------------------------------------------------
+
+_FORMAT = click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to answer: text for people, JSON for programs.",
+)
+_CONNECTION = (
+    click.option(
+        "--url", envvar="LICET_URL", default=DEFAULT_URL, show_default=True, show_envvar=True, help="The server."
+    ),
+    click.option(
+        "--token-file",
+        envvar="LICET_TOKEN_FILE",
+        show_envvar=True,
+        type=click.Path(path_type=Path),
+        help="File with your token, mode 0600. Without it LICET_TOKEN is taken.",
+    ),
+    click.option(
+        "--unsafe-plain-http",
+        is_flag=True,
+        envvar="LICET_UNSAFE_PLAIN_HTTP",
+        help="Send the token unencrypted to another machine.",
+    ),
+)
+_SENT = (
+    click.option(
+        "--claim",
+        "claimed",
+        multiple=True,
+        type=CLAIM,
+        help="Claim NAME=TEXT in the request; feeds no guardrail. Repeatable.",
+    ),
+    click.option("--idempotency-key", help="Of an earlier try of the same command that got no answer."),
+)
+_WAIT = (
+    click.option("--wait/--no-wait", "wait", default=False, show_default=True, help="Wait until the work is done."),
+)
+_TIMEOUT = (
+    click.option(
+        "--timeout", "timeout_s", type=SECONDS, default="1h", show_default=True, help="How long to wait at most."
+    ),
+)
+
+
+def _decorated(function: F, options: Sequence[Callable[[F], F]]) -> F:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def guarded(function: F) -> F:
+    """Let a command fail as ``failures.report`` says, in the format asked for; click's own exceptions pass."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:  # The boundary: every error becomes a message and an exit code.
+            raise click.exceptions.Exit(failures.report(error, kwargs.get("format_", "text"))) from error
+
+    return run  # type: ignore[return-value]  # It takes and returns what the function does.
+
+
+def local(function: F) -> F:
+    """A command that needs no server; gets ``format_``."""
+    return _decorated(guarded(function), (_FORMAT,))
+
+
+def _at_desk(function: F, options: Sequence[Any]) -> F:
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        names = ("url", "token_file", "unsafe_plain_http", "wait", "timeout_s", "claimed", "idempotency_key")
+        given = {name: kwargs.pop(name) for name in names if name in kwargs}
+        given["claimed"] = dict(given.get("claimed", ()))
+        desk = Desk(format_=kwargs["format_"], **given)
+        kwargs.pop("format_")
+        return function(desk, *args, **kwargs)
+
+    # The guard stands outside, so that it still sees the format.
+    return _decorated(guarded(run), options)  # type: ignore[return-value]  # As above.
+
+
+def remote(function: F) -> F:
+    """A command that looks something up at the server; gets a ``Desk``."""
+    return _at_desk(function, (_FORMAT, *_CONNECTION))
+
+
+def asking(function: F) -> F:
+    """A command that asks the server, and does nothing; gets a ``Desk``."""
+    return _at_desk(function, (_SENT[0], _FORMAT, *_CONNECTION))
+
+
+def immediate(function: F) -> F:
+    """A command that changes something at once; gets a ``Desk``."""
+    return _at_desk(function, (*_SENT, _FORMAT, *_CONNECTION))
+
+
+def mutation(function: F) -> F:
+    """A command whose work may go on after the answer; gets a ``Desk``."""
+    return _at_desk(function, (*_WAIT, *_TIMEOUT, *_SENT, _FORMAT, *_CONNECTION))
+
+
+def waiting(function: F) -> F:
+    """A command that waits for work in any case; gets a ``Desk``."""
+    return _at_desk(function, (*_TIMEOUT, *_SENT, _FORMAT, *_CONNECTION))
+
+
+def is_interactive() -> bool:
+    """Whether a person watches stderr."""
+    return sys.stderr.isatty()

@@ -1,0 +1,90 @@
+"""How a command fails: what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from licet_engine.commands.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EXIT_DONE = 0
+EXIT_DENIED = 1
+EXIT_ERROR = 2
+EXIT_APPROVAL_PENDING = 3
+EXIT_INTERRUPTED = 130
+
+_EXTRA_OF: Mapping[str, str] = {
+    "httpx": "client",
+    "rich": "client",
+    "cedarpy": "decide",
+    "alembic": "server",
+    "dbos": "server",
+    "granian": "server",
+    "litestar": "server",
+    "msgspec": "server",
+    "sqlalchemy": "server",
+    "sqlmodel": "server",
+    "captum": "train",
+    "fairlearn": "train",
+    "numpy": "train",
+    "safetensors": "train",
+    "scipy": "train",
+    "torch": "train",
+}
+"""Module to the extra of ``licet`` that brings it."""
+
+_HINT_OF: Mapping[str, str] = {
+    "unauthenticated": "give the file that holds your token with --token-file, or in LICET_TOKEN_FILE",
+}
+_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """An error as JSON: its code, a message, and a hint where there is one."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _EXTRA_OF:
+        module = (error.name or "").partition(".")[0]
+        message = f"this command needs {module}, which is not installed: pip install 'licet[{_EXTRA_OF[module]}]'"
+        return {"code": "not-installed", "message": message}
+    code = getattr(error, "code", None)
+    if isinstance(code, str):
+        found: dict[str, Any] = {"code": code, "message": str(error)}
+        key = getattr(error, "idempotency_key", None)
+        if isinstance(key, str):
+            found["hint"] = f"whether it was done is not known; repeat the command with --idempotency-key {key}"
+        elif code in _HINT_OF:
+            found["hint"] = _HINT_OF[code]
+        if _CERTIFICATE in str(error):
+            found["hint"] = "the server's certificate is not trusted: set SSL_CERT_FILE to that of its authority"
+        return found
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        return {"code": "os-error", "message": f"{where}{error.strerror}"}
+    if isinstance(error, UnicodeDecodeError):
+        return {"code": "invalid-input", "message": f"the file is not UTF-8 text: {error.reason} at byte {error.start}"}
+    return {
+        "code": "internal",
+        "message": f"this is a defect of licet: {type(error).__name__}: {error}",
+        "hint": "run it again with LICET_DEBUG=1 and report what it shows",
+    }
+
+
+def report(error: BaseException, format_: str) -> int:
+    """Show an error: in JSON on stdout, where the caller reads; in text on stderr. Returns the exit code."""
+    if os.environ.get("LICET_DEBUG"):
+        traceback.print_exception(error, file=sys.stderr)
+    found = describe(error)
+    if format_ == "json":
+        click.echo(json.dumps({"error": found}, indent=2))
+    else:
+        click.echo(f"{click.style('error', fg='red', bold=True)}: {clean(found['message'])}", err=True)
+        if "hint" in found:
+            click.echo(f"  {clean(found['hint'])}", err=True)
+    return EXIT_ERROR

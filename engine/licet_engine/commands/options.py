@@ -1,0 +1,125 @@
+"""Types of arguments and options."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(s|m|h|d)?")
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_MAX_FILE_BYTES = 8 << 20
+
+
+class Moment(click.ParamType[int]):
+    """A date, or a date and time, in UTC unless it names an offset; as milliseconds since the epoch."""
+
+    name = "DATE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See ``click.ParamType``."""
+        if isinstance(value, int):
+            return value
+        try:
+            moment = dt.datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a date: write it as 2030-01-01 or 2030-01-01T12:00:00Z", param, ctx)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=dt.UTC)
+        return int(moment.timestamp() * 1000)
+
+
+class Seconds(click.ParamType[float]):
+    """A length of time such as ``90``, ``90s``, ``15m``, ``12h`` or ``30d``; in seconds."""
+
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See ``click.ParamType``."""
+        if isinstance(value, (int, float)):
+            return value
+        match = _DURATION.fullmatch(value)
+        if match is None:
+            self.fail(f"{value!r} is not a length of time: write it as 90s, 15m, 12h or 30d", param, ctx)
+        return float(match[1]) * _UNIT_S[match[2] or "s"]
+
+
+class Pair(click.ParamType[tuple[str, str]]):
+    """``NAME=VALUE``, the value as text."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """See ``click.ParamType``."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = value.partition("=")
+        if not name or not equals:
+            self.fail(f"{value!r} is not of the form NAME=VALUE", param, ctx)
+        return name, text
+
+
+class JsonPair(click.ParamType[tuple[str, Any]]):
+    """``NAME=VALUE``, the value as JSON, or as text where it is no JSON."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """See ``click.ParamType``."""
+        if isinstance(value, tuple):
+            return value
+        name, text = PAIR.convert(value, param, ctx)
+        try:
+            return name, json.loads(text)
+        except ValueError:
+            return name, text
+
+
+MOMENT = Moment()
+SECONDS = Seconds()
+PAIR = Pair()
+CLAIM = PAIR
+JSON_PAIR = JsonPair()
+
+
+def words(values: tuple[str, ...]) -> list[str]:
+    """Values of an option that may be repeated, or hold several with commas between; each once, in their order."""
+    return list(dict.fromkeys(word.strip() for value in values for word in value.split(",") if word.strip()))
+
+
+def read_json_object(path: Path, option: str) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Raises:
+        click.BadParameter: It does not.
+    """
+    text = read_text(path, option)
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{path} is not JSON: {error}", param_hint=option) from error
+    if not isinstance(value, dict):
+        raise click.BadParameter(f"{path} does not hold a JSON object", param_hint=option)
+    return value
+
+
+def read_text(path: Path, option: str) -> str:
+    """Read a text file.
+
+    Raises:
+        click.BadParameter: It is too large, or not UTF-8.
+    """
+    with path.open("rb") as file:
+        data = file.read(_MAX_FILE_BYTES + 1)
+    if len(data) > _MAX_FILE_BYTES:
+        raise click.BadParameter(f"{path} is over {_MAX_FILE_BYTES >> 20} MiB", param_hint=option)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise click.BadParameter(f"{path} is not UTF-8 text (byte {error.start})", param_hint=option) from error

@@ -1,0 +1,233 @@
+"""``licet operation``, ``licet decision``, ``licet evidence``, ``licet log`` and ``licet keys``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from licet_engine.commands.data import OUT, lister
+from licet_engine.commands.desk import exit_code_of, local, mutation, refuse_present, remote, waiting
+from licet_engine.commands.failures import EXIT_DONE, EXIT_ERROR
+from licet_engine.commands.render import explanation_lines, operation_lines
+from licet_engine.commands.text import block, clean, labelled, time_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from licet_engine.commands.desk import Desk
+
+
+def _split(ref: str, what: str) -> tuple[str, str]:
+    tenant, slash, identifier = ref.partition("/")
+    if not slash or not tenant or not identifier or "/" in identifier:
+        raise click.BadParameter(f"{ref!r} is not of the form TENANT/ID", param_hint=what)
+    return tenant, identifier
+
+
+# --- operation ------------------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def operation() -> None:
+    """Operations: show, wait, artifact, list."""
+
+
+@operation.command(name="show")
+@click.argument("ref", metavar="TENANT/ID")
+@remote
+def show_operation(desk: Desk, ref: str) -> None:
+    """Show how an operation stands."""
+    found = desk.client.operation(*_split(ref, "TENANT/ID"))
+    desk.show({"operation": found.to_json()}, operation_lines(found))
+
+
+@operation.command()
+@click.argument("ref", metavar="TENANT/ID")
+@waiting
+def wait(desk: Desk, ref: str) -> None:
+    """Wait until an operation has ended. Exit 0: done; 1: refused by policy; 2: failed."""
+    _split(ref, "TENANT/ID")
+    ended = desk.wait_for(ref)
+    desk.show({"operation": ended.to_json()}, operation_lines(ended))
+    raise click.exceptions.Exit(exit_code_of(ended))
+
+
+@operation.command()
+@click.argument("ref", metavar="TENANT/ID")
+@click.option("--out", required=True, type=OUT, help="File to write it to.")
+@click.option("--overwrite", is_flag=True, help="Write over a file that exists.")
+@remote
+def artifact(desk: Desk, ref: str, *, out: Path, overwrite: bool) -> None:
+    """Fetch what a done operation made for you."""
+    refuse_present(out, overwrite=overwrite)
+    found = desk.client.operation(*_split(ref, "TENANT/ID"))
+    digest_hex = desk.fetch(found, out)
+    desk.show({"file": str(out), "digest_hex": digest_hex}, [f"written to {out} (SHA-256 {digest_hex})"])
+
+
+lister(operation, "operations", "List the operations of a tenant.")
+
+
+# --- decision -------------------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def decision() -> None:
+    """Decisions: show, explain, list."""
+
+
+@decision.command(name="show")
+@click.argument("ref", metavar="TENANT/ID")
+@remote
+def show_decision(desk: Desk, ref: str) -> None:
+    """Show the record of a decision, and where it stands in the log."""
+    found = desk.client.decision.read(*_split(ref, "TENANT/ID"))
+    lines = block(found.get("record") or {})
+    lines.append(labelled("log entry", found.get("leaf_index"), label_chars=11))
+    lines.append(labelled("leaf", found.get("leaf"), label_chars=11))
+    desk.show(found, lines)
+
+
+@decision.command()
+@click.argument("ref", metavar="TENANT/ID")
+@remote
+def explain(desk: Desk, ref: str) -> None:
+    """Explain a decision: the conjuncts that failed, with their values; advice; and the path to yes."""
+    found = desk.client.decision.explain(*_split(ref, "TENANT/ID"))
+    desk.show(found.to_json(), explanation_lines(found))
+
+
+lister(decision, "decisions", "List the decisions of a tenant.")
+
+
+# --- evidence -------------------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def evidence() -> None:
+    """Evidence: export. Verify it with licet verify."""
+
+
+@evidence.command()
+@click.argument("tenant")
+@click.option("--out", required=True, type=OUT, help="Zip file to write the archive to.")
+@click.option("--overwrite", is_flag=True, help="Write over a file that exists.")
+@waiting
+def export(desk: Desk, tenant: str, out: Path, *, overwrite: bool) -> None:
+    """Export the tenant's log with everything it names, as one archive that verifies offline."""
+    desk.save(desk.client.evidence.export(tenant, **desk.sent), out, overwrite=overwrite)
+
+
+# --- log ------------------------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def log() -> None:
+    """The tamper-evident log: checkpoint, entries, fsck."""
+
+
+@log.command()
+@click.argument("tenant")
+@remote
+def checkpoint(desk: Desk, tenant: str) -> None:
+    """Show the head of a tenant's log: its signed checkpoint. Keep it: no later log may contradict it."""
+    head = desk.client.log.read(tenant)
+    document = {"origin": head.origin, "size": head.size, "root_hex": head.root_hex, "checkpoint": head.checkpoint}
+    desk.show(document, [clean(head.checkpoint.rstrip("\n"), lines=True)])
+
+
+@log.command()
+@click.argument("tenant")
+@click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="First entry.")
+@click.option("--count", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many at most.")
+@remote
+def entries(desk: Desk, tenant: str, first: int, count: int) -> None:
+    """Show the headers of entries: when, of what kind, by whose principal, on whose things."""
+    found = desk.client.log.entries(tenant, first=first, count=count)
+    lines = []
+    for entry in found:
+        leaf = json.loads(entry["leaf"])
+        line = (
+            f"{entry['index']:>7}  {time_text(leaf['time_ms'])}  {leaf['kind']:<12} {leaf['actor']} on {leaf['owner']}"
+        )
+        lines.append(clean(f"{line}  {leaf['commitment'][:16]}"))
+    desk.show({"entries": found}, lines or ["no entries"])
+
+
+@log.command()
+@click.option("--data", type=OUT, help="Folder of the installation; LICET_DATA or ./data if not given.")
+@click.option("--tenant", "tenants", multiple=True, help="Whose log; all if not given. Repeatable.")
+@local
+def fsck(data: Path | None, tenants: tuple[str, ...], format_: str) -> None:
+    """Check the logs in the database of this machine, entry by entry. Exit 0: whole; 2: damaged."""
+    from licet_engine.log.fsck import fsck as check  # noqa: PLC0415  # Servers only.
+    from licet_engine.settings import load_settings  # noqa: PLC0415  # As above.
+    from licet_engine.store.db import open_engine  # noqa: PLC0415  # As above.
+
+    database = load_settings(data=data).database
+    if not database.is_file():
+        raise click.BadParameter(f"there is no database {database}", param_hint="--data")
+    engine = open_engine(database)
+    try:
+        found = check(engine, tenants or None)
+    finally:
+        engine.dispose()
+    document: list[dict[str, Any]] = [
+        {
+            "tenant": r.tenant_id,
+            "size": r.size,
+            "root_hex": r.root.hex(),
+            "erased": r.erased,
+            "problems": list(r.problems),
+        }
+        for r in found
+    ]
+    if format_ == "json":
+        click.echo(json.dumps({"logs": document}, indent=2))
+    else:
+        for entry in document:
+            state = click.style("damaged", fg="red") if entry["problems"] else click.style("whole", fg="green")
+            click.echo(f"{state}  {clean(entry['tenant'])}  {entry['size']} entries, {entry['erased']} erased")
+            for problem in entry["problems"]:
+                click.echo(labelled("", problem, indent=4, label_chars=0))
+    raise click.exceptions.Exit(EXIT_ERROR if any(r.problems for r in found) else EXIT_DONE)
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def keys() -> None:
+    """Keys: show the server's public ones, destroy a tenant's."""
+
+
+@keys.command(name="show")
+@remote
+def show_keys(desk: Desk) -> None:
+    """Show the trust root: the server's public keys. To verify evidence, pin one that you got by another way."""
+    desk.needs_token = False  # They are public.
+    root = desk.client.trust_root()
+    lines = [f"instance {clean(root.get('instance'))}, logs {clean(root.get('log_origin_prefix'))}/TENANT"]
+    for key in root.get("keys") or ():
+        until = "" if key.get("valid_until_ms") is None else f" until {time_text(key['valid_until_ms'])}"
+        begun = f"from {time_text(key.get('valid_from_ms') or 0)}{until}"
+        lines.append(clean(f"  {key.get('purpose'):<12}{key.get('alg'):<19}{key.get('keyid')}  {begun}"))
+    desk.show(root, lines)
+
+
+@keys.command()
+@click.argument("tenant")
+@click.option("--reason", required=True, help="Why.")
+@click.option("--yes", is_flag=True, help="Do not ask whether it is meant.")
+@mutation
+def destroy(desk: Desk, tenant: str, reason: str, *, yes: bool) -> None:
+    """Destroy a tenant's key: everything stored under it becomes unreadable for good."""
+    if not yes:
+        click.confirm(
+            f"Everything that {clean(tenant)} stored becomes unreadable for good. Destroy its key?",
+            abort=True,
+            err=True,
+        )
+    desk.finish(desk.client.key.destroy(tenant, reason, **desk.sent))

@@ -1,0 +1,200 @@
+"""``licet tenant``, ``licet person`` and ``licet token``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from licet_engine.commands.data import lister
+from licet_engine.commands.desk import immediate
+from licet_engine.commands.options import PAIR, SECONDS, words
+from licet_engine.commands.policy import PACKS_OPTIONS, chosen_packs
+
+if TYPE_CHECKING:
+    from licet_engine.client_values import Answer
+    from licet_engine.commands.desk import Desk
+
+_TOKEN_OUT = click.option(
+    "--out", type=click.Path(path_type=Path), help="File to write the token to, mode 0600, instead of showing it."
+)
+
+
+def _hand_over(desk: Desk, answer: Answer, out: Path | None) -> None:
+    """Show a token this once, or write it to a file that only its owner can read."""
+    token = answer.result.get("token")
+    if out is None or not isinstance(token, str):
+        desk.finish(answer)
+        return
+    write_token(out, token)
+    kept = {name: value for name, value in answer.result.items() if name != "token"}
+    desk.finish(replace(answer, result={**kept, "token_file": str(out)}))
+
+
+def write_token(out: Path, token: str) -> None:
+    """Write a token to a new file, mode 0600."""
+    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(token + "\n")
+
+
+def _refuse_taken(out: Path | None) -> None:
+    # A token that was issued and could not be written would be lost.
+    if out is not None and (out.exists() or out.is_symlink() or not out.parent.is_dir()):
+        raise click.BadParameter(f"{out} must be a new file in a folder that exists", param_hint="--out")
+
+
+@click.group()
+def tenant() -> None:
+    """Tenants: create, administer, suspend, resume, environments."""
+
+
+@tenant.command()
+@click.argument("tenant")
+@click.option("--region", required=True, help="Region the tenant is at home in.")
+@click.option("--administrator", help="Name of its first administrator; admin if not given.")
+@PACKS_OPTIONS
+@click.option(
+    "--token-ttl",
+    type=SECONDS,
+    default="1d",
+    show_default=True,
+    help="How long the administrator's first token counts.",
+)
+@_TOKEN_OUT
+@immediate
+def create(
+    desk: Desk,
+    tenant: str,
+    *,
+    region: str,
+    administrator: str | None,
+    packs: tuple[str, ...],
+    pack_parameters: tuple[tuple[str, object], ...],
+    token_ttl: float,
+    out: Path | None,
+) -> None:
+    """Create a tenant, its first administrator and a token for them. For operators of the platform."""
+    _refuse_taken(out)
+    answer = desk.client.tenant.create(
+        tenant,
+        region=region,
+        administrator=administrator,
+        packs=chosen_packs(packs, pack_parameters) or None,
+        token_ttl_s=int(token_ttl),
+        **desk.sent,
+    )
+    _hand_over(desk, answer, out)
+
+
+@tenant.command()
+@click.argument("tenant")
+@click.option(
+    "--environment",
+    "environments",
+    multiple=True,
+    type=PAIR,
+    metavar="NAME=REGION",
+    help="Declare an environment. Repeatable.",
+)
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    type=PAIR,
+    metavar="NAME=AMOUNT",
+    help="Set a budget, such as training=100. Repeatable.",
+)
+@immediate
+def administer(
+    desk: Desk, tenant: str, environments: tuple[tuple[str, str], ...], budgets: tuple[tuple[str, str], ...]
+) -> None:
+    """Declare environments and set budgets."""
+    for name, amount in budgets:
+        if not amount.isascii() or not amount.isdigit():
+            raise click.BadParameter(f"{name}={amount}: an amount is a whole number", param_hint="--budget")
+    answer = desk.client.tenant.administer(
+        tenant,
+        environments=[{"name": name, "region": region} for name, region in environments] or None,
+        budgets={name: int(amount) for name, amount in budgets} or None,
+        **desk.sent,
+    )
+    desk.finish(answer)
+
+
+@tenant.command()
+@click.argument("tenant")
+@immediate
+def suspend(desk: Desk, tenant: str) -> None:
+    """Suspend a tenant: it may only roll back, hold and export."""
+    desk.finish(desk.client.tenant.suspend(tenant, **desk.sent))
+
+
+@tenant.command()
+@click.argument("tenant")
+@immediate
+def resume(desk: Desk, tenant: str) -> None:
+    """End the suspension of a tenant."""
+    desk.finish(desk.client.tenant.suspend(tenant, suspended=False, **desk.sent))
+
+
+lister(tenant, "environments", "List the environments of a tenant.", name="environments")
+
+
+@click.group()
+def person() -> None:
+    """People and service accounts: administer, list."""
+
+
+@person.command(name="administer")
+@click.argument("ref", metavar="TENANT/NAME")
+@click.option(
+    "--kind",
+    type=click.Choice(["person", "service"]),
+    default="person",
+    show_default=True,
+    help="Person or service account.",
+)
+@click.option("--role", "roles", multiple=True, help="Role; all of them, those left out are taken away. Repeatable.")
+@click.option("--active/--inactive", default=True, show_default=True, help="Whether it may do anything.")
+@click.option("--owner", help="Person who answers for a service account.")
+@immediate
+def administer_person(
+    desk: Desk, ref: str, kind: str, roles: tuple[str, ...], owner: str | None, *, active: bool
+) -> None:
+    """Set a person or service account to be exactly this, and make it if it is new."""
+    desk.finish(
+        desk.client.person.administer(ref, kind=kind, roles=words(roles), active=active, owner=owner, **desk.sent)
+    )
+
+
+lister(person, "people", "List the people and service accounts of a tenant.")
+
+
+@click.group()
+def token() -> None:
+    """API tokens: issue, revoke."""
+
+
+@token.command()
+@click.argument("ref", metavar="TENANT/NAME")
+@click.option("--label", help="What it is for.")
+@click.option("--ttl", type=SECONDS, default="90d", show_default=True, help="How long it counts.")
+@_TOKEN_OUT
+@immediate
+def issue(desk: Desk, ref: str, *, label: str | None, ttl: float, out: Path | None) -> None:
+    """Issue a token to a person or service account; it is shown this once."""
+    _refuse_taken(out)
+    _hand_over(desk, desk.client.token.issue(ref, label=label, ttl_s=int(ttl), **desk.sent), out)
+
+
+@token.command()
+@click.argument("ref", metavar="TENANT/NAME")
+@click.argument("token_id")
+@immediate
+def revoke(desk: Desk, ref: str, *, token_id: str) -> None:
+    """Revoke the token TOKEN_ID of a person or service account."""
+    desk.finish(desk.client.token.revoke(ref, token_id, **desk.sent))

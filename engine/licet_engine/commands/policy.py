@@ -1,0 +1,165 @@
+"""``licet policy``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from licet_engine.commands.data import lister
+from licet_engine.commands.desk import immediate, local
+from licet_engine.commands.options import JSON_PAIR, read_json_object, read_text
+from licet_engine.commands.text import clean, labelled, value_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from licet_engine.commands.desk import Desk
+
+F = TypeVar("F", bound="Callable[..., Any]")
+_MODES = ("enforce", "observe")
+
+
+def PACKS_OPTIONS(function: F) -> F:  # noqa: N802  # Used as a decorator that stands for two options.
+    """Options that choose packs."""
+    function = click.option(
+        "--pack-parameter",
+        "pack_parameters",
+        multiple=True,
+        type=JSON_PAIR,
+        metavar="PACK.NAME=VALUE",
+        help="Parameter of a pack, in JSON. Repeatable.",
+    )(function)
+    return click.option(
+        "--pack", "packs", multiple=True, metavar="NAME[:MODE]", help="Pack in force, enforced or :observe. Repeatable."
+    )(function)
+
+
+def chosen_packs(packs: Sequence[str], parameters: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
+    """The packs that the options choose.
+
+    Raises:
+        click.BadParameter: An unknown mode, a pack twice, or a parameter of a pack that is not chosen.
+    """
+    chosen: dict[str, dict[str, Any]] = {}
+    for text in packs:
+        name, _, mode = text.partition(":")
+        if (mode or "enforce") not in _MODES or not name or name in chosen:
+            raise click.BadParameter(
+                f"{text!r}: name a pack once, as NAME, NAME:enforce or NAME:observe", param_hint="--pack"
+            )
+        chosen[name] = {"name": name, "mode": mode or "enforce", "parameters": {}}
+    for text, value in parameters:
+        name, dot, parameter = text.partition(".")
+        if not dot or not parameter or name not in chosen:
+            raise click.BadParameter(
+                f"{text!r}: write PACK.NAME=VALUE, for a pack that --pack names", param_hint="--pack-parameter"
+            )
+        chosen[name]["parameters"][parameter] = value
+    return list(chosen.values())
+
+
+@click.group()
+def policy() -> None:
+    """Policies: packs, publish, activate, show, list."""
+
+
+@policy.command()
+@click.argument("name", required=False)
+@local
+def packs(name: str | None, format_: str) -> None:
+    """Show the packs that are shipped, with their parameters; or the one called NAME in full."""
+    import json  # noqa: PLC0415  # Little else of the CLI needs what follows.
+
+    from licet_policies import pack, pack_names  # noqa: PLC0415  # As above.
+
+    found = [pack(each) for each in ([name] if name else pack_names())]
+    if format_ == "json":
+        shown = [
+            {
+                "name": p.name,
+                "version": p.version,
+                "title": p.title,
+                "framework": p.framework,
+                "parameters": {k: dict(v) for k, v in p.parameters.items()},
+                **({"text": p.text} if name else {}),
+            }
+            for p in found
+        ]
+        click.echo(json.dumps({"packs": shown}, indent=2))
+        return
+    for p in found:
+        click.echo(f"{click.style(p.name, bold=True)} {p.version}  {p.title}")
+        click.echo(labelled("framework", p.framework, indent=2, label_chars=11))
+        for key, declared in p.parameters.items():
+            default = value_text("", declared["default"]) if "default" in declared else "must be given"
+            click.echo(f"  {key}  ({declared['type']}, {default})")
+            click.echo(labelled("", declared["title"], indent=4, label_chars=0))
+        if name:
+            click.echo("\n" + clean(p.text, lines=True))
+
+
+@policy.command()
+@click.argument("tenant")
+@PACKS_OPTIONS
+@click.option(
+    "--packs-file", type=click.Path(path_type=Path), help='JSON object {"packs": [{"name", "mode", "parameters"}]}.'
+)
+@click.option(
+    "--policies",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="File with the tenant's own Cedar policies. Repeatable.",
+)
+@immediate
+def publish(
+    desk: Desk,
+    tenant: str,
+    *,
+    packs: tuple[str, ...],
+    pack_parameters: tuple[tuple[str, Any], ...],
+    packs_file: Path | None,
+    files: tuple[Path, ...],
+) -> None:
+    """Publish the packs and own policies of a tenant as a bundle: all of them, what is left out is not in it.
+
+    \b
+      licet policy publish northbank --pack sr-11-7 --pack residency \\
+        --pack-parameter 'residency.regions=["us"]' --policies ours.cedar
+    """  # noqa: D301  # The backspace tells click not to wrap what follows.
+    chosen = chosen_packs(packs, pack_parameters)
+    if packs_file is not None:
+        chosen += read_json_object(packs_file, "--packs-file").get("packs") or []
+    text = "\n".join(read_text(path, "--policies") for path in files)
+    desk.finish(desk.client.policy.publish(tenant, packs=chosen, policies=text, **desk.sent))
+
+
+@policy.command()
+@click.argument("ref", metavar="TENANT/BUNDLE")
+@immediate
+def activate(desk: Desk, ref: str) -> None:
+    """Bring a published bundle into force; nobody activates what they wrote themselves."""
+    desk.finish(desk.client.policy.activate(ref, **desk.sent))
+
+
+@policy.command()
+@click.argument("ref", metavar="TENANT/BUNDLE")
+@immediate
+def show(desk: Desk, ref: str) -> None:
+    """Show the text of a bundle."""
+    answer = desk.client.policy.read(ref, **desk.sent)
+    if not answer.allowed or desk.format_ == "json":
+        desk.finish(answer)
+        return
+    result = answer.result
+    click.echo(f"bundle {clean(result.get('bundle'))}  {clean(result.get('state'))}, by {clean(result.get('author'))}")
+    for chosen in result.get("packs") or ():
+        click.echo(f"pack {clean(chosen.get('name'))} {clean(chosen.get('version'))}: {clean(chosen.get('mode'))}")
+    for item in result.get("policies") or ():
+        click.echo(f"\n// {clean(item.get('id'))}: {clean(item.get('source'))}, {clean(item.get('mode'))}")
+        click.echo(clean(item.get("text"), lines=True))
+
+
+lister(policy, "bundles", "List the bundles of a tenant.")

@@ -1,0 +1,223 @@
+"""Answers, explanations and operations as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from licet_engine.commands.text import block, clean, labelled, table, value_text, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from licet_engine.client_values import Answer, DecidingPolicy, Explanation, Operation
+
+_MOST_PARTS = 8
+_CHECK = "check:"
+
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "datasets": ("name", "state", "classification", "residency", "uses", "expires_at_ms", "rows", "held"),
+    "runs": ("name", "state", "environment", "region", "use", "started_by", "attempt", "created_at_ms"),
+    "models": ("model", "version", "stage", "state", "tier", "run", "signed", "created_by", "created_at_ms"),
+    "environments": ("name", "region", "runtime_approved"),
+    "people": ("name", "kind", "roles", "active", "owner"),
+    "approvals": ("model", "version", "track", "state", "verdict", "approver", "requested_by", "at_ms"),
+    "holds": ("resource_type", "resource_name", "reason", "placed_by", "placed_at_ms", "lifted_at_ms"),
+    "operations": ("id", "action", "resource", "state", "principal", "attempt", "updated_at_ms"),
+    "decisions": ("id", "action", "resource", "decision", "principal", "time_ms"),
+    "bundles": ("digest_hex", "state", "author", "created_at_ms", "activated_at_ms"),
+}
+"""What a list shows in text; JSON shows all of it."""
+
+
+def answer_lines(answer: Answer, explanation: Explanation | None = None) -> list[str]:
+    """An answer, with why and what to do about it."""
+    word = verdict(allowed=answer.allowed, pending=answer.is_approval_pending)
+    lines = [f"{word}  {clean(answer.action)} on {clean(answer.resource)}"]
+    reports = {} if explanation is None else _reports(explanation.explanation, "deciding")
+    for policy in answer.policies:
+        lines += _policy_lines(policy, reports.get(policy.id), allowed=answer.allowed)
+    if not answer.allowed and answer.is_explained and not answer.policies and not answer.errors:
+        lines.append("  No policy permits this.")
+        if explanation is not None:
+            lines += _nearest_lines(explanation.explanation)
+    if not answer.allowed and not answer.is_explained:
+        lines.append("  No reasons are given: it may not exist, or its policies are not yours to read.")
+    lines += [labelled("error", f"{e} could not be evaluated, and an error means no", indent=2) for e in answer.errors]
+    lines += [labelled("observed", f"{o} would forbid it if it were enforced", indent=2) for o in answer.observed]
+    if answer.missing_approvals:
+        lines.append(labelled("missing approvals", ", ".join(answer.missing_approvals), indent=2, label_chars=19))
+    failing = [] if answer.allowed else [w.removeprefix(_CHECK) for w in answer.requires if w.startswith(_CHECK)]
+    if failing:
+        lines.append(labelled("failing checks", ", ".join(failing), indent=2, label_chars=19))
+    if explanation is not None and not answer.allowed:
+        lines += path_lines(explanation.path)
+    lines.append(labelled("decision", answer.decision_id, indent=2, label_chars=19 if not answer.allowed else 10))
+    if answer.result:
+        lines += block(answer.result, indent=2)
+    return lines
+
+
+def _reports(explanation: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
+    return {str(report.get("id")): report for report in explanation.get(name) or ()}
+
+
+def _policy_lines(policy: DecidingPolicy, report: Mapping[str, Any] | None, *, allowed: bool) -> list[str]:
+    head = click.style(clean(policy.id), bold=True)
+    lines = [f"  {head}" + (f"  {clean(policy.title)}" if policy.title else "")]
+    if allowed:
+        return lines
+    if report is not None:
+        lines += _part_lines(report)
+    if policy.advice:
+        lines.append(labelled("advice", policy.advice, indent=4))
+    if policy.requires:
+        lines.append(labelled("requires", ", ".join(policy.requires), indent=4))
+    return lines
+
+
+def _part_lines(report: Mapping[str, Any]) -> list[str]:
+    """The parts on which a policy turned, with the values they looked at."""
+    parts: list[Mapping[str, Any]] = list(report.get("failing") or ())
+    if not parts:
+        # A forbid without exceptions turned on what was true of it.
+        clauses = [clause for clause in report.get("clauses") or () if clause.get("kind") == "when"]
+        parts = [p for clause in clauses for p in clause.get("parts") or () if p.get("outcome") == "true"]
+    lines = []
+    for part in parts[:_MOST_PARTS]:
+        outcome = part.get("outcome")
+        word = "false" if outcome == "not-reached" and not part.get("supports") else outcome
+        lines.append(labelled("because", f"{part.get('source')}  is {word}", indent=4))
+        if part.get("message"):
+            lines.append(labelled("", part["message"], indent=4))
+        lines += [
+            labelled("", value.get("text") or f"{value.get('path')} = {value.get('value')}", indent=4)
+            for value in part.get("values") or ()
+        ]
+    if len(parts) > _MOST_PARTS:
+        lines.append(labelled("", f"and {len(parts) - _MOST_PARTS} parts more", indent=4))
+    return lines
+
+
+def _nearest_lines(explanation: Mapping[str, Any]) -> list[str]:
+    nearest = explanation.get("nearest") or ()
+    if not nearest:
+        return []
+    lines = ["  The nearest that would permit it:"]
+    for report in nearest:
+        title = f"  {clean(report['title'])}" if report.get("title") else ""
+        lines.append(f"  {click.style(clean(report.get('id')), bold=True)}{title}")
+        lines += _part_lines(report)
+    return lines
+
+
+def path_lines(path: Mapping[str, Any]) -> list[str]:
+    """The path to yes."""
+    if not path:
+        return []
+    steps = path.get("steps") or ()
+    if not path.get("possible") or not steps:
+        return [labelled("path to yes", path.get("message") or "No declared fact would do.", indent=2, label_chars=19)]
+    lines = ["  path to yes" + ("" if path.get("minimal") else " (perhaps not the shortest)")]
+    for number, step in enumerate(steps, 1):
+        name = step.get("name")
+        lines.append(labelled(f"{number}.", f"{step.get('describe') or name}  [{name}]", indent=4, label_chars=4))
+    return lines
+
+
+def explanation_lines(explanation: Explanation) -> list[str]:
+    """A decision's explanation in full."""
+    body = explanation.explanation
+    decision = explanation.decision
+    allowed = (decision.get("decision") or body.get("decision")) == "allow"
+    lines = [f"{verdict(allowed=allowed)}  decision {clean(decision.get('id', ''))}"]
+    if body.get("message"):
+        lines.append(labelled("", body["message"], indent=2, label_chars=0))
+    for report in body.get("deciding") or ():
+        lines.append("")
+        lines += _report_lines(report)
+    if body.get("nearest"):
+        lines += ["", "  No policy permits this. The nearest that would:"]
+        for report in body["nearest"]:
+            lines.append("")
+            lines += _report_lines(report)
+    for report in body.get("watched") or ():
+        lines += ["", "  Observed, not enforced; it would have denied:"]
+        lines += _report_lines(report)
+    if not allowed:
+        path = path_lines(explanation.path)
+        lines += ["", *path] if path else []
+    return lines
+
+
+def _report_lines(report: Mapping[str, Any]) -> list[str]:
+    mode = "" if report.get("mode") in {None, "enforce"} else f", {report['mode']}"
+    origin = f"({report.get('effect')}, from {report.get('source')}{mode})"
+    lines = [f"  {click.style(clean(report.get('id')), bold=True)}  {clean(origin)}"]
+    if report.get("title"):
+        lines.append(labelled("", report["title"], indent=4, label_chars=0))
+    # The scope is worth a line only where it is what failed.
+    lines += [
+        labelled("scope", f"{part.get('source')}  does not hold", indent=4, label_chars=10)
+        for part in report.get("scope") or ()
+        if not part.get("supports")
+    ]
+    for clause in report.get("clauses") or ():
+        label = str(clause.get("kind"))
+        joiner = str(clause.get("joiner"))
+        for number, part in enumerate(clause.get("parts") or ()):
+            head = label if number == 0 else f"  {joiner}"
+            lines.append(labelled(head, f"{part.get('source')}", indent=4, label_chars=10))
+            mark = {"true": "is true", "false": "is false", "error": "errs"}.get(
+                str(part.get("outcome")), "was not reached"
+            )
+            found = "; ".join(str(v.get("text") or "") for v in part.get("values") or ())
+            lines.append(labelled("", f"{mark}" + (f": {found}" if found else ""), indent=4, label_chars=14))
+    if report.get("advice"):
+        lines.append(labelled("advice", report["advice"], indent=4, label_chars=10))
+    if report.get("requires"):
+        lines.append(labelled("requires", ", ".join(map(str, report["requires"])), indent=4, label_chars=10))
+    if report.get("control"):
+        lines.append(labelled("control", report["control"], indent=4, label_chars=10))
+    return lines
+
+
+def operation_lines(operation: Operation) -> list[str]:
+    """An operation and what came of it."""
+    colour = {"done": "green", "failed": "red", "refused": "red"}.get(operation.state, "cyan")
+    what = f"{clean(operation.action)} on {clean(operation.resource)}  " if operation.action else ""
+    lines = [f"{click.style(clean(operation.state), fg=colour, bold=True)}  {what}operation {clean(operation.ref)}"]
+    if operation.attempt > 1:
+        lines.append(labelled("attempt", operation.attempt, indent=2))
+    if operation.error:
+        lines.append(labelled("error", f"{operation.error.get('message')} [{operation.error.get('code')}]", indent=2))
+    if operation.progress and not operation.is_final:
+        lines.append(labelled("progress", progress_text(operation.progress), indent=2))
+    if operation.result:
+        lines += block(operation.result, indent=2)
+    return lines
+
+
+def progress_text(progress: Mapping[str, Any]) -> str:
+    """What an operation last reported, in one line."""
+    flat: dict[str, Any] = {}
+    for name, value in progress.items():
+        flat |= dict(value) if isinstance(value, dict) else {str(name): value}
+    words = []
+    for name, value in flat.items():
+        total = flat.get(f"{name}s", flat.get(f"{name}_total"))
+        if name.endswith("s") and name[:-1] in flat:
+            continue
+        figure = f"{value}/{total}" if isinstance(total, int) else value_text(name, value, short=True)
+        words.append(f"{clean(name.removesuffix('_micro').replace('_', ' '))} {figure}")
+    return ", ".join(words)
+
+
+def list_lines(what: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows of a list."""
+    if not rows:
+        return [f"no {what}"]
+    present = {name for row in rows for name in row}
+    columns = [name for name in COLUMNS.get(what, ()) if name in present]
+    return table(rows, columns or list(rows[0])[:8])

@@ -1,0 +1,125 @@
+"""Making an installation: folders, keys, tables, the platform's own tenant and its first operator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbos import DBOS
+from licet_attestations import canonical
+from licet_attestations.signer.files import create_durably, make_private_directory
+from licet_attestations.signer.keystore import Keystore, read_passphrase
+
+from licet_engine.domain.errors import ConfigurationError
+from licet_engine.domain.refs import PLATFORM, new_id, now_ms
+from licet_engine.lifecycle.people import first_bundle, new_token, tenant_rows
+from licet_engine.log.sequencer import Sequencer
+from licet_engine.log.submission import Insert, NewEntry, Submission
+from licet_engine.settings import Settings
+from licet_engine.store import migrations
+from licet_engine.store.db import open_engine
+from licet_engine.store.tables import ApiToken
+
+OPERATOR = "operator"
+OPERATOR_TOKEN_TTL_S = 30 * 24 * 3600
+OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 - the name of a file.
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """What was made.
+
+    Attributes:
+        token_file: Where the first operator's token lies, 0600.
+        trust_root: Where the public keys lie.
+    """
+
+    token_file: Path
+    trust_root: Path
+
+
+def is_initialised(settings: Settings) -> bool:
+    """Whether there is a whole installation."""
+    return (settings.data / OPERATOR_TOKEN_FILE).exists() and settings.trust_root.exists()
+
+
+def initialise(settings: Settings, *, instance: str = "licet", region: str = "us") -> Initialised:
+    """Make an installation in ``settings.data``.
+
+    A crash leaves something that `is_initialised` denies; running it again goes on from there.
+
+    Raises:
+        ConfigurationError: There is a whole one already, or the folder is not ours to use.
+    """
+    if is_initialised(settings):
+        raise ConfigurationError(f"{settings.data} holds an installation already; choose another folder with --data")
+    try:
+        for folder in (settings.data, settings.data / "run", settings.signer_data, settings.worker_data, settings.spool):
+            make_private_directory(folder)
+        settings.data.chmod(0o700)
+    except OSError as error:
+        raise ConfigurationError(f"{settings.data} cannot be used: {error.strerror}; choose another with --data") from error
+    passphrase = read_passphrase(Path(settings.key_passphrase_file)) if settings.key_passphrase_file else None
+    if (settings.signer_data / "trust-root.json").exists():
+        keystore = Keystore.open(settings.signer_data, passphrase=passphrase)
+    else:
+        keystore = Keystore.create(
+            settings.signer_data,
+            instance=instance,
+            log_origin_prefix=f"{instance}/log",
+            now_ms=now_ms(),
+            passphrase=passphrase,
+        )
+    prepare_database(settings)
+    settings.trust_root.unlink(missing_ok=True)
+    create_durably(settings.trust_root, keystore.trust_root.to_json())
+    token = _first_operator(settings, region)
+    # Written last: with it the installation is whole.
+    path = settings.data / OPERATOR_TOKEN_FILE
+    create_durably(path, token.encode() + b"\n")
+    return Initialised(path, settings.trust_root)
+
+
+def prepare_database(settings: Settings) -> None:
+    """Bring all tables, ours and the workflow engine's, up to date."""
+    engine = open_engine(settings.database)
+    try:
+        migrations.upgrade(engine)
+    finally:
+        engine.dispose()
+    os.chmod(settings.database, 0o600)  # noqa: PTH101 - beside its siblings below it is one call.
+    DBOS.migrate(f"sqlite:///{settings.database}")
+
+
+def _first_operator(settings: Settings, region: str) -> str:
+    engine = open_engine(settings.database)
+    sequencer = Sequencer(engine)
+    try:
+        at_ms = now_ms()
+        token, row = new_token(
+            PLATFORM, OPERATOR, now_ms=at_ms, ttl_s=OPERATOR_TOKEN_TTL_S, token_id=new_id(), label="first operator"
+        )
+        rows = tenant_rows(
+            PLATFORM, region=region, administrator=OPERATOR, role="operator", bundle=first_bundle([]), now_ms=at_ms
+        )
+        sequencer.append(
+            Submission(
+                entries=[NewEntry(PLATFORM, "people", PLATFORM, PLATFORM, _installed())],
+                companions=[
+                    *(Insert(i.table, [{**i.row}]) for i in rows),  # type: ignore[arg-type]  # Every table of ours has a tenant.
+                    Insert(ApiToken, [row.model_dump()]),
+                ],
+                bump=(PLATFORM,),
+            )
+        )
+    finally:
+        sequencer.close()
+        engine.dispose()
+    return token
+
+
+def _installed() -> Callable[[int], bytes]:
+    fixed = {"v": 1, "type": "people", "event": "installed", "operator": f"{PLATFORM}/{OPERATOR}"}
+    return lambda time_ms: canonical.dumps({**fixed, "time_ms": time_ms})

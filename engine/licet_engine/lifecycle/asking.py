@@ -1,0 +1,609 @@
+"""The way of a question: who asks, what is true, may they, remember.
+
+Rules kept here:
+
+1. Authentication comes before anything else; then the form of what was sent; then, within the asker's own tenant, the
+   resource. What belongs to another tenant is never looked at.
+2. What is unknown and what is foreign take one path: the isolation guardrail alone decides, the answer holds nothing but
+   a number and a no, and two entries are appended in one transaction: to the asker's log what it sent, to the owner's
+   log (or the void log) that it was tried.
+3. A decision is durable before it is answered, allow and deny alike (law 2). It commits only on the facts version it was
+   made on; else it is made again, from authentication on.
+4. What an allow changes, and the operation it accepts, are committed with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from licet_attestations import canonical
+from pydantic import ValidationError
+from sqlalchemy import Engine
+from sqlmodel import select
+
+from licet_engine.decide.decision import Decision, Request, decide
+from licet_engine.decide.entities import EntityUid, Fact, FactSet
+from licet_engine.decide.record import Operation as OperationPart
+from licet_engine.decide.record import build_record
+from licet_engine.domain.errors import Busy, Conflict, InvalidInput, LicetError
+from licet_engine.domain.refs import PLATFORM, VOID_LOG, Ref, new_id, now_ms, parse_ref, parse_tenant
+from licet_engine.lifecycle import facts as facts_of
+from licet_engine.lifecycle.facts import Entity, View
+from licet_engine.lifecycle.tenants import InForce, Tenants
+from licet_engine.lifecycle.verbs import Body, Change, Ids, Note, Proposal, RefForm, Verb, Who
+from licet_engine.log.errors import SpendRefused, StaleFacts, SubmissionConflict
+from licet_engine.log.sequencer import Sequencer
+from licet_engine.log.submission import Insert, NewEntry, Receipt, Spend, Submission, Update
+from licet_engine.store import tables
+from licet_engine.store.db import tenant_session
+
+MAX_TRIES: Final = 8
+_MAX_REMEMBERED_QUESTIONS: Final = 10_000
+_MAX_REMEMBERED_FACTS: Final = 200_000
+_MAX_CLAIMS: Final = 64
+_MAX_CLAIM_CHARS: Final = 1024
+_MAX_KEY_CHARS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """An accepted operation, handed to the workflow engine in the decision's own transaction."""
+
+    tenant: str
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is answered to a question, once its decision is durable.
+
+    Attributes:
+        decision_id: Under which the decision is recorded.
+        decision: The decision.
+        policies: For who may read policy: the deciding policies' id, title, advice and what they require.
+        operation: Identifier of the accepted operation, or None.
+        tenant: In whose log the decision stands.
+        result: What an allow answers at once.
+        secrets: Answered once and stored nowhere.
+        is_plain: Whether nothing but the decision's id and a no may be told.
+        conflict: Why it cannot be done although it is allowed.
+    """
+
+    decision_id: str
+    decision: Decision
+    tenant: str
+    policies: tuple[Mapping[str, str], ...] = ()
+    operation: str | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    is_plain: bool = False
+    conflict: LicetError | None = None
+
+    def decision_json(self) -> dict[str, Any]:
+        """The decision as the API tells it."""
+        told: dict[str, Any] = {"id": self.decision_id, "decision": self.decision.word}
+        if not self.is_plain:
+            told |= {
+                "policies": [dict(policy) for policy in self.policies],
+                "errors": list(self.decision.errors),
+                "observed": list(self.decision.observed),
+            }
+        return told
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole answer, with its secrets."""
+        operation = None
+        if self.operation is not None:
+            operation = {"id": self.operation, "tenant": self.tenant, "state": "accepted"}
+        return {
+            "decision": self.decision_json(),
+            "operation": operation,
+            "result": {**self.result, **self.secrets},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question as it was sent, its form already verified.
+
+    Attributes:
+        verb: What is asked for.
+        ref: Of which resource.
+        sent: The resource as it was written.
+        body: The parameters.
+        claimed: What the asker asserts; never a fact.
+        is_dry: Whether only the decision is wanted.
+        key: Idempotency key, or empty.
+        context: Facts of the platform about the question itself, such as whether a decision is the asker's own.
+        subject: On whose behalf it is asked, if not the asker's own.
+    """
+
+    verb: Verb
+    ref: Ref
+    sent: str
+    body: Body
+    claimed: tuple[tuple[str, str], ...] = ()
+    is_dry: bool = False
+    key: str = ""
+    context: tuple[tuple[str, Any], ...] = ()
+    subject: Who | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A question with everything that is known about it, at one facts version."""
+
+    who: Who
+    asked: Asked
+    in_force: InForce
+    facts: FactSet
+    resource: EntityUid
+    context: Mapping[str, Any]
+    proposal: Proposal | None
+    ids: Ids
+    owner: str
+    owner_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    submission: Submission
+    answer: Answer
+    question: _Question
+
+
+def parse_asked(
+    verb: Verb,
+    resource: Any,
+    parameters: Any,
+    *,
+    claimed: Any = None,
+    is_dry: bool = False,
+    key: str = "",
+    subject: Who | None = None,
+) -> Asked:
+    """Verify the form of a question.
+
+    Raises:
+        InvalidInput: What was sent has not the form that the verb takes.
+    """
+    if not isinstance(resource, str):
+        raise InvalidInput(f"resource must be text of the form {verb.form.value}")
+    try:
+        # The strict form of JSON: a list stays a list and a number a number; what is undeclared is refused.
+        body = verb.body.model_validate({} if parameters is None else parameters)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "parameters"
+        raise InvalidInput(f"{verb.action}: {where}: {first['msg']}") from error
+    if len(key) > _MAX_KEY_CHARS or not key.isascii() or not key.isprintable():
+        raise InvalidInput(f"an Idempotency-Key has at most {_MAX_KEY_CHARS} printable ASCII characters")
+    return Asked(
+        verb=verb,
+        ref=_parse_ref(verb.form, resource),
+        sent=resource,
+        body=body,
+        claimed=_parse_claims(claimed),
+        is_dry=is_dry,
+        key=key,
+        subject=subject,
+    )
+
+
+def _parse_ref(form: RefForm, text: str) -> Ref:
+    if form is RefForm.TENANT:
+        return Ref(parse_tenant(text), "")
+    if form is RefForm.NAME_OR_VERSION:
+        return parse_ref(text, versioned="@" in text)
+    return parse_ref(text, versioned=form is RefForm.VERSION)
+
+
+def _parse_claims(claimed: Any) -> tuple[tuple[str, str], ...]:
+    if claimed is None:
+        return ()
+    if not isinstance(claimed, Mapping) or len(claimed) > _MAX_CLAIMS:
+        raise InvalidInput(f"claimed must be an object of at most {_MAX_CLAIMS} texts")
+    for name, value in claimed.items():
+        if not isinstance(name, str) or not isinstance(value, str) or len(name) + len(value) > _MAX_CLAIM_CHARS:
+            raise InvalidInput(f"a claim is a text under a name, both together at most {_MAX_CLAIM_CHARS} characters")
+    return tuple(sorted(claimed.items()))
+
+
+class Desk:
+    """Where questions are answered.
+
+    Args:
+        engine: Of the store.
+        sequencer: Through which everything gets into the logs.
+        tenants: What is in force.
+    """
+
+    def __init__(self, engine: Engine, sequencer: Sequencer, tenants: Tenants) -> None:
+        self._engine = engine
+        self._sequencer = sequencer
+        self.tenants = tenants
+        self._remembered: OrderedDict[Any, _Question] = OrderedDict()
+        self._stored_facts: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    # --- the two ways to ask ---------------------------------------------------------------------------------------
+
+    def ask(self, identify: Callable[[], Who], asked: Asked) -> Answer:
+        """Answer a question; blocks until its decision is durable.
+
+        Args:
+            identify: Tells who asks; asked again for every try.
+            asked: The question.
+
+        Raises:
+            Unauthenticated: Nobody who may ask.
+            Conflict: The key was used for another question.
+            Busy: The facts change faster than they can be decided on.
+        """
+        for _ in range(MAX_TRIES):
+            who = identify()
+            known = self._replayed(who, asked)
+            if known is not None:
+                return known
+            prepared = self._prepare(self._question(who, asked))
+            try:
+                receipt = self._sequencer.append(prepared.submission)
+            except (StaleFacts, SpendRefused):
+                self._grew_old(prepared)
+                continue
+            except SubmissionConflict:
+                # Another request with this key, or a change of the same rows, came first: look again.
+                self._grew_old(prepared)
+                continue
+            return self._answered(prepared, receipt)
+        raise Busy(f"the facts of {asked.ref.tenant} change too fast to decide on; try again")
+
+    async def ask_async(
+        self, identify: Callable[[], Who], asked: Asked, in_thread: Callable[..., Any]
+    ) -> Answer:
+        """Answer a dry question without blocking; facts that are not in memory are read by ``in_thread``."""
+        for _ in range(MAX_TRIES):
+            who = identify()
+            question = self._recalled(who, asked)
+            if question is None:
+                question = await in_thread(self._question, who, asked)
+            prepared = self._prepare(question)
+            try:
+                receipt = await self._sequencer.submit_async(prepared.submission)
+            except StaleFacts:
+                self._grew_old(prepared)
+                continue
+            return self._answered(prepared, receipt)
+        raise Busy(f"the facts of {asked.ref.tenant} change too fast to decide on; try again")
+
+    def _grew_old(self, prepared: _Prepared) -> None:
+        who = prepared.question.who
+        # One beyond what was seen makes everything remembered at the old version useless.
+        self.tenants.seen(who.tenant, prepared.question.in_force.facts_version + 1)
+
+    def _answered(self, prepared: _Prepared, receipt: Receipt) -> Answer:
+        question = prepared.question
+        for tenant, version in receipt.facts_versions.items():
+            self.tenants.seen(tenant, version)
+        for digest_hex in question.facts.digests:
+            self._stored_facts[(question.who.tenant, digest_hex)] = None
+        while len(self._stored_facts) > _MAX_REMEMBERED_FACTS:
+            self._stored_facts.popitem(last=False)
+        return prepared.answer
+
+    # --- what is true ----------------------------------------------------------------------------------------------
+
+    def _recall_key(self, who: Who, asked: Asked) -> Any:
+        if not asked.is_dry:
+            return None
+        return (
+            who,
+            self.tenants.version(who.tenant),
+            asked.verb.action,
+            asked.sent,
+            asked.claimed,
+            asked.context,
+            asked.subject,
+            asked.body.model_dump_json(),
+        )
+
+    def _recalled(self, who: Who, asked: Asked) -> _Question | None:
+        key = self._recall_key(who, asked)
+        question = self._remembered.get(key)
+        if question is None or question.in_force.facts_version != self.tenants.version(who.tenant):
+            return None
+        return question
+
+    def _question(self, who: Who, asked: Asked) -> _Question:
+        """Read the facts of a question, from one consistent state."""
+        ids = Ids(decision=new_id(), operation=new_id(), now_ms=now_ms())
+        with self.tenants.view(who.tenant) as found:
+            if found is None:
+                raise Busy(f"tenant {who.tenant} is not there yet; try again")
+            view, in_force = found
+            principal = view.principal(who.name)
+            asker: list[Entity] = [view.tenant_entity()]
+            if principal is not None:
+                asker.append(view.principal_entity(principal))
+            subject = asked.subject or who
+            proposal, owner_version = self._propose(view, subject, asked, ids)
+        extra = facts_of.elsewhere_entities(asked.sent) if proposal is None else [proposal.resource]
+        resource = extra[0]
+        facts = FactSet(Fact.from_entity(entity) for entity in (*asker, *extra))
+        context: dict[str, Any] = {"claimed": [{"name": n, "value": v} for n, v in asked.claimed]}
+        context |= dict(asked.context)
+        if proposal is not None:
+            context |= proposal.context
+        elif asked.verb.action in _CONTEXT_OF_ELSEWHERE:
+            context |= _CONTEXT_OF_ELSEWHERE[asked.verb.action](asked.body)
+        question = _Question(
+            who=who,
+            asked=asked,
+            in_force=in_force,
+            facts=facts,
+            resource=EntityUid.from_json(resource["uid"]),
+            context=context,
+            proposal=proposal,
+            ids=ids,
+            owner=self._owner(who, asked, proposal),
+            owner_version=owner_version,
+        )
+        if asked.is_dry:
+            self._remembered[self._recall_key(who, asked)] = question
+            while len(self._remembered) > _MAX_REMEMBERED_QUESTIONS:
+                self._remembered.popitem(last=False)
+        return question
+
+    def _propose(self, view: View, who: Who, asked: Asked, ids: Ids) -> tuple[Proposal | None, int | None]:
+        """What the question is about, or None for what is unknown or foreign."""
+        if asked.ref.tenant == who.tenant:
+            return asked.verb.propose(view, who, asked.ref, asked.body, ids), None
+        if who.tenant == PLATFORM and asked.verb.action.startswith("tenant."):
+            # Operators administer tenants, and nothing of a tenant's: no other verb reaches beyond the wall.
+            with self.tenants.view(asked.ref.tenant) as found:
+                if found is None:
+                    is_new = asked.verb.creates
+                    return (asked.verb.propose(view, who, asked.ref, asked.body, ids) if is_new else None), None
+                return asked.verb.propose(found[0], who, asked.ref, asked.body, ids), found[1].facts_version
+        return None, None
+
+    def _owner(self, who: Who, asked: Asked, proposal: Proposal | None) -> str:
+        """In whose log the other half stands."""
+        # Asked of the database in every case, so that the time it takes tells nothing.
+        exists = self.tenants.exists(asked.ref.tenant)
+        if asked.ref.tenant == who.tenant:
+            return who.tenant if proposal is not None else VOID_LOG
+        if exists or (proposal is not None and asked.verb.creates):
+            return asked.ref.tenant
+        return VOID_LOG
+
+    # --- may they, and remember ------------------------------------------------------------------------------------
+
+    def _prepare(self, question: _Question) -> _Prepared:
+        """Decide, and write down everything that is to become durable with the decision."""
+        who, asked, ids, proposal = question.who, question.asked, question.ids, question.proposal
+        if asked.is_dry:
+            # A remembered question is decided anew each time, under a number and a time of its own.
+            ids = Ids(decision=new_id(), operation="", now_ms=now_ms())
+        principal = EntityUid.from_json((asked.subject or who).uid)
+        request = Request(
+            principal=principal,
+            action=asked.verb.action,
+            resource=question.resource,
+            context={**question.context, "now_ms": ids.now_ms},
+        )
+        decision = decide(question.in_force.bundle, request, question.facts)
+        does = decision.allowed and not asked.is_dry and proposal is not None and proposal.conflict is None
+        change = proposal.change if does and proposal is not None else Change()
+        operation = ids.operation if does and proposal is not None and proposal.parameters is not None else None
+        part = None
+        if operation is not None and proposal is not None:
+            digest_hex = canonical.digest(dict(proposal.parameters or {})).hex()
+            part = OperationPart(id=operation, step="", parameters_digest_hex=digest_hex)
+
+        def record(time_ms: int) -> bytes:
+            return build_record(
+                decision_id=ids.decision,
+                time_ms=time_ms,
+                tenant=who.tenant,
+                request=request,
+                decision=decision,
+                facts=question.facts,
+                facts_version=question.in_force.facts_version,
+                bundle_hex=question.in_force.bundle.digest_hex,
+                operation=part,
+                asked_by=EntityUid.from_json(who.uid) if asked.subject is not None else None,
+            )
+
+        answer = Answer(
+            decision_id=ids.decision,
+            decision=decision,
+            tenant=who.tenant,
+            policies=() if proposal is None else _policies(question.in_force, decision),
+            operation=operation,
+            result=proposal.result if does and proposal is not None else {},
+            secrets=proposal.secrets if does and proposal is not None else {},
+            is_plain=proposal is None,
+            conflict=proposal.conflict if decision.allowed and proposal is not None and not asked.is_dry else None,
+        )
+        return _Prepared(self._submission(question, answer, change, record, ids), answer, question)
+
+    def _submission(
+        self, question: _Question, answer: Answer, change: Change, record: Callable[[int], bytes], ids: Ids
+    ) -> Submission:
+        who, asked, proposal = question.who, question.asked, question.proposal
+        # What stands in the asker's log never tells whether a foreign thing exists.
+        leaf_owner = VOID_LOG if proposal is None else question.owner
+        entries = [NewEntry(who.tenant, "decision", who.tenant, leaf_owner, record)]
+        if question.owner != who.tenant:
+            entries.append(NewEntry(question.owner, "attempt", who.tenant, question.owner, _attempt(question, answer, ids)))
+        entries += [
+            NewEntry(question.owner, note.kind, who.tenant, question.owner, _note(note, answer.decision_id))
+            for note in change.notes
+        ]
+        index_row = {
+            "tenant_id": who.tenant,
+            "id": answer.decision_id,
+            "action": asked.verb.action,
+            "principal": who.id,
+            "resource": asked.sent,
+            "allowed": answer.decision.allowed,
+        }
+        companions: list[Insert | Update] = [
+            Insert(tables.Decision, [index_row], placed={"leaf_index": (0, "index"), "at_ms": (0, "time_ms")})
+        ]
+        fresh = [f for f in question.facts if (who.tenant, f.digest_hex) not in self._stored_facts]
+        if fresh:
+            rows = [{"tenant_id": who.tenant, "digest_hex": f.digest_hex, "body": f.data} for f in fresh]
+            companions.append(Insert(tables.FactBlob, rows, if_absent=True))
+        companions += _rows(change, question.owner)
+        enqueue: list[Enqueued] = []
+        if answer.operation is not None and proposal is not None:
+            companions.append(Insert(tables.Operation, [_operation_row(question, answer)]))
+            enqueue.append(Enqueued(who.tenant, answer.operation))
+        if asked.key and (change.inserts or change.updates or answer.operation):
+            companions.append(Insert(tables.IdempotencyKey, [_key_row(question, answer)]))
+        expect = {who.tenant: question.in_force.facts_version}
+        if question.owner_version is not None:
+            expect[question.owner] = question.owner_version
+        changes = bool(change.inserts or change.updates or change.spends)
+        return Submission(
+            entries=entries,
+            expect=expect,
+            companions=companions,
+            # A new operator's half changes nothing of the operator's own tenant.
+            bump=(question.owner,) if changes else (),
+            enqueue=enqueue,
+            spend=[Spend(question.owner, s.budget, s.amount) for s in change.spends],
+        )
+
+    # --- the same request again ------------------------------------------------------------------------------------
+
+    def _replayed(self, who: Who, asked: Asked) -> Answer | None:
+        """What was answered to this key, if it was used for this very question."""
+        if not asked.key or asked.is_dry:
+            return None
+        with tenant_session(self._engine, who.tenant) as session:
+            row = session.exec(
+                select(tables.IdempotencyKey).where(
+                    tables.IdempotencyKey.principal == who.id, tables.IdempotencyKey.key == asked.key
+                )
+            ).first()
+        if row is None:
+            return None
+        if row.request_digest_hex != _request_digest_hex(asked):
+            raise Conflict(
+                f"Idempotency-Key {asked.key!r} was used for another request; use a fresh key for each request",
+                code="idempotency-key-reused",
+            )
+        stored = json.loads(row.body)
+        return Answer(
+            decision_id=stored["decision"],
+            decision=Decision(allowed=True, reasons=tuple(stored["reasons"])),
+            tenant=who.tenant,
+            policies=tuple(stored["policies"]),
+            operation=stored["operation"],
+            result=stored["result"],
+        )
+
+
+# --- the parts of a submission ----------------------------------------------------------------------------------------
+
+
+def _policies(in_force: InForce, decision: Decision) -> tuple[Mapping[str, str], ...]:
+    told = []
+    for policy_id in (*decision.reasons, *decision.errors):
+        policy = in_force.bundle.policies_by_id.get(policy_id)
+        if policy is not None:
+            notes = policy.annotations
+            told.append(
+                {"id": policy.id}
+                | {name: notes[name] for name in ("title", "advice", "requires", "control", "severity") if name in notes}
+            )
+    return tuple(told)
+
+
+def _attempt(question: _Question, answer: Answer, ids: Ids) -> Callable[[int], bytes]:
+    """The owner's half: that a foreign principal tried, what, and what was answered."""
+    who, asked = question.who, question.asked
+    fixed = {
+        "v": 1,
+        "type": "attempt",
+        "id": ids.decision,
+        "actor": who.tenant,
+        "principal": who.uid,
+        "action": asked.verb.action,
+        "resource": asked.sent,
+        "decision": answer.decision.word,
+    }
+    return lambda time_ms: canonical.dumps({**fixed, "time_ms": time_ms})
+
+
+def _note(note: Note, decision_id: str) -> Callable[[int], bytes]:
+    fixed = {"v": 1, "type": note.kind, **note.record, "decision": decision_id}
+    return lambda time_ms: canonical.dumps({**fixed, "time_ms": time_ms})
+
+
+def _rows(change: Change, tenant: str) -> list[Insert | Update]:
+    rows: list[Insert | Update] = [Insert(i.table, [{"tenant_id": tenant, **i.row}]) for i in change.inserts]  # type: ignore[arg-type]  # Every table of ours has a tenant.
+    rows += [Update(u.table, {"tenant_id": tenant, **u.where}, u.set, u.rows) for u in change.updates]  # type: ignore[arg-type]  # As above.
+    return rows
+
+
+def _operation_row(question: _Question, answer: Answer) -> dict[str, Any]:
+    asked, who, proposal = question.asked, question.who, question.proposal
+    return {
+        "tenant_id": who.tenant,
+        "id": answer.operation,
+        "action": asked.verb.action,
+        "resource": asked.sent,
+        "state": "accepted",
+        "decision_id": answer.decision_id,
+        "last_decision_id": answer.decision_id,
+        "principal": who.name,
+        "principal_kind": who.kind,
+        "parameters": {} if proposal is None else dict(proposal.parameters or {}),
+        "asked": asked.body.model_dump(mode="json"),
+        "claimed": [{"name": n, "value": v} for n, v in asked.claimed],
+        "attempt": 0,
+        "progress": None,
+        "result": None,
+        "error": None,
+        "created_at_ms": question.ids.now_ms,
+        "updated_at_ms": question.ids.now_ms,
+    }
+
+
+def _request_digest_hex(asked: Asked) -> str:
+    sent = {"action": asked.verb.action, "resource": asked.sent, "body": asked.body.model_dump_json()}
+    return canonical.digest(sent).hex()
+
+
+def _key_row(question: _Question, answer: Answer) -> dict[str, Any]:
+    body = {
+        "decision": answer.decision_id,
+        "reasons": list(answer.decision.reasons),
+        "policies": [dict(policy) for policy in answer.policies],
+        "operation": answer.operation,
+        "result": dict(answer.result),
+    }
+    return {
+        "tenant_id": question.who.tenant,
+        "principal": question.who.id,
+        "key": question.asked.key,
+        "request_digest_hex": _request_digest_hex(question.asked),
+        "status": 202 if answer.operation else 200,
+        "body": json.dumps(body, sort_keys=True),
+        "at_ms": question.ids.now_ms,
+    }
+
+
+_CONTEXT_OF_ELSEWHERE: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
+    # The schema wants these of the action; of what is elsewhere only what was sent is known.
+    "model.promote": lambda body: {"stage": body.stage, "region": body.region or ""},
+    "model.approve": lambda body: {"track": body.track},
+    "model.request": lambda body: {"track": body.track},
+}

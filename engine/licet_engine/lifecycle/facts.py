@@ -1,0 +1,365 @@
+"""What is true: the tenant's rows, read at one facts version, as the entities that policies speak of.
+
+Rules kept here:
+
+- A `View` reads one consistent state of one tenant. What it does not find is None; whoever asks about it is answered
+  as about anything elsewhere.
+- Restrictions are inherited along lineage: a run and a model version bear those of every dataset behind them, and a
+  hold on any of these is a hold on them.
+- A check counts only for the digest of the files that the version has now, and an approval stands beside the binding
+  it was given for; whether the two agree is for policy to say.
+- Nothing that a caller asserts gets in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from licet_attestations import canonical
+from sqlmodel import col, select
+
+from licet_engine.domain.binding import binding_hex
+from licet_engine.domain.refs import ELSEWHERE_TENANT, Ref
+from licet_engine.domain.restrictions import Restrictions, inherit
+from licet_engine.store.db import TenantSession
+from licet_engine.store.tables import (
+    ApiToken,
+    Approval,
+    ApprovalRequest,
+    Budget,
+    CheckResult,
+    Dataset,
+    Environment,
+    Hold,
+    ModelVersion,
+    Operation,
+    PolicyBundle,
+    Principal,
+    Promotion,
+    Run,
+    Tenant,
+)
+
+Entity = dict[str, Any]
+"""A Cedar entity in JSON: uid, attrs, parents."""
+
+CHECK_KINDS = ("technical", "bias", "explainability", "drift")
+"""The checks that a model version may undergo."""
+
+BUNDLE_PREFIX_CHARS = 16
+"""How much of a bundle's digest names it in a reference."""
+
+TRAINING_BUDGET = "training"
+"""Name of the tenant's budget for training, in the unit of `Run.cost`."""
+
+
+def uid(kind: str, identifier: str) -> dict[str, str]:
+    """A Cedar entity reference in JSON."""
+    return {"type": kind, "id": identifier}
+
+
+def entity_ref(kind: str, identifier: str) -> dict[str, Any]:
+    """A Cedar entity reference as the value of an attribute."""
+    return {"__entity": uid(kind, identifier)}
+
+
+def entity(kind: str, identifier: str, attrs: dict[str, Any], parents: Iterable[dict[str, str]] = ()) -> Entity:
+    """A Cedar entity in JSON."""
+    return {"uid": uid(kind, identifier), "attrs": attrs, "parents": list(parents)}
+
+
+def principal_type(kind: str) -> str:
+    """The Cedar type of a principal of ``kind`` (``person`` or ``service``)."""
+    return "Person" if kind == "person" else "ServiceAccount"
+
+
+def tenant_entity(tenant: str, *, region: str, suspended: bool) -> Entity:
+    """A tenant as policies see it."""
+    return entity("Tenant", tenant, {"region": region, "suspended": suspended})
+
+
+def elsewhere_entities(sent: str) -> list[Entity]:
+    """The one stand-in for what is unknown or foreign; only what the asker sent tells two of them apart."""
+    return [
+        entity("Elsewhere", sent, {"tenant": entity_ref("Tenant", ELSEWHERE_TENANT)}),
+        tenant_entity(ELSEWHERE_TENANT, region="", suspended=False),
+    ]
+
+
+class View:
+    """One consistent state of one tenant.
+
+    Attributes:
+        tenant: The tenant's row.
+        facts_version: Version of the tenant's facts that this state is.
+        policy_digest_hex: Digest of the policies that speak on promotion; part of every binding.
+        now_ms: Time of the question.
+    """
+
+    def __init__(
+        self, session: TenantSession, tenant: Tenant, *, facts_version: int, policy_digest_hex: str, now_ms: int
+    ) -> None:
+        self._session = session
+        self.tenant = tenant
+        self.facts_version = facts_version
+        self.policy_digest_hex = policy_digest_hex
+        self.now_ms = now_ms
+
+    # --- rows ------------------------------------------------------------------------------------------------------
+
+    def principal(self, name: str) -> Principal | None:
+        """The principal of that name."""
+        return self._session.exec(select(Principal).where(Principal.name == name)).first()
+
+    def dataset(self, name: str) -> Dataset | None:
+        """The dataset of that name."""
+        return self._session.exec(select(Dataset).where(Dataset.name == name)).first()
+
+    def environment(self, name: str) -> Environment | None:
+        """The environment of that name."""
+        return self._session.exec(select(Environment).where(Environment.name == name)).first()
+
+    def environments(self) -> list[Environment]:
+        """Every environment of the tenant."""
+        return list(self._session.exec(select(Environment).order_by(col(Environment.name))).all())
+
+    def run(self, name: str) -> Run | None:
+        """The run of that name."""
+        return self._session.exec(select(Run).where(Run.name == name)).first()
+
+    def model_version(self, model: str, version: int) -> ModelVersion | None:
+        """That version of that model."""
+        query = select(ModelVersion).where(ModelVersion.model == model, ModelVersion.version == version)
+        return self._session.exec(query).first()
+
+    def model_versions(self, model: str) -> list[ModelVersion]:
+        """All versions of that model, the newest first."""
+        query = select(ModelVersion).where(ModelVersion.model == model).order_by(col(ModelVersion.version).desc())
+        return list(self._session.exec(query).all())
+
+    def bundle(self, digest_hex: str) -> PolicyBundle | None:
+        """The policy bundle of that digest."""
+        return self._session.exec(select(PolicyBundle).where(PolicyBundle.digest_hex == digest_hex)).first()
+
+    def operation(self, operation_id: str) -> Operation | None:
+        """The operation of that identifier."""
+        return self._session.exec(select(Operation).where(Operation.id == operation_id)).first()
+
+    def approvals(self, model: str, version: int) -> list[Approval]:
+        """The approvals of a version that were neither withdrawn nor voided."""
+        query = select(Approval).where(
+            Approval.model == model,
+            Approval.version == version,
+            Approval.verdict == "approved",
+            col(Approval.withdrawn_at_ms).is_(None),
+            col(Approval.voided_at_ms).is_(None),
+        )
+        return list(self._session.exec(query.order_by(col(Approval.at_ms))).all())
+
+    def checks(self, version: ModelVersion) -> dict[str, CheckResult]:
+        """The latest check of each kind for the files that the version has now."""
+        query = select(CheckResult).where(
+            CheckResult.model == version.model,
+            CheckResult.version == version.version,
+            CheckResult.model_digest_hex == version.digest_hex,
+        )
+        return {row.kind: row for row in self._session.exec(query.order_by(col(CheckResult.at_ms), col(CheckResult.id)))}
+
+    def holds(self, resource_type: str, name: str) -> list[Hold]:
+        """The holds on a resource that were not lifted."""
+        query = select(Hold).where(
+            Hold.resource_type == resource_type, Hold.resource_name == name, col(Hold.lifted_at_ms).is_(None)
+        )
+        return list(self._session.exec(query).all())
+
+    def bundle_by_prefix(self, prefix: str) -> PolicyBundle | None:
+        """The policy bundle whose digest begins with these 16 hex characters."""
+        if len(prefix) < BUNDLE_PREFIX_CHARS:
+            return None
+        query = select(PolicyBundle).where(col(PolicyBundle.digest_hex).startswith(prefix, autoescape=True))
+        found = self._session.exec(query).all()
+        return found[0] if len(found) == 1 else None
+
+    def has_budget(self, name: str) -> bool:
+        """Whether a budget of that name was set."""
+        return self._session.exec(select(Budget).where(Budget.name == name)).first() is not None
+
+    def has_token(self, principal: str, token_id: str) -> bool:
+        """Whether the principal has that token, not revoked."""
+        query = select(ApiToken).where(
+            ApiToken.principal == principal, ApiToken.id == token_id, col(ApiToken.revoked_at_ms).is_(None)
+        )
+        return self._session.exec(query).first() is not None
+
+    def any_hold(self) -> bool:
+        """Whether any hold stands in the tenant."""
+        return self._session.exec(select(Hold).where(col(Hold.lifted_at_ms).is_(None))).first() is not None
+
+    def approval_requests(self) -> list[ApprovalRequest]:
+        """The requests for approval that are open, the oldest first."""
+        query = select(ApprovalRequest).where(ApprovalRequest.state == "open").order_by(col(ApprovalRequest.at_ms))
+        return list(self._session.exec(query).all())
+
+    def promotions(self, version: ModelVersion) -> list[Promotion]:
+        """Every change of stage of a version, the newest first."""
+        query = select(Promotion).where(Promotion.model == version.model, Promotion.version == version.version)
+        return list(self._session.exec(query.order_by(col(Promotion.at_ms).desc())).all())
+
+    def on_stage(self, model: str, stage: str) -> ModelVersion | None:
+        """The version of a model that stands on a stage."""
+        query = select(ModelVersion).where(ModelVersion.model == model, ModelVersion.stage == stage)
+        return self._session.exec(query.order_by(col(ModelVersion.version).desc())).first()
+
+    def before_on_stage(self, model: str, stage: str) -> ModelVersion | None:
+        """The version that held a stage before the one that holds it now."""
+        query = select(Promotion).where(Promotion.model == model, Promotion.stage == stage)
+        now = self.on_stage(model, stage)
+        for promotion in self._session.exec(query.order_by(col(Promotion.at_ms).desc())).all():
+            if now is None or promotion.version != now.version:
+                return self.model_version(model, promotion.version)
+        return None
+
+    def packs(self) -> list[dict[str, Any]]:
+        """The packs in force, with their parameters."""
+        row = self.bundle(self.tenant.bundle_digest_hex or "")
+        return [] if row is None else list(canonical.loads(row.body).get("packs", []))
+
+    def thresholds(self, tier: str, names: Iterable[str]) -> dict[str, int]:
+        """The numbers that the packs in force set for a risk tier: what checks hold their figures against."""
+        parameters = {name: value for pack in self.packs() for name, value in pack["parameters"].items()}
+        found = {name: parameters.get(f"{name}_{tier}", parameters.get(name)) for name in names}
+        return {name: value for name, value in found.items() if isinstance(value, int)}
+
+    def budget_remaining(self, name: str) -> int:
+        """What is left of a budget; a budget that was never set is empty."""
+        row = self._session.exec(select(Budget).where(Budget.name == name)).first()
+        return 0 if row is None else row.remaining
+
+    # --- restrictions ----------------------------------------------------------------------------------------------
+
+    def dataset_restrictions(self, row: Dataset) -> Restrictions:
+        """What binds a dataset."""
+        return Restrictions(
+            classification=row.classification,
+            protected=bool(row.protected),
+            residency=frozenset(row.residency),
+            uses=frozenset(row.uses),
+            expires_at_ms=row.expires_at_ms,
+            held=bool(self.holds("Dataset", row.name)),
+        )
+
+    def lineage_restrictions(self, datasets: Iterable[str], *, held: bool = False) -> Restrictions:
+        """What binds something made from these datasets."""
+        rows = [row for row in (self.dataset(name) for name in datasets) if row is not None]
+        return inherit((self.dataset_restrictions(row) for row in rows), held=held)
+
+    def derived_count(self, dataset: str) -> int:
+        """How many runs at work and live model versions stand on a dataset."""
+        runs = self._session.exec(select(Run).where(col(Run.state).in_(["accepted", "running"])))
+        versions = self._session.exec(select(ModelVersion).where(col(ModelVersion.state) == "ready"))
+        return sum(dataset in row.datasets for row in runs) + sum(dataset in row.datasets for row in versions)
+
+    # --- entities --------------------------------------------------------------------------------------------------
+
+    def _owned(self) -> dict[str, Any]:
+        return {"tenant": entity_ref("Tenant", self.tenant.tenant_id)}
+
+    def _id(self, name: str) -> str:
+        return f"{self.tenant.tenant_id}/{name}"
+
+    def _people(self, names: Iterable[str], kind: str) -> list[dict[str, Any]]:
+        return [entity_ref(kind, self._id(name)) for name in sorted(names)]
+
+    def tenant_entity(self) -> Entity:
+        """The tenant itself."""
+        return tenant_entity(self.tenant.tenant_id, region=self.tenant.region, suspended=self.tenant.suspended)
+
+    def principal_entity(self, row: Principal) -> Entity:
+        """A person or service account, with its roles as parents."""
+        parents = [uid("Role", role) for role in sorted(row.roles)]
+        return entity(principal_type(row.kind), self._id(row.name), self._owned() | {"active": row.active}, parents)
+
+    def dataset_entity(self, row: Dataset) -> Entity:
+        """A dataset."""
+        restrictions = self.dataset_restrictions(row)
+        attrs = self._owned() | {
+            "restrictions": restrictions.to_fact(),
+            "held": restrictions.held,
+            "archived": row.state != "ready",
+            "derived": self.derived_count(row.name),
+        }
+        return entity("Dataset", self._id(row.name), attrs)
+
+    def run_entity(self, row: Run, *, is_paid: bool = False) -> Entity:
+        """A run, or one as it would be.
+
+        Args:
+            row: The run.
+            is_paid: Whether its cost was taken from the budget already, and so is there for it.
+        """
+        place = self.environment(row.environment)
+        code = row.spec.get("code_digest_hex", "")
+        attrs = self._owned() | {
+            "restrictions": self.lineage_restrictions(row.datasets).to_fact(),
+            "use": row.use,
+            "environment": row.environment,
+            "region": row.region,
+            "runtime_approved": place is not None and place.runtime_approved,
+            "code_approved": place is not None and code in place.code_allowed,
+            "cost": row.cost,
+            "budget_remaining": self.budget_remaining(TRAINING_BUDGET) + (row.cost if is_paid else 0),
+            "authors": self._people(row.authors, "Person"),
+            "pipelines": self._people(row.pipelines, "ServiceAccount"),
+            "state": row.state,
+        }
+        return entity("Run", self._id(row.name), attrs)
+
+    def binding(self, row: ModelVersion) -> str:
+        """What an approval of the version, as it stands now, binds to."""
+        datasets = [found.digest_hex for found in map(self.dataset, row.datasets) if found is not None]
+        return binding_hex(
+            model_digest_hex=row.digest_hex,
+            revision=row.revision,
+            dataset_digests_hex=datasets,
+            evaluation_digests_hex={k: c.attestation_digest_hex for k, c in self.checks(row).items()},
+            policy_digest_hex=self.policy_digest_hex,
+        )
+
+    def model_version_entity(self, row: ModelVersion) -> Entity:
+        """A model version, or one as it would be."""
+        held = bool(self.holds("ModelVersion", f"{row.model}@{row.version}"))
+        checks = {kind: {"passed": check.passed, **check.figures} for kind, check in self.checks(row).items()}
+        approvals = {(a.track, a.binding) for a in self.approvals(row.model, row.version)}
+        attrs = self._owned() | {
+            "model": entity_ref("Model", self._id(row.model)),
+            "tier": row.tier,
+            "restrictions": self.lineage_restrictions(row.datasets, held=held).to_fact(),
+            "use": row.use,
+            "stage": row.stage,
+            "held": held,
+            "authors": self._people(row.authors, "Person"),
+            "pipelines": self._people(row.pipelines, "ServiceAccount"),
+            "binding": self.binding(row),
+            "approvals": [{"track": track, "binding": binding} for track, binding in sorted(approvals)],
+            "signed": row.signed,
+            "checks": checks,
+        }
+        return entity("ModelVersion", f"{self._id(row.model)}@{row.version}", attrs)
+
+    def bundle_entity(self, row: PolicyBundle) -> Entity:
+        """A policy bundle."""
+        attrs = self._owned() | {
+            "author": entity_ref("Person", self._id(row.author)),
+            "state": row.state,
+            "proved": row.proved,
+        }
+        return entity("PolicyBundle", self._id(row.digest_hex[:BUNDLE_PREFIX_CHARS]), attrs)
+
+    def key_entity(self) -> Entity:
+        """The tenant's key."""
+        return entity("TenantKey", self._id("key"), self._owned() | {"held": self.any_hold()})
+
+    def plain_entity(self, kind: str, ref: Ref) -> Entity:
+        """A resource of which policies know only the tenant: Evidence, Log, Secret."""
+        return entity(kind, str(ref), self._owned())

@@ -1,0 +1,545 @@
+"""Model versions: register, read, download, check, hold, retire, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from licet_adapters.ports import CheckJob, InputFile, ModelVersionRef, ObjectRef
+from licet_adapters.training.spec import Thresholds
+from pydantic import Field, model_validator
+
+from licet_engine.domain.errors import Conflict, InvalidInput
+from licet_engine.domain.refs import Ref
+from licet_engine.lifecycle import provenance
+from licet_engine.lifecycle.data import Hex, Id, PlaceHold, lift_holds, place_hold
+from licet_engine.lifecycle.facts import CHECK_KINDS, View
+from licet_engine.lifecycle.training import MODEL_FILES
+from licet_engine.lifecycle.verbs import (
+    Body,
+    Change,
+    Ids,
+    Insert,
+    NoBody,
+    Note,
+    Proposal,
+    RefForm,
+    Update,
+    Verb,
+    Who,
+)
+from licet_engine.store.tables import Approval, CheckResult, ModelVersion, Operation, Run
+
+if TYPE_CHECKING:
+    from licet_engine.lifecycle.deed import Deed
+
+SCHEMA_FIGURES = {
+    "technical": ("auc_lower_micro", "calibration_error_micro"),
+    "bias": ("selection_rate_ratio_micro", "selection_rate_ratio_lower_micro"),
+    "explainability": ("protected_or_proxy_share_micro",),
+    "drift": ("drifted_features",),
+}
+"""The figures of each check of which policies may speak; the attestation holds all of them."""
+
+
+class ModelUpload(Body):
+    """One file of a model that this principal uploaded."""
+
+    upload: Id
+    digest_hex: Hex
+    size_bytes: Annotated[int, Field(gt=0)]
+
+
+class RegisterModel(Body):
+    """Files to register as a version of a model.
+
+    Attributes:
+        run: The run that made the model; its lineage and authors are the version's.
+        tier: Risk tier, ``low``, ``medium`` or ``high``.
+        files: Uploads that stand for files of the run, by name; empty to take the run's own.
+    """
+
+    run: Annotated[str, Field(max_length=128)]
+    tier: Annotated[str, Field(pattern="^(low|medium|high)$")] = "high"
+    files: dict[str, ModelUpload] = Field(default_factory=dict, max_length=2)
+
+    @model_validator(mode="after")
+    def _known_files(self) -> RegisterModel:
+        unknown = sorted(set(self.files) - set(MODEL_FILES))
+        if unknown:
+            raise ValueError(f"a model has the files {' and '.join(MODEL_FILES)} and no other; not {', '.join(unknown)}")
+        return self
+
+
+class CheckModel(Body):
+    """Which checks to run."""
+
+    kinds: list[Annotated[str, Field(pattern="^(" + "|".join(CHECK_KINDS) + ")$")]] = Field(
+        default_factory=lambda: list(CHECK_KINDS), min_length=1, max_length=len(CHECK_KINDS)
+    )
+
+
+# --- register -------------------------------------------------------------------------------------------------------
+
+
+def ask_register(view: View, who: Who, ref: Ref, body: RegisterModel, ids: Ids) -> Proposal | None:
+    """A version as it would be: the next one, or other files for one that is on no stage yet."""
+    tenant, _, run_name = body.run.partition("/")
+    run = view.run(run_name) if tenant == ref.tenant else None
+    if run is None:
+        return None
+    present = None if ref.version is None else view.model_version(ref.name, ref.version)
+    if ref.version is not None and present is None:
+        return None
+    if ref.version is None:
+        newest = next(iter(view.model_versions(ref.name)), None)
+        # A number is taken once a version stood under it; a registration that was refused took none.
+        if newest is not None and newest.state == "failed" and not newest.manifest:
+            present = newest
+        number = 1 if newest is None else newest.version + (present is None)
+    else:
+        number = ref.version
+    outcome = run.outcome or {}
+    files = {
+        name: {"object_id": kept["object_id"], "digest_hex": kept["digest_hex"], "size_bytes": kept["size_bytes"]}
+        for name, kept in outcome.get("files", {}).items()
+    }
+    files |= {
+        name: {"upload": sent.upload, "digest_hex": sent.digest_hex, "size_bytes": sent.size_bytes}
+        for name, sent in body.files.items()
+    }
+    # Who replaces a file is an author of the version as well.
+    authors = sorted({*run.authors, *([who.name] if who.kind == "person" else _owner(view, who))})
+    pipelines = sorted({*run.pipelines, *([who.name] if who.kind == "service" else [])})
+    row = ModelVersion(
+        tenant_id=ref.tenant,
+        model=ref.name,
+        version=number,
+        revision=1 if present is None else present.revision + 1,
+        run=run.name,
+        tier=body.tier if present is None else present.tier,
+        use=run.use,
+        stage="none",
+        digest_hex=provenance.model_digest_hex({name: kept["digest_hex"] for name, kept in files.items()}),
+        manifest={},
+        authors=authors if present is None else sorted({*authors, *present.authors}),
+        pipelines=pipelines if present is None else sorted({*pipelines, *present.pipelines}),
+        datasets=run.datasets,
+        signed=False,
+        state="registering",
+        created_by=who.name,
+        created_at_ms=ids.now_ms,
+    )
+    parameters = {
+        "version": f"{ref.tenant}/{ref.name}@{number}",
+        "revision": row.revision,
+        "run": body.run,
+        "files": files,
+        "replaces": {} if present is None else {n: f["digest_hex"] for n, f in present.manifest.get("files", {}).items()},
+    }
+    return Proposal(
+        resource=view.model_version_entity(row),
+        parameters=parameters,
+        change=_registration(row, present, ids),
+        conflict=_cannot_register(run, present, files, ref),
+        result={"version": f"{ref.tenant}/{ref.name}@{number}"},
+    )
+
+
+def _owner(view: View, who: Who) -> list[str]:
+    account = view.principal(who.name)
+    return [account.owner] if account is not None and account.owner else []
+
+
+def _registration(row: ModelVersion, present: ModelVersion | None, ids: Ids) -> Change:
+    if present is None:
+        return Change(inserts=(Insert(ModelVersion, row.model_dump()),))
+    where = {"model": row.model, "version": row.version, "revision": present.revision, "stage": "none"}
+    kept = {"tenant_id", "model", "version", "tier", "created_at_ms", "created_by"}
+    values = {key: value for key, value in row.model_dump().items() if key not in kept}
+    note = Note("facts", {"event": "model-replaced", "version": f"{row.tenant_id}/{row.model}@{row.version}"})
+    return Change(
+        updates=(
+            Update(ModelVersion, where, values),
+            # An approval is of what was there; of other files it says nothing, even if the old ones come back.
+            Update(
+                Approval,
+                {"model": row.model, "version": row.version, "voided_at_ms": None},
+                {"voided_at_ms": ids.now_ms},
+                rows=None,
+            ),
+        ),
+        notes=(note,),
+    )
+
+
+def _cannot_register(run: Run, present: ModelVersion | None, files: Mapping[str, Any], ref: Ref) -> Conflict | None:
+    if run.state != "done":
+        return Conflict(f"run {ref.tenant}/{run.name} is {run.state}: only the model of a run that is done is registered")
+    if sorted(files) != sorted(MODEL_FILES):
+        return Conflict(f"run {ref.tenant}/{run.name} left no {' and '.join(MODEL_FILES)}")
+    if present is not None and (present.stage != "none" or present.state not in {"ready", "failed"}):
+        return Conflict(f"{ref} is on stage {present.stage}, {present.state}: its files stand; register a new version")
+    if present is not None and present.run != run.name:
+        return Conflict(f"{ref} was made by run {ref.tenant}/{present.run}: register another run's model as a new version")
+    return None
+
+
+def do_register(deed: Deed) -> Mapping[str, Any]:
+    """Gather the files, have them inspected, signed and sealed by the registry."""
+    p = deed.parameters
+    ref = version_ref(deed.tenant, p)
+
+    def register(warrant: bytes, _attempt: int) -> dict[str, Any]:
+        with deed.plaintext() as folder:
+            for name, kept in p["files"].items():
+                if "upload" in kept:
+                    path = deed.spool.upload(deed.tenant, kept["upload"], kept["digest_hex"], kept["size_bytes"])
+                    deed.copy(path, folder / name)
+                else:
+                    deed.fetch(f"fetch:{name}", object_of(deed.tenant, kept), folder / name)
+            done = deed.adapters.registry.register(warrant, ref, folder, p)
+        return {"files": {name: dict(entry) for name, entry in done.files.items()}, "key_id": done.key_id}
+
+    registered = deed.step(
+        "register", register, adapter="local-registry", operation="registry.register", resources=ref.resources()
+    )
+    for kept in p["files"].values():
+        if "upload" in kept:
+            deed.spool.forget(deed.tenant, kept["upload"])
+    return registered
+
+
+def version_ref(tenant: str, parameters: Mapping[str, Any]) -> ModelVersionRef:
+    """The registry's name of the version that an operation is about."""
+    digests = {name: kept["digest_hex"] for name, kept in parameters["files"].items()}
+    return ModelVersionRef(tenant=tenant, version=parameters["version"], digests=digests)
+
+
+def object_of(tenant: str, kept: Mapping[str, Any]) -> ObjectRef:
+    """The object that holds a file."""
+    return ObjectRef(
+        tenant=tenant, object_id=kept["object_id"], digest_hex=kept["digest_hex"], size_bytes=kept["size_bytes"]
+    )
+
+
+def split_name(operation: Operation) -> tuple[str, int]:
+    """Model and version that an operation is about."""
+    text = operation.parameters.get("version", operation.resource)
+    name, _, number = text.partition("/")[2].partition("@")
+    return name, int(number)
+
+
+def finish_register(_view: View, operation: Operation, result: Mapping[str, Any], _now_ms: int) -> Change:
+    """The version is there, signed."""
+    model, version = split_name(operation)
+    where = {"model": model, "version": version, "revision": operation.parameters["revision"]}
+    manifest = {"files": result["files"], "key_id": result["key_id"], "sources": dict(operation.parameters["files"])}
+    return Change(
+        updates=(Update(ModelVersion, where, {"state": "ready", "signed": True, "manifest": manifest}),)
+    )
+
+
+def abandon_register(_view: View, operation: Operation, _error: Mapping[str, Any], _now_ms: int) -> Change:
+    """What was refused is no version of anything."""
+    model, version = split_name(operation)
+    where = {"model": model, "version": version, "revision": operation.parameters["revision"]}
+    return Change(updates=(Update(ModelVersion, where, {"state": "failed", "digest_hex": "", "signed": False}),))
+
+
+# --- read, download -------------------------------------------------------------------------------------------------
+
+
+def found(view: View, ref: Ref) -> ModelVersion | None:
+    """The row of a version."""
+    return None if ref.version is None else view.model_version(ref.name, ref.version)
+
+
+def not_ready(row: ModelVersion, ref: Ref) -> Conflict | None:
+    """Why nothing can be done with a version, if so."""
+    return None if row.state == "ready" else Conflict(f"{ref} is {row.state}: it has no files")
+
+
+def registry_parameters(row: ModelVersion, ref: Ref) -> dict[str, Any]:
+    """The parameters by which the registry is told of a version."""
+    files = {name: entry for name, entry in row.manifest.get("files", {}).items() if name in MODEL_FILES}
+    return {"version": str(ref), "files": {name: {"digest_hex": entry["digest_hex"]} for name, entry in files.items()}}
+
+
+def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal | None:
+    """What is known of a version, and everything that was decided on it."""
+    row = found(view, ref)
+    if row is None:
+        return None
+    checks = [
+        {
+            "kind": check.kind,
+            "passed": check.passed,
+            "figures": check.figures,
+            "at_ms": check.at_ms,
+            "attestation": check.attestation_digest_hex,
+        }
+        for check in view.checks(row).values()
+    ]
+    binding = view.binding(row)
+    approvals = [
+        {"track": a.track, "approver": a.approver, "at_ms": a.at_ms, "current": a.binding == binding, "reason": a.reason}
+        for a in view.approvals(row.model, row.version)
+    ]
+    history = [promotion.model_dump(exclude={"tenant_id", "model", "version"}) for promotion in view.promotions(row)]
+    result = {
+        **row.model_dump(exclude={"tenant_id", "object_id", "manifest"}),
+        "files": row.manifest.get("files", {}),
+        "restrictions": view.lineage_restrictions(row.datasets).to_fact(),
+        "checks": checks,
+        "approvals": approvals,
+        "history": history,
+        "binding": binding,
+    }
+    return Proposal(resource=view.model_version_entity(row), result={"version": result})
+
+
+def ask_download(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal | None:
+    """The files of a version and its signature."""
+    row = found(view, ref)
+    if row is None:
+        return None
+    return Proposal(
+        resource=view.model_version_entity(row),
+        parameters=registry_parameters(row, ref),
+        conflict=not_ready(row, ref),
+    )
+
+
+def do_download(deed: Deed) -> Mapping[str, Any]:
+    """Decrypt and verify the files into an artifact that only the asker can fetch."""
+    ref = version_ref(deed.tenant, deed.parameters)
+
+    def read(warrant: bytes, _attempt: int) -> dict[str, Any]:
+        with deed.plaintext() as folder, deed.spool.new_artifact(deed.tenant, deed.id, "zip") as target:
+            deed.adapters.registry.read(warrant, ref, folder / "model", deed.parameters)
+            deed.zip_folder(folder / "model", target)
+        return {}
+
+    deed.step("read", read, adapter="local-registry", operation="registry.read", resources=ref.resources())
+    return {"artifact": f"{deed.id}.zip"}
+
+
+# --- check ----------------------------------------------------------------------------------------------------------
+
+
+def ask_check(view: View, _who: Who, ref: Ref, body: CheckModel, _ids: Ids) -> Proposal | None:
+    """Tests of a version on the held-out rows, against the thresholds of the packs in force."""
+    row = found(view, ref)
+    if row is None:
+        return None
+    run = view.run(row.run)
+    dataset = view.dataset(row.datasets[0]) if row.datasets else None
+    if run is None or dataset is None:
+        raise InvalidInput(f"{ref} has no lineage, so there is nothing to check it on")
+    parameters = {
+        **registry_parameters(row, ref),
+        "kinds": [kind for kind in CHECK_KINDS if kind in body.kinds],
+        "thresholds": view.thresholds(row.tier, tuple(Thresholds.model_fields)),
+        "revision": row.revision,
+        "model_digest_hex": row.digest_hex,
+        "dataset": {"object_id": dataset.object_id, "digest_hex": dataset.digest_hex, "size_bytes": dataset.bytes},
+        "label": dataset.label,
+        "protected": dataset.protected,
+        "columns": dataset.columns,
+        "missing": dataset.missing,
+        "split": run.spec["split"],
+        "exclude": run.spec["exclude"],
+        "spec": {"group": run.spec["group"], "seed": run.spec["spec"]["seed"]},
+    }
+    conflict = not_ready(row, ref) or (
+        None if dataset.state in {"ready", "archived"} else Conflict(f"the data behind {ref} is {dataset.state}")
+    )
+    return Proposal(resource=view.model_version_entity(row), parameters=parameters, conflict=conflict)
+
+
+def do_check(deed: Deed) -> Mapping[str, Any]:
+    """Run the checks in the sandbox, and attest each with its figures."""
+    p = deed.parameters
+    ref = version_ref(deed.tenant, p)
+    with deed.plaintext() as folder:
+        split = deed.fetch_split(object_of(deed.tenant, p["dataset"]), folder, parameters=p)
+
+        def read(warrant: bytes, _attempt: int) -> dict[str, Any]:
+            deed.adapters.registry.read(warrant, ref, folder / "model", p)
+            return {}
+
+        deed.effect(
+            "read", read, adapter="local-registry", operation="registry.read", resources=ref.resources()
+        )
+        job_parts = {
+            "model": {
+                name: InputFile(path=folder / "model" / name, digest_hex=ref.digests[name]) for name in MODEL_FILES
+            },
+            "inputs": {
+                "train.csv": split.train,
+                "held-out.csv": split.held_out,
+            },
+        }
+
+        def job(attempt: int) -> CheckJob:
+            return CheckJob(
+                tenant=deed.tenant,
+                operation_id=deed.id,
+                step="check",
+                attempt=attempt,
+                version=p["version"],
+                parameters=p,
+                workdir=deed.workdir,
+                **job_parts,
+            )
+
+        def check(warrant: bytes, attempt: int) -> dict[str, Any]:
+            outcome = deed.adapters.checks.run(warrant, job(attempt), deed.report, deed.should_stop)
+            return {
+                "results": [
+                    {"kind": r.kind, "passed": r.passed, "figures": dict(r.figures), "detail": dict(r.detail)}
+                    for r in outcome.results
+                ],
+                "digests": dict(outcome.digests),
+                "sandbox": {"kind": outcome.sandbox.kind, "checks": dict(outcome.sandbox.checks), "notes": list(outcome.sandbox.notes)},
+            }
+
+        checked = deed.step(
+            "check", check, adapter="local-checks", operation="checks.run", resources=job(1).resources()
+        )
+    results = []
+    for found_ in checked["results"]:
+        statement = provenance.check_statement(deed, found_, checked, split)
+        results.append({**found_, "attestation": deed.attest(statement)})
+    deed.clean_up()
+    return {**checked, "results": results}
+
+
+def finish_check(_view: View, operation: Operation, result: Mapping[str, Any], now_ms: int) -> Change:
+    """The results stand as facts, for the files that were checked."""
+    model, version = split_name(operation)
+    inserts = tuple(
+        Insert(
+            CheckResult,
+            {
+                "id": f"{operation.id}-{found_['kind']}",
+                "model": model,
+                "version": version,
+                "kind": found_["kind"],
+                "model_digest_hex": operation.parameters["model_digest_hex"],
+                "passed": found_["passed"],
+                "figures": {name: found_["figures"][name] for name in SCHEMA_FIGURES[found_["kind"]]},
+                "attestation_digest_hex": found_["attestation"],
+                "operation_id": operation.id,
+                "at_ms": now_ms,
+            },
+        )
+        for found_ in result["results"]
+    )
+    return Change(inserts=inserts)
+
+
+# --- hold, retire, delete -------------------------------------------------------------------------------------------
+
+
+def ask_hold(view: View, who: Who, ref: Ref, body: PlaceHold, ids: Ids) -> Proposal | None:
+    """A legal hold on one version."""
+    row = found(view, ref)
+    if row is None:
+        return None
+    change, result = place_hold("ModelVersion", f"{ref.name}@{ref.version}", who, body, ids)
+    return Proposal(resource=view.model_version_entity(row), change=change, result=result)
+
+
+def ask_lift_hold(view: View, who: Who, ref: Ref, body: PlaceHold, ids: Ids) -> Proposal | None:
+    """Every hold on the version is lifted; those on the data behind it stay."""
+    row = found(view, ref)
+    if row is None:
+        return None
+    change, conflict = lift_holds(view, "ModelVersion", f"{ref.name}@{ref.version}", who, body, ids)
+    return Proposal(resource=view.model_version_entity(row), change=change, conflict=conflict)
+
+
+def ask_delete(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal | None:
+    """The files are destroyed; number, history and attestations stay."""
+    row = found(view, ref)
+    if row is None:
+        return None
+    return Proposal(
+        resource=view.model_version_entity(row),
+        parameters=registry_parameters(row, ref),
+        conflict=not_ready(row, ref),
+    )
+
+
+def do_delete(deed: Deed) -> Mapping[str, Any]:
+    """Remove the files from the registry."""
+    ref = version_ref(deed.tenant, deed.parameters)
+
+    def delete(warrant: bytes, _attempt: int) -> dict[str, Any]:
+        done = deed.adapters.registry.delete(warrant, ref, deed.parameters)
+        return {"stage": done.stage, "before": done.before}
+
+    return deed.step(
+        "delete", delete, adapter="local-registry", operation="registry.delete", resources=ref.resources()
+    )
+
+
+def finish_delete(_view: View, operation: Operation, _result: Mapping[str, Any], _now_ms: int) -> Change:
+    """The version is a tombstone."""
+    model, version = split_name(operation)
+    values = {"state": "deleted", "stage": "retired"}
+    return Change(updates=(Update(ModelVersion, {"model": model, "version": version}, values),))
+
+
+VERBS = (
+    Verb(
+        action="model.register",
+        summary="Register a run's model as a version, or replace the files of one that is on no stage.",
+        form=RefForm.NAME_OR_VERSION,
+        body=RegisterModel,
+        propose=ask_register,
+        do=do_register,
+        finish=finish_register,
+        abandon=abandon_register,
+        creates=True,
+    ),
+    Verb(
+        action="model.read", summary="Show a version and its history.", form=RefForm.VERSION, body=NoBody, propose=ask_read
+    ),
+    Verb(
+        action="model.download",
+        summary="Fetch the files of a version with their signature.",
+        form=RefForm.VERSION,
+        body=NoBody,
+        propose=ask_download,
+        do=do_download,
+    ),
+    Verb(
+        action="model.check",
+        summary="Check a version on held-out data.",
+        form=RefForm.VERSION,
+        body=CheckModel,
+        propose=ask_check,
+        do=do_check,
+        finish=finish_check,
+    ),
+    Verb(action="model.hold", summary="Place a hold on a version.", form=RefForm.VERSION, body=PlaceHold, propose=ask_hold),
+    Verb(
+        action="model.lift-hold",
+        summary="Lift the holds on a version.",
+        form=RefForm.VERSION,
+        body=PlaceHold,
+        propose=ask_lift_hold,
+    ),
+    Verb(
+        action="model.delete",
+        summary="Destroy the files of a version.",
+        form=RefForm.VERSION,
+        body=NoBody,
+        propose=ask_delete,
+        do=do_delete,
+        finish=finish_delete,
+    ),
+)

@@ -1,0 +1,456 @@
+"""Accepted operations, as the api keeps them while the worker performs them.
+
+Rules kept here:
+
+- The worker decides nothing and writes none of our tables: it asks here, through the internal door.
+- A decision that a warrant is to be made on is fresh; an older one is made again, logged, on the facts of now. A deny
+  ends the operation as ``refused``.
+- Every method can be called again after a lost answer: what was done is not done twice.
+- What an operation did becomes facts in one transaction with the log entry that says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from licet_adapters.ports import Metric
+from licet_attestations import canonical, dsse
+from licet_attestations.errors import LicetAttestationError
+from licet_attestations.statement import Statement
+from licet_attestations.trustroot import TrustRoot
+from sqlalchemy import Engine
+from sqlmodel import col, select
+
+from licet_engine.decide.decision import Decision, Request, decide
+from licet_engine.decide.entities import EntityUid, Fact, FactSet
+from licet_engine.decide.record import Operation as OperationPart
+from licet_engine.decide.record import build_record
+from licet_engine.domain.errors import Busy, Conflict, InvalidInput, LicetError, Unavailable
+from licet_engine.domain.refs import Ref, new_id, now_ms, parse_ref
+from licet_engine.lifecycle import training
+from licet_engine.lifecycle.catalogue import VERBS
+from licet_engine.lifecycle.facts import Entity, View
+from licet_engine.lifecycle.models import split_name
+from licet_engine.lifecycle.tenants import InForce, Tenants
+from licet_engine.lifecycle.verbs import Change, Ids, RefForm, Who
+from licet_engine.log import store
+from licet_engine.log.errors import StaleFacts, SubmissionConflict
+from licet_engine.log.notary import Notary
+from licet_engine.log.sequencer import Sequencer
+from licet_engine.log.submission import Insert, NewEntry, Submission, Update
+from licet_engine.store import tables
+from licet_engine.store.db import read_transaction, tenant_session
+
+ENDED: Final = frozenset({"done", "failed", "refused"})
+_MAX_TRIES: Final = 8
+_MAX_METRIC_ROWS: Final = 10_000
+
+
+class NoSuchOperation(LicetError):
+    """The worker asks for an operation that was never accepted: a defect, or a forged call."""
+
+    default_code = "no-such-operation"
+
+
+class Refused(LicetError):
+    """The operation was decided again, and the answer is no."""
+
+    status = 403
+    default_code = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """What the signer needs to make a warrant on a decision."""
+
+    leaf: str
+    leaf_index: int
+    salt: bytes
+    record: str
+    proof: list[bytes]
+    checkpoint: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "leaf": self.leaf,
+            "leaf_index": self.leaf_index,
+            "salt": self.salt.hex(),
+            "record": self.record,
+            "proof": [part.hex() for part in self.proof],
+            "checkpoint": self.checkpoint,
+        }
+
+
+class Operations:
+    """What the internal door offers.
+
+    Args:
+        engine: Of the store.
+        sequencer: Through which everything gets into the logs.
+        tenants: What is in force.
+        notary: Has checkpoints signed.
+        trust_root: Keys that attestations must bear.
+        max_age_s: How old a decision may be for a warrant.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        sequencer: Sequencer,
+        tenants: Tenants,
+        notary: Notary,
+        trust_root: TrustRoot,
+        *,
+        max_age_s: int,
+    ) -> None:
+        self._engine = engine
+        self._sequencer = sequencer
+        self._tenants = tenants
+        self._notary = notary
+        self._trust_root = trust_root
+        self._max_age_ms = max_age_s * 1000
+
+    def handlers(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
+        """The methods of the internal door, by name; parameters and results are canonical JSON."""
+        return {
+            "begin": lambda p: self.begin(p["tenant"], p["operation"]),
+            "license": lambda p: self.license(p["tenant"], p["operation"], p["step"]),
+            "renew": lambda p: self.renew(p["tenant"], p["operation"]),
+            "report": lambda p: self.report(p["tenant"], p["operation"], p["attempt"], p["metrics"]),
+            "attest": lambda p: self.attest(p["tenant"], p["operation"], p["envelope"]),
+            "finish": lambda p: self.finish(p["tenant"], p["operation"], p["result"]),
+            "fail": lambda p: self.fail(p["tenant"], p["operation"], p["error"], refused=p["refused"]),
+            "checkpoint": lambda p: dict(zip(("size", "note"), self._notary.checkpoint(p["tenant"]), strict=True)),
+        }
+
+    # --- performing ------------------------------------------------------------------------------------------------
+
+    def begin(self, tenant: str, operation_id: str) -> dict[str, Any]:
+        """Begin an attempt at an operation; an operation that ended is told as such."""
+        with tenant_session(self._engine, tenant, write=True) as session:
+            row = session.exec(select(tables.Operation).where(tables.Operation.id == operation_id)).first()
+            if row is None:
+                raise NoSuchOperation(f"operation {tenant}/{operation_id} was never accepted")
+            if row.state not in ENDED:
+                row.state = "running"
+                row.attempt += 1
+                row.updated_at_ms = now_ms()
+                session.add(row)
+            return {
+                "action": row.action,
+                "resource": row.resource,
+                "state": row.state,
+                "attempt": row.attempt,
+                "decision": row.decision_id,
+                "principal": row.principal,
+                "parameters": row.parameters,
+                "created_at_ms": row.created_at_ms,
+            }
+
+    def license(self, tenant: str, operation_id: str, step: str) -> dict[str, Any]:
+        """What the signer needs for a warrant: the allowing decision, fresh, and the proof that it is in the log.
+
+        Raises:
+            Refused: Decided again, the answer is no.
+        """
+        row = self._operation(tenant, operation_id)
+        decision_id = row.last_decision_id or row.decision_id
+        index, at_ms = self._placed(tenant, decision_id)
+        if now_ms() - at_ms > self._max_age_ms:
+            index = self._decide_again(tenant, row, step)
+        return self._material(tenant, index).to_json()
+
+    def renew(self, tenant: str, operation_id: str) -> dict[str, Any]:
+        """Decide again on a long operation; whether it may go on."""
+        row = self._operation(tenant, operation_id)
+        if row.state in ENDED or self._is_cancelled(tenant, row):
+            return {"go_on": False}
+        try:
+            self._decide_again(tenant, row, "lease")
+        except Refused:
+            return {"go_on": False}
+        return {"go_on": True}
+
+    def _is_cancelled(self, tenant: str, row: tables.Operation) -> bool:
+        if row.action != "training.launch":
+            return False
+        with self._tenants.view(tenant) as found:
+            run = found[0].run(row.resource.partition("/")[2]) if found is not None else None
+        return run is None or run.state == "cancelled"
+
+    def _operation(self, tenant: str, operation_id: str) -> tables.Operation:
+        with tenant_session(self._engine, tenant) as session:
+            row = session.exec(select(tables.Operation).where(tables.Operation.id == operation_id)).first()
+        if row is None:
+            raise NoSuchOperation(f"operation {tenant}/{operation_id} was never accepted")
+        return row
+
+    def _placed(self, tenant: str, decision_id: str) -> tuple[int, int]:
+        with tenant_session(self._engine, tenant) as session:
+            row = session.exec(select(tables.Decision).where(tables.Decision.id == decision_id)).one()
+        return row.leaf_index, row.at_ms
+
+    def _material(self, tenant: str, index: int) -> _Material:
+        size, note = self._notary.checkpoint(tenant, min_size=index + 1)
+        with read_transaction(self._engine) as connection:
+            entry = store.read_entry(connection, tenant, index)
+            proof = store.inclusion_proof(connection, tenant, index, size)
+        if entry.salt is None or entry.record is None:
+            raise Unavailable(f"entry {index} of {tenant} was erased, so nothing can be done on it; ask again")
+        return _Material(entry.header, index, entry.salt, entry.record.decode(), proof, note)
+
+    # --- deciding again --------------------------------------------------------------------------------------------
+
+    def _decide_again(self, tenant: str, row: tables.Operation, step: str) -> int:
+        """Decide on an operation anew, on the facts of now; return the entry's index."""
+        for _ in range(_MAX_TRIES):
+            decision, submission = self._question_again(tenant, row, step)
+            try:
+                receipt = self._sequencer.append(submission)
+            except StaleFacts:
+                continue
+            if not decision.allowed:
+                told = ", ".join((*decision.reasons, *decision.errors)) or "no policy permits it any more"
+                raise Refused(f"{row.action} on {row.resource} was decided again and denied: {told}")
+            return receipt.placed[0].index
+        raise Busy(f"the facts of {tenant} change too fast to decide on; try again")
+
+    def _question_again(self, tenant: str, row: tables.Operation, step: str) -> tuple[Decision, Submission]:
+        who = Who(tenant=tenant, name=row.principal, kind=row.principal_kind)
+        ids = Ids(decision=new_id(), operation=row.id, now_ms=now_ms())
+        with self._tenants.view(tenant) as found:
+            if found is None:
+                raise Unavailable(f"tenant {tenant} is not there")
+            view, in_force = found
+            resource, context = _as_it_is_now(view, who, row, ids)
+            principal = view.principal(row.principal)
+            entities = [view.tenant_entity(), resource]
+            entities += [] if principal is None else [view.principal_entity(principal)]
+        facts = FactSet(Fact.from_entity(entity) for entity in entities)
+        request = Request(
+            principal=EntityUid.from_json(who.uid),
+            action=row.action,
+            resource=EntityUid.from_json(resource["uid"]),
+            context={**context, "claimed": row.claimed, "now_ms": ids.now_ms},
+        )
+        decision = decide(in_force.bundle, request, facts)
+        digest_hex = canonical.digest(row.parameters).hex()
+        part = OperationPart(id=row.id, step=step, parameters_digest_hex=digest_hex)
+
+        def record(time_ms: int) -> bytes:
+            return build_record(
+                decision_id=ids.decision,
+                time_ms=time_ms,
+                tenant=tenant,
+                request=request,
+                decision=decision,
+                facts=facts,
+                facts_version=in_force.facts_version,
+                bundle_hex=in_force.bundle.digest_hex,
+                operation=part,
+            )
+
+        index_row = {
+            "tenant_id": tenant,
+            "id": ids.decision,
+            "action": row.action,
+            "principal": who.id,
+            "resource": row.resource,
+            "allowed": decision.allowed,
+        }
+        blobs = [{"tenant_id": tenant, "digest_hex": f.digest_hex, "body": f.data} for f in facts]
+        companions: list[Insert | Update] = [
+            Insert(tables.Decision, [index_row], placed={"leaf_index": (0, "index"), "at_ms": (0, "time_ms")}),
+            Insert(tables.FactBlob, blobs, if_absent=True),
+        ]
+        if decision.allowed:
+            key = {"tenant_id": tenant, "id": row.id}
+            companions.append(Update(tables.Operation, key, {"last_decision_id": ids.decision}))
+        submission = Submission(
+            entries=[NewEntry(tenant, "decision", tenant, tenant, record)],
+            expect={tenant: in_force.facts_version},
+            companions=companions,
+        )
+        return decision, submission
+
+    # --- what was done ---------------------------------------------------------------------------------------------
+
+    def report(self, tenant: str, operation_id: str, attempt: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+        """Take figures of a job: telemetry, no facts."""
+        row = self._operation(tenant, operation_id)
+        run = row.resource.partition("/")[2] if row.action == "training.launch" else None
+        at_ms = now_ms()
+        with tenant_session(self._engine, tenant, write=True) as session:
+            last: dict[str, Any] = {}
+            for sent in metrics[:_MAX_METRIC_ROWS]:
+                metric = Metric(step=sent["step"], epoch=sent["epoch"], values_micro=sent["values_micro"])
+                last = {"epoch": metric.epoch, "step": metric.step, "values_micro": dict(metric.values_micro)}
+                for values in training.metric_rows(run, attempt, metric, at_ms) if run else ():
+                    key = (tenant, run, values["name"], values["step"], values["attempt"])
+                    if session.get(tables.Metric, key) is None:
+                        session.add(tables.Metric(tenant_id=tenant, **values))
+            current = session.exec(select(tables.Operation).where(tables.Operation.id == operation_id)).one()
+            current.progress = last | {"attempt": attempt}
+            current.updated_at_ms = at_ms
+            session.add(current)
+        return {}
+
+    def attest(self, tenant: str, operation_id: str, envelope: str) -> dict[str, Any]:
+        """Log an attestation; return the digest under which it is known."""
+        try:
+            sealed = dsse.Envelope.from_json(envelope.encode())
+            keys = (*self._trust_root.keys("attestation"), *self._trust_root.keys("warrant"))
+            payload = dsse.verify_envelope(sealed, keys)
+            statement = Statement.from_bytes(payload)
+        except LicetAttestationError as error:
+            raise InvalidInput(f"this is no attestation of this installation: {error}") from error
+        digest_hex = hashlib.sha256(payload).hexdigest()
+        with tenant_session(self._engine, tenant) as session:
+            known = session.exec(select(tables.Attestation).where(tables.Attestation.digest_hex == digest_hex)).first()
+        if known is not None:
+            return {"digest": digest_hex}
+        fixed = {
+            "v": 1,
+            "type": "attestation",
+            "digest": digest_hex,
+            "predicate_type": statement.predicate_type,
+            "operation": operation_id,
+        }
+        row = {
+            "tenant_id": tenant,
+            "digest_hex": digest_hex,
+            "predicate_type": statement.predicate_type,
+            "subject": statement.subject[0].name,
+            "envelope": envelope,
+        }
+        submission = Submission(
+            entries=[
+                NewEntry(tenant, "attestation", tenant, tenant, lambda t: canonical.dumps({**fixed, "time_ms": t}))
+            ],
+            companions=[Insert(tables.Attestation, [row], placed={"leaf_index": (0, "index"), "at_ms": (0, "time_ms")})],
+        )
+        try:
+            self._sequencer.append(submission)
+        except SubmissionConflict:
+            # Another call with the same attestation came first.
+            return {"digest": digest_hex}
+        return {"digest": digest_hex}
+
+    def finish(self, tenant: str, operation_id: str, result: Mapping[str, Any]) -> dict[str, Any]:
+        """What the operation did becomes facts."""
+        return self._end(tenant, operation_id, "done", result=dict(result), error=None)
+
+    def fail(self, tenant: str, operation_id: str, error: Mapping[str, Any], *, refused: bool) -> dict[str, Any]:
+        """The operation ends without its effect; the record says why."""
+        state = "refused" if refused else "failed"
+        return self._end(tenant, operation_id, state, result=None, error=dict(error))
+
+    def _end(
+        self, tenant: str, operation_id: str, state: str, *, result: dict[str, Any] | None, error: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        for _ in range(_MAX_TRIES):
+            at_ms = now_ms()
+            with self._tenants.view(tenant) as found:
+                if found is None:
+                    raise Unavailable(f"tenant {tenant} is not there")
+                view, in_force = found
+                row = view.operation(operation_id)
+                if row is None:
+                    raise NoSuchOperation(f"operation {tenant}/{operation_id} was never accepted")
+                if row.state in ENDED:
+                    return {"state": row.state}
+                verb = VERBS[row.action]
+                ends = verb.finish if result is not None else verb.abandon
+                change = Change() if ends is None else ends(view, row, result or error or {}, at_ms)
+                submission = self._ending(tenant, row, state, change, in_force, result=result, error=error)
+            try:
+                receipt = self._sequencer.append(submission)
+            except (StaleFacts, SubmissionConflict):
+                continue
+            for changed, version in receipt.facts_versions.items():
+                self._tenants.seen(changed, version)
+            return {"state": state}
+        raise Conflict(f"operation {tenant}/{operation_id} cannot be ended as {state}: its rows are not as expected")
+
+    def _ending(
+        self,
+        tenant: str,
+        row: tables.Operation,
+        state: str,
+        change: Change,
+        in_force: InForce,
+        *,
+        result: dict[str, Any] | None,
+        error: dict[str, Any] | None,
+    ) -> Submission:
+        fixed = {
+            "v": 1,
+            "type": "operation",
+            "operation": row.id,
+            "action": row.action,
+            "resource": row.resource,
+            "state": state,
+            "attempt": row.attempt,
+            "decision": row.decision_id,
+            "result_digest": "" if result is None else canonical.digest(result).hex(),
+            "error": error,
+        }
+        entries = [NewEntry(tenant, "operation", tenant, tenant, lambda t: canonical.dumps({**fixed, "time_ms": t}))]
+        entries += [
+            NewEntry(
+                tenant,
+                note.kind,
+                tenant,
+                tenant,
+                lambda t, note=note: canonical.dumps({"v": 1, "type": note.kind, **note.record, "operation": row.id, "time_ms": t}),  # type: ignore[misc]  # A default binds the note of this turn.
+            )
+            for note in change.notes
+        ]
+        companions: list[Insert | Update] = [Insert(i.table, [{"tenant_id": tenant, **i.row}]) for i in change.inserts]  # type: ignore[arg-type]  # Every table of ours has a tenant.
+        companions += [Update(u.table, {"tenant_id": tenant, **u.where}, u.set, u.rows) for u in change.updates]  # type: ignore[arg-type]  # As above.
+        values = {"state": state, "result": result, "error": error, "updated_at_ms": now_ms()}
+        companions.append(Update(tables.Operation, {"tenant_id": tenant, "id": row.id, "state": row.state}, values))
+        changes = bool(change.inserts or change.updates)
+        return Submission(
+            entries=entries,
+            expect={tenant: in_force.facts_version},
+            companions=companions,
+            bump=(tenant,) if changes else (),
+        )
+
+    # --- what was never taken up ------------------------------------------------------------------------------------
+
+    def waiting(self, tenant: str) -> list[str]:
+        """Identifiers of the operations that have not ended."""
+        with tenant_session(self._engine, tenant) as session:
+            query = select(tables.Operation.id).where(col(tables.Operation.state).not_in(sorted(ENDED)))
+            return list(session.exec(query).all())
+
+
+def _as_it_is_now(view: View, who: Who, row: tables.Operation, ids: Ids) -> tuple[Entity, Mapping[str, Any]]:
+    """The resource of an operation as it is now, with the context of its action."""
+    verb = VERBS[row.action]
+    if row.action == "dataset.register":
+        dataset = view.dataset(parse_ref(row.resource).name)
+        return (view.dataset_entity(dataset), {}) if dataset is not None else _gone(row)
+    if row.action == "training.launch":
+        run = view.run(parse_ref(row.resource).name)
+        return (view.run_entity(run, is_paid=True), {}) if run is not None else _gone(row)
+    if row.action == "model.register":
+        version = view.model_version(*split_name(row))
+        return (view.model_version_entity(version), {}) if version is not None else _gone(row)
+    body = verb.body.model_validate(row.asked)
+    ref = (
+        Ref(row.resource, "")
+        if verb.form is RefForm.TENANT
+        else parse_ref(row.resource, versioned=verb.form is RefForm.VERSION)
+    )
+    proposal = verb.propose(view, who, ref, body, ids)
+    return (proposal.resource, proposal.context) if proposal is not None else _gone(row)
+
+
+def _gone(row: tables.Operation) -> tuple[Entity, Mapping[str, Any]]:
+    raise Refused(f"{row.resource} is no longer there, so {row.action} cannot be decided again")

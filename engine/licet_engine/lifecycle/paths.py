@@ -1,0 +1,102 @@
+"""What could be got that might turn a denial into a permission: the obtainable facts, by action.
+
+Only what the asker's own tenant can obtain is named, and only from facts that its members may read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from licet_engine.decide.entities import EntityUid
+from licet_engine.decide.path import Change, Obtainable
+from licet_engine.lifecycle.facts import CHECK_KINDS, View
+from licet_engine.lifecycle.promotion import TRACKS
+
+_BEST_FIGURES: Mapping[str, Mapping[str, Any]] = {
+    "technical": {"passed": True, "auc_lower_micro": 1_000_000, "calibration_error_micro": 0},
+    "bias": {
+        "passed": True,
+        "selection_rate_ratio_micro": 1_000_000,
+        "selection_rate_ratio_lower_micro": 1_000_000,
+    },
+    "explainability": {"passed": True, "protected_or_proxy_share_micro": 0},
+    "drift": {"passed": True, "drifted_features": 0},
+}
+"""What each check would have to say at best."""
+
+
+def obtainable(view: View, action: str, resource: Mapping[str, Any]) -> Sequence[Obtainable]:
+    """What could be got for this question.
+
+    Args:
+        view: Of the asker's tenant.
+        action: What was asked.
+        resource: The resource's entity, as the decision saw it.
+
+    Returns:
+        The most easily got first.
+    """
+    if action == "training.launch" and resource["uid"]["type"] == "Run":
+        return _for_training(view, resource)
+    if action in {"model.promote", "endpoint.deploy"} and resource["uid"]["type"] == "ModelVersion":
+        return _for_promotion(resource)
+    return ()
+
+
+def _entity(resource: Mapping[str, Any]) -> EntityUid:
+    return EntityUid.from_json(resource["uid"])
+
+
+def _for_training(view: View, resource: Mapping[str, Any]) -> list[Obtainable]:
+    run, attrs = _entity(resource), resource["attrs"]
+    found = [
+        Obtainable(
+            name=f"environment:{place.name}",
+            describe=f"launch it in environment {place.name}, which is in region {place.region}",
+            patch=(
+                Change("set", ("environment",), place.name, run),
+                Change("set", ("region",), place.region, run),
+                Change("set", ("runtime_approved",), place.runtime_approved, run),
+            ),
+        )
+        for place in view.environments()
+        if place.name != attrs["environment"]
+    ]
+    found.append(
+        Obtainable(
+            name="budget:training",
+            describe=f"have the training budget raised to at least {attrs['cost']}",
+            patch=(Change("set", ("budget_remaining",), max(attrs["cost"], attrs["budget_remaining"]), run),),
+        )
+    )
+    return found
+
+
+def _for_promotion(resource: Mapping[str, Any]) -> list[Obtainable]:
+    version, attrs = _entity(resource), resource["attrs"]
+    name = resource["uid"]["id"]
+    found = [
+        Obtainable(
+            name=f"check:{kind}",
+            describe=f"pass the {kind} check: licet model check {name} --kind {kind}",
+            patch=(Change("set", ("checks", kind), dict(_BEST_FIGURES[kind]), version),),
+        )
+        for kind in CHECK_KINDS
+    ]
+    found += [
+        Obtainable(
+            name=f"approval:{track}",
+            describe=f"have track {track} approve it as it stands: licet approval request {name} --track {track}",
+            patch=(Change("add", ("approvals",), {"track": track, "binding": attrs["binding"]}, version),),
+        )
+        for track in TRACKS
+    ]
+    found.append(
+        Obtainable(
+            name="signature:model",
+            describe=f"have the files of {name} signed: register them again",
+            patch=(Change("set", ("signed",), True, version),),
+        )
+    )
+    return found

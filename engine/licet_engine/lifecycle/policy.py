@@ -1,0 +1,125 @@
+"""Policy bundles: publish, activate, read."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated
+
+from licet_attestations import canonical
+from pydantic import Field
+
+from licet_engine.decide.bundle import CompiledBundle
+from licet_engine.decide.errors import BundleError
+from licet_engine.domain.errors import Conflict, InvalidInput
+from licet_engine.domain.refs import Ref
+from licet_engine.lifecycle.facts import View
+from licet_engine.lifecycle.people import PackChosen, first_bundle
+from licet_engine.lifecycle.verbs import (
+    Body,
+    Change,
+    Ids,
+    Insert,
+    NoBody,
+    Note,
+    Proposal,
+    RefForm,
+    Update,
+    Verb,
+    Who,
+)
+from licet_engine.store.tables import PolicyBundle, Tenant
+
+
+class PublishPolicies(Body):
+    """The packs and own policies of a tenant, all of them: what is left out is no longer in force once activated."""
+
+    packs: list[PackChosen] = Field(default_factory=list, max_length=32)
+    policies: Annotated[str, Field(max_length=512 * 1024)] = ""
+
+
+def ask_publish(view: View, who: Who, ref: Ref, body: PublishPolicies, ids: Ids) -> Proposal:
+    """A bundle as it would be: composed, validated, compiled, stored under its digest."""
+    data = first_bundle(body.packs, body.policies)
+    try:
+        CompiledBundle.compile(canonical.loads(data, max_bytes=len(data)))
+    except BundleError as error:
+        raise InvalidInput(f"the bundle cannot be published: {error}") from error
+    digest_hex = hashlib.sha256(data).hexdigest()
+    row = PolicyBundle(
+        tenant_id=ref.tenant,
+        digest_hex=digest_hex,
+        author=who.name,
+        state="published",
+        proved=False,
+        body=data,
+        created_at_ms=ids.now_ms,
+        activated_at_ms=None,
+    )
+    conflict = None
+    if view.bundle(digest_hex) is not None:
+        conflict = Conflict(f"bundle {digest_hex[:16]} is published already: activate it")
+    note = Note("policy", {"event": "policy-published", "bundle": digest_hex, "author": who.id})
+    return Proposal(
+        resource=view.bundle_entity(row),
+        change=Change(inserts=(Insert(PolicyBundle, row.model_dump()),), notes=(note,)),
+        conflict=conflict,
+        result={"bundle": digest_hex, "ref": f"{ref.tenant}/{digest_hex[:16]}"},
+    )
+
+
+def ask_activate(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Proposal | None:
+    """The bundle comes into force, at once and whole; the one before it can be activated again."""
+    row = view.bundle_by_prefix(ref.name)
+    if row is None:
+        return None
+    active = view.tenant.bundle_digest_hex
+    conflict = Conflict(f"bundle {ref} is in force already") if row.digest_hex == active else None
+    note = Note("policy", {"event": "policy-activated", "bundle": row.digest_hex, "before": active, "by": who.id})
+    updates = [
+        Update(PolicyBundle, {"digest_hex": row.digest_hex}, {"state": "active", "activated_at_ms": ids.now_ms}),
+        Update(Tenant, {"bundle_digest_hex": active}, {"bundle_digest_hex": row.digest_hex}),
+    ]
+    if active is not None and active != row.digest_hex:
+        updates.append(Update(PolicyBundle, {"digest_hex": active}, {"state": "superseded"}))
+    return Proposal(
+        resource=view.bundle_entity(row),
+        change=Change(updates=updates, notes=(note,)),
+        conflict=conflict,
+        result={"bundle": row.digest_hex, "before": active},
+    )
+
+
+def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal | None:
+    """The text of a bundle."""
+    row = view.bundle_by_prefix(ref.name)
+    if row is None:
+        return None
+    body = canonical.loads(row.body, max_bytes=len(row.body))
+    result = {
+        "bundle": row.digest_hex,
+        "author": row.author,
+        "state": row.state,
+        "packs": body["packs"],
+        "policies": body["policies"],
+    }
+    return Proposal(resource=view.bundle_entity(row), result=result)
+
+
+VERBS = (
+    Verb(
+        action="policy.publish",
+        summary="Publish a bundle of packs and own policies.",
+        form=RefForm.TENANT,
+        body=PublishPolicies,
+        propose=ask_publish,
+        creates=True,
+    ),
+    Verb(
+        action="policy.activate",
+        summary="Put a published bundle in force.",
+        form=RefForm.NAME,
+        body=NoBody,
+        propose=ask_activate,
+    ),
+    Verb(action="policy.read", summary="Show a bundle.", form=RefForm.NAME, body=NoBody, propose=ask_read),
+)

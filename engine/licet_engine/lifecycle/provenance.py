@@ -1,0 +1,168 @@
+"""What is attested of what was done: in-toto statements in the formats that others read.
+
+SLSA provenance v1 for training, in-toto test-result v0.1 for checks, SLSA VSA v1 for promotions, and a predicate of our
+own for approvals, since no common one names tracks and bindings. Figures are integers in millionths or counts, so that
+the statement is canonical JSON; each predicate names the tenant, which the formats allow as a further field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final
+
+from licet_attestations import canonical
+from licet_attestations.statement import APPROVAL, SLSA_PROVENANCE, SLSA_VSA, TEST_RESULT, Statement, Subject
+
+if TYPE_CHECKING:
+    from licet_engine.lifecycle.deed import Deed, Split
+
+BUILD_TYPE: Final = "urn:licet:training:v1"
+CHECK_LABEL: Final = "urn:licet:check:v1"
+
+
+def _code_digest_hex(name: str) -> str:
+    return hashlib.sha256(resources.files("licet_adapters.jobs").joinpath(name).read_bytes()).hexdigest()
+
+
+TRAINING_CODE_DIGEST_HEX: Final = _code_digest_hex("train_tabular.py")
+"""SHA-256 of the training job that is shipped with the platform."""
+
+CHECK_CODE_DIGEST_HEX: Final = _code_digest_hex("check_tabular.py")
+"""SHA-256 of the checks that are shipped with the platform."""
+
+
+def model_digest_hex(files: Mapping[str, str]) -> str:
+    """The digest that stands for a model.
+
+    Args:
+        files: File name to SHA-256 in hex.
+
+    Returns:
+        SHA-256 in hex over their canonical JSON; empty for no files.
+    """
+    return canonical.digest(dict(files)).hex() if files else ""
+
+
+def timestamp(at_ms: int) -> str:
+    """RFC 3339 text in UTC."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def training_statement(
+    deed: Deed, trained: Mapping[str, Any], files: Mapping[str, Any], *, split: Split
+) -> Statement:
+    """SLSA provenance of what a run made.
+
+    Source: slsa.dev/spec/v1.0/provenance.
+    """
+    p = deed.parameters
+    digests = trained["digests"]
+    predicate = {
+        "tenant": deed.tenant,
+        "buildDefinition": {
+            "buildType": BUILD_TYPE,
+            "externalParameters": {"run": p["run"], "spec": p["spec"], "split": dict(split.record)},
+            "internalParameters": {
+                "environment": p["environment"],
+                "region": p["region"],
+                "operation": deed.id,
+                "attempt": trained["attempt"],
+                "resumedFromStep": trained["resumed_from_step"],
+                "sandbox": trained["sandbox"],
+            },
+            "resolvedDependencies": [
+                {"name": "dataset", "uri": f"licet:{p['dataset']}", "digest": {"sha256": p["digest_hex"]}},
+                {"name": "training-rows", "digest": {"sha256": split.train.digest_hex}},
+                {"name": "code", "uri": "pkg:pypi/licet#train_tabular.py", "digest": {"sha256": digests["code"]}},
+                {"name": "environment", "digest": {"sha256": digests["environment"]}},
+            ],
+        },
+        "runDetails": {
+            "builder": {"id": f"urn:licet:builder:{deed.instance}"},
+            "metadata": {
+                "invocationId": deed.id,
+                "startedOn": timestamp(deed.started_at_ms),
+                "finishedOn": timestamp(deed.now_ms()),
+            },
+        },
+    }
+    subjects = tuple(Subject(name, kept["digest_hex"]) for name, kept in sorted(files.items()))
+    return Statement(subjects, SLSA_PROVENANCE, predicate)
+
+
+def check_statement(deed: Deed, found: Mapping[str, Any], checked: Mapping[str, Any], split: Split) -> Statement:
+    """in-toto test-result of one check of one version.
+
+    Source: github.com/in-toto/attestation spec/predicates/test-result.md.
+    """
+    p = deed.parameters
+    name = found["kind"]
+    predicate = {
+        "tenant": deed.tenant,
+        "result": "PASSED" if found["passed"] else "FAILED",
+        "configuration": [
+            {"name": "code", "digest": {"sha256": checked["digests"]["code"]}},
+            {"name": "environment", "digest": {"sha256": checked["digests"]["environment"]}},
+            {"name": "training-rows", "digest": {"sha256": split.train.digest_hex}},
+            {"name": "held-out-rows", "digest": {"sha256": split.held_out.digest_hex}},
+        ],
+        "passedTests": [name] if found["passed"] else [],
+        "failedTests": [] if found["passed"] else [name],
+        "version": p["version"],
+        "figures": found["figures"],
+        "detail": found["detail"],
+        "thresholds": p["thresholds"],
+        "sandbox": checked["sandbox"],
+        "operation": deed.id,
+        "finishedOn": timestamp(deed.now_ms()),
+    }
+    return Statement(_files(p) + (Subject("model", p["model_digest_hex"]),), TEST_RESULT, predicate)
+
+
+def _files(parameters: Mapping[str, Any]) -> tuple[Subject, ...]:
+    return tuple(Subject(name, kept["digest_hex"]) for name, kept in sorted(parameters["files"].items()))
+
+
+def approval_statement(deed: Deed) -> Statement:
+    """A reviewer's verdict on a binding."""
+    p = deed.parameters
+    predicate = {
+        "tenant": deed.tenant,
+        "version": p["version"],
+        "track": p["track"],
+        "verdict": p["verdict"],
+        "approver": p["approver"],
+        "reason": p["reason"],
+        "binding": p["binding"],
+        "decision": deed.decision_id,
+        "at": timestamp(deed.now_ms()),
+    }
+    return Statement((Subject("model", p["model_digest_hex"]), Subject("binding", p["binding"])), APPROVAL, predicate)
+
+
+def promotion_statement(deed: Deed) -> Statement:
+    """SLSA verification summary: policy was satisfied, and by which attestations.
+
+    Source: slsa.dev/spec/v1.0/verification_summary.
+    """
+    p = deed.parameters
+    predicate = {
+        "tenant": deed.tenant,
+        "verifier": {"id": f"urn:licet:engine:{deed.instance}"},
+        "timeVerified": timestamp(deed.now_ms()),
+        "resourceUri": f"licet:{p['version']}",
+        "policy": {"uri": f"licet:{deed.tenant}/policy", "digest": {"sha256": p["bundle"]}},
+        "inputAttestations": [
+            {"uri": f"urn:licet:check:{kind}", "digest": {"sha256": digest_hex}}
+            for kind, digest_hex in sorted(p["evaluations"].items())
+        ],
+        "verificationResult": "PASSED",
+        "verifiedLevels": [f"LICET_STAGE_{p['stage'].upper()}"],
+        "binding": p["binding"],
+        "decision": deed.decision_id,
+        "operation": deed.id,
+    }
+    return Statement(_files(p) + (Subject("model", p["model_digest_hex"]),), SLSA_VSA, predicate)

@@ -1,0 +1,183 @@
+"""Uploads on their way in and artifacts on their way out: plain files, each for a short time.
+
+Rules kept here:
+
+- A file belongs to one principal (an upload) or one operation (an artifact); its folder is its tenant's, its mode 0600.
+- It appears whole or not at all: written beside its name, synced, then renamed.
+- It is gone when it was used, or when its time is over. The folder holds plaintext: the threat model says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from licet_engine.domain.errors import Busy, InvalidInput, TooLarge
+from licet_engine.domain.refs import new_id, parse_tenant
+
+_CHUNK_BYTES = 1 << 20
+_ID = re.compile(r"[0-9a-f]{32}")
+_SUFFIX = re.compile(r"[a-z]{1,8}")
+
+
+class Spool:
+    """The spool of one installation.
+
+    Args:
+        folder: Where it lies.
+        max_bytes: Largest upload.
+        max_per_principal: Uploads of one principal that may wait at once.
+        ttl_s: How long a file stays that nobody uses.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int, max_per_principal: int, ttl_s: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._max_per_principal = max_per_principal
+        self._ttl_s = ttl_s
+
+    # --- uploads ---------------------------------------------------------------------------------------------------
+
+    async def receive(
+        self, tenant: str, principal: str, chunks: AsyncIterator[bytes], *, expected_bytes: int
+    ) -> tuple[str, str, int]:
+        """Take an upload.
+
+        Args:
+            tenant: Of the principal.
+            principal: Whose upload it is.
+            chunks: The body as it comes.
+            expected_bytes: How long the sender said it would be.
+
+        Returns:
+            Identifier, SHA-256 in hex, and size.
+
+        Raises:
+            TooLarge: More than is allowed.
+            Busy: The principal has too many uploads waiting.
+            InvalidInput: It ended before all of it was there.
+        """
+        if expected_bytes > self._max_bytes:
+            raise TooLarge(f"an upload has at most {self._max_bytes} bytes; this one says it has {expected_bytes}")
+        folder = self._make(tenant, "uploads")
+        owner = hashlib.sha256(principal.encode()).hexdigest()[:16]
+        if sum(1 for _ in folder.glob(f"*.{owner}")) >= self._max_per_principal:
+            raise Busy(f"{principal} has {self._max_per_principal} uploads waiting to be used; use them, or wait")
+        identifier = new_id()
+        path = folder / f"{identifier}.{owner}"
+        digest = hashlib.sha256()
+        size = 0
+        with self._whole(path) as file:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > expected_bytes or size > self._max_bytes:
+                    raise TooLarge(f"the upload is longer than the {expected_bytes} bytes it said it has")
+                digest.update(chunk)
+                file.write(chunk)
+            if size != expected_bytes:
+                raise InvalidInput(
+                    f"the upload ended after {size} of {expected_bytes} bytes; nothing was kept, send it again",
+                    code="truncated-upload",
+                )
+        return identifier, digest.hexdigest(), size
+
+    def upload(self, tenant: str, identifier: str, digest_hex: str, size_bytes: int) -> Path:
+        """Where an upload lies, if it is the one that was decided on.
+
+        Raises:
+            InvalidInput: It is not there (any more), or not what was said.
+        """
+        path = self._find(tenant, identifier)
+        if path is None:
+            raise InvalidInput(
+                f"upload {identifier} is not there: it was used, or waited longer than {self._ttl_s} s; send it again",
+                code="no-such-upload",
+            )
+        digest = hashlib.sha256()
+        size = 0
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
+        if size != size_bytes or not hmac.compare_digest(digest.hexdigest(), digest_hex):
+            raise InvalidInput(f"upload {identifier} is not what was registered; send it again", code="other-upload")
+        return path
+
+    def is_mine(self, tenant: str, principal: str, identifier: str) -> bool:
+        """Whether an upload is there and this principal's own."""
+        path = self._find(tenant, identifier)
+        return path is not None and path.suffix == "." + hashlib.sha256(principal.encode()).hexdigest()[:16]
+
+    def forget(self, tenant: str, identifier: str) -> None:
+        """Remove an upload that was used."""
+        path = self._find(tenant, identifier)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+    def _find(self, tenant: str, identifier: str) -> Path | None:
+        if not _ID.fullmatch(identifier):
+            raise InvalidInput("an upload is named by 32 hex characters")
+        return next(iter(self._make(tenant, "uploads").glob(f"{identifier}.????????????????")), None)
+
+    # --- artifacts -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def new_artifact(self, tenant: str, operation: str, suffix: str) -> Iterator[Path]:
+        """A path at which an artifact may be made; it counts once the block ends."""
+        path = self.artifact(tenant, operation, suffix)
+        part = path.with_name(path.name + ".part")
+        part.unlink(missing_ok=True)
+        try:
+            yield part
+            part.chmod(0o600)
+            descriptor = os.open(part, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def artifact(self, tenant: str, operation: str, suffix: str) -> Path:
+        """Where an operation's artifact lies, or would."""
+        if not _ID.fullmatch(operation) or not _SUFFIX.fullmatch(suffix):
+            raise InvalidInput("an artifact is named by its operation")
+        return self._make(tenant, "artifacts") / f"{operation}.{suffix}"
+
+    # --- the folder ------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> int:
+        """Remove what is older than its time; return how many files that were."""
+        oldest_s = time.time() - self._ttl_s
+        removed = 0
+        for path in self._folder.glob("*/*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < oldest_s:
+                    path.unlink()
+                    removed += 1
+        return removed
+
+    def _make(self, tenant: str, kind: str) -> Path:
+        folder = self._folder / parse_tenant(tenant) / kind
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    @contextlib.contextmanager
+    def _whole(self, path: Path) -> Iterator[BinaryIO]:
+        part = path.with_name(f".{path.name}.part")
+        try:
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)

@@ -1,0 +1,177 @@
+"""Which tenants there are, what is in force in each, and who a token speaks for: read once per facts version.
+
+Rules kept here:
+
+- What is kept in memory is kept with the facts version it was read at. A decision made on it commits only if that is
+  still the version; so a copy that grew old costs another try, never a wrong answer.
+- A token is looked up by its hash alone, before any tenant is known; of a token that does not count, nothing is said.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from licet_attestations import canonical
+from sqlalchemy import Engine
+from sqlmodel import select
+
+from licet_engine.decide.bundle import CompiledBundle
+from licet_engine.domain.errors import Unauthenticated, Unavailable
+from licet_engine.domain.refs import now_ms
+from licet_engine.lifecycle.facts import View
+from licet_engine.lifecycle.people import TOKEN_PREFIX, token_hash_hex
+from licet_engine.lifecycle.verbs import Who
+from licet_engine.store.db import UnsafeAllTenants, tenant_session
+from licet_engine.store.tables import ApiToken, LogHead, PolicyBundle, Principal, Tenant
+
+_MAX_IDENTITIES = 100_000
+_MAX_TOKEN_CHARS = 128
+_REFUSAL = "the token is missing, unknown, expired or revoked: send 'Authorization: Bearer <token>' with one that counts"
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What is in force in a tenant, at one facts version.
+
+    Attributes:
+        tenant: The tenant's row.
+        facts_version: Version of its facts.
+        bundle: The policies.
+        policy_digest_hex: Digest of those that speak on promotion.
+    """
+
+    tenant: Tenant
+    facts_version: int
+    bundle: CompiledBundle
+    policy_digest_hex: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    who: Who
+    expires_at_ms: int
+    facts_version: int
+
+
+class Tenants:
+    """What is known of the tenants of one database.
+
+    Args:
+        engine: Of the store.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._in_force: dict[str, InForce] = {}
+        self._bundles: dict[tuple[str, str], CompiledBundle] = {}
+        self._versions: dict[str, int] = {}
+        self._identities: OrderedDict[str, _Identity] = OrderedDict()
+
+    # --- facts versions --------------------------------------------------------------------------------------------
+
+    def seen(self, tenant: str, facts_version: int) -> None:
+        """Take note of the newest facts version of a tenant."""
+        with self._lock:
+            if self._versions.get(tenant, -1) < facts_version:
+                self._versions[tenant] = facts_version
+
+    def version(self, tenant: str) -> int:
+        """The newest facts version seen of a tenant; -1 if none was."""
+        return self._versions.get(tenant, -1)
+
+    def exists(self, tenant: str) -> bool:
+        """Whether there is such a tenant, as the database has it now."""
+        with tenant_session(self._engine, tenant) as session:
+            return session.exec(select(Tenant)).first() is not None
+
+    # --- what is in force ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def view(self, tenant: str) -> Iterator[tuple[View, InForce] | None]:
+        """One consistent state of a tenant; None where there is no such tenant."""
+        with tenant_session(self._engine, tenant) as session:
+            row = session.exec(select(Tenant)).first()
+            if row is None:
+                yield None
+                return
+            head = session.exec(select(LogHead)).first()
+            version = 0 if head is None else head.facts_version
+            self.seen(tenant, version)
+            state = self._in_force.get(tenant)
+            if state is None or state.facts_version != version:
+                body = session.exec(
+                    select(PolicyBundle).where(PolicyBundle.digest_hex == (row.bundle_digest_hex or ""))
+                ).first()
+                state = self._compile(row, version, body)
+            yield (
+                View(
+                    session,
+                    row,
+                    facts_version=version,
+                    policy_digest_hex=state.policy_digest_hex,
+                    now_ms=now_ms(),
+                ),
+                state,
+            )
+
+    def _compile(self, row: Tenant, version: int, body: PolicyBundle | None) -> InForce:
+        if body is None:
+            raise Unavailable(f"tenant {row.tenant_id} has no policies in force, so nothing is permitted; activate a bundle")
+        key = (row.tenant_id, body.digest_hex)
+        bundle = self._bundles.get(key)
+        if bundle is None:
+            bundle = CompiledBundle.from_bytes(body.body)
+        speaking = sorted((p.id, p.mode, p.fragment) for p in bundle.on_action(("Action", "model.promote")))
+        state = InForce(
+            tenant=row,
+            facts_version=version,
+            bundle=bundle,
+            policy_digest_hex=canonical.digest([list(part) for part in speaking]).hex(),
+        )
+        with self._lock:
+            self._bundles = {k: b for k, b in self._bundles.items() if k[0] != row.tenant_id} | {key: bundle}
+            self._in_force[row.tenant_id] = state
+        return state
+
+    # --- identity --------------------------------------------------------------------------------------------------
+
+    def identify(self, token: str) -> Who:
+        """Who a token speaks for.
+
+        Raises:
+            Unauthenticated: The token does not count; which of the reasons it is, is not told.
+        """
+        if not token.startswith(TOKEN_PREFIX) or len(token) > _MAX_TOKEN_CHARS:
+            raise Unauthenticated(_REFUSAL)
+        hash_hex = token_hash_hex(token)
+        known = self._identities.get(hash_hex)
+        if known is None or known.facts_version != self.version(known.who.tenant):
+            known = self._look_up(hash_hex)
+        if known.expires_at_ms <= now_ms():
+            raise Unauthenticated(_REFUSAL)
+        return known.who
+
+    def _look_up(self, hash_hex: str) -> _Identity:
+        with UnsafeAllTenants(self._engine, "a token names no tenant before it is looked up") as session:
+            row = session.exec(select(ApiToken).where(ApiToken.hash_hex == hash_hex)).first()
+            if row is None or row.revoked_at_ms is not None or row.expires_at_ms is None:
+                self._identities.pop(hash_hex, None)
+                raise Unauthenticated(_REFUSAL)
+            principal = session.exec(
+                select(Principal).where(Principal.tenant_id == row.tenant_id, Principal.name == row.principal)
+            ).one()
+            head = session.exec(select(LogHead).where(LogHead.tenant_id == row.tenant_id)).first()
+        version = 0 if head is None else head.facts_version
+        self.seen(row.tenant_id, version)
+        who = Who(tenant=row.tenant_id, name=row.principal, kind=principal.kind, token_id=row.id)
+        known = _Identity(who, row.expires_at_ms, version)
+        with self._lock:
+            self._identities[hash_hex] = known
+            while len(self._identities) > _MAX_IDENTITIES:
+                self._identities.popitem(last=False)
+        return known

@@ -1,0 +1,349 @@
+"""Training: launch a run, cancel it, log to it, read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from licet_adapters.errors import InputRefused
+from licet_adapters.ports import Metric, ObjectRef, TrainingJob
+from licet_adapters.training.spec import TrainingSpec, parse_spec
+from pydantic import Field
+
+from licet_engine.domain.errors import Conflict, InvalidInput
+from licet_engine.domain.refs import Ref
+from licet_engine.lifecycle import provenance
+from licet_engine.lifecycle.data import Column, Word
+from licet_engine.lifecycle.facts import TRAINING_BUDGET, View
+from licet_engine.lifecycle.verbs import (
+    Body,
+    Change,
+    Ids,
+    Insert,
+    NoBody,
+    Proposal,
+    RefForm,
+    Spend,
+    Update,
+    Verb,
+    Who,
+)
+from licet_engine.store.tables import Metric as MetricRow
+from licet_engine.store.tables import Dataset, Operation, Run
+
+if TYPE_CHECKING:
+    from licet_engine.lifecycle.deed import Deed
+
+MODEL_FILES = ("architecture.json", "model.safetensors")
+
+
+class Spec(Body):
+    """How to train. Fractions are in millionths.
+
+    Attributes:
+        seed: Of the weights and of every draw.
+        epochs: Full passes over the training rows.
+        hidden: Units of each hidden layer.
+        learning_rate_micro: Step size of the optimiser.
+        weight_decay_micro: L2 penalty.
+        exclude: Columns that no job may see, beside those that are neither numbers nor yes-no.
+        mitigation_weight_micro: Weight of a demographic-parity penalty between the groups; 0 for none.
+        group: Protected column whose groups the penalty and the bias check compare; the first one, if not given.
+        decision_threshold_micro: Probability from which the model says yes.
+        held_out_micro: Share of the rows that is kept from training.
+        split_seed: Of the split into training and held-out rows.
+        checkpoint_every_epochs: How much a kill may cost.
+    """
+
+    seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 7
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 300
+    hidden: list[Annotated[int, Field(ge=1, le=4096)]] = Field(default_factory=lambda: [16], max_length=8)
+    learning_rate_micro: Annotated[int, Field(ge=1, le=1_000_000)] = 3_000
+    weight_decay_micro: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
+    exclude: list[Column] = Field(default_factory=list, max_length=64)
+    mitigation_weight_micro: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    group: Column | None = None
+    decision_threshold_micro: Annotated[int, Field(ge=0, le=1_000_000)] = 500_000
+    held_out_micro: Annotated[int, Field(ge=50_000, le=500_000)] = 350_000
+    split_seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 20
+    checkpoint_every_epochs: Annotated[int, Field(ge=1, le=10_000)] = 25
+
+
+class LaunchTraining(Body):
+    """What to train, on what, where, and for which use."""
+
+    dataset: Annotated[str, Field(max_length=128)]
+    environment: Word
+    use: Word
+    cost: Annotated[int, Field(ge=0, lt=1 << 31)] = 1
+    spec: Spec = Spec()
+
+
+class LogMetric(Body):
+    """One figure reported to a run from outside."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_.-]{0,63}$")]
+    step: Annotated[int, Field(ge=0, lt=1 << 53)]
+    value: Annotated[str, Field(pattern=r"^-?[0-9]{1,18}(\.[0-9]{1,9})?$")]
+
+
+# --- launch ---------------------------------------------------------------------------------------------------------
+
+
+def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -> Proposal | None:
+    """A run as it would be: what it trains on, where, at what cost."""
+    tenant, _, dataset_name = body.dataset.partition("/")
+    dataset = view.dataset(dataset_name) if tenant == ref.tenant else None
+    if dataset is None:
+        return None
+    place = view.environment(body.environment)
+    if place is None:
+        names = ", ".join(row.name for row in view.environments()) or "none is declared yet"
+        raise InvalidInput(f"environment {body.environment!r} is not declared in {ref.tenant}; declared: {names}")
+    job = _job(dataset, body.spec)
+    row = Run(
+        tenant_id=ref.tenant,
+        name=ref.name,
+        use=body.use,
+        datasets=[dataset.name],
+        environment=place.name,
+        region=place.region,
+        spec=job | {"code_digest_hex": provenance.TRAINING_CODE_DIGEST_HEX},
+        state="accepted",
+        started_by=who.name,
+        started_by_kind=who.kind,
+        # Whoever starts a pipeline's run is an author of what it makes, through the one who answers for the pipeline.
+        authors=_authors(view, who),
+        pipelines=[who.name] if who.kind == "service" else [],
+        cost=body.cost,
+        workdir_id=ids.operation,
+        operation_id=ids.operation,
+        created_at_ms=ids.now_ms,
+    )
+    conflict = None
+    if view.run(ref.name) is not None:
+        conflict = Conflict(f"run {ref} exists already: launch it under another name")
+    elif dataset.state != "ready":
+        conflict = Conflict(f"dataset {body.dataset} is {dataset.state}: only a ready one can be trained on")
+    parameters = {
+        "run": str(ref),
+        "dataset": body.dataset,
+        "object_id": dataset.object_id,
+        "digest_hex": dataset.digest_hex,
+        "size_bytes": dataset.bytes,
+        "label": dataset.label,
+        "protected": dataset.protected,
+        "columns": dataset.columns,
+        "missing": dataset.missing,
+        "environment": place.name,
+        "region": place.region,
+        **job,
+    }
+    change = Change(inserts=(Insert(Run, row.model_dump()),), spends=(Spend(TRAINING_BUDGET, body.cost),))
+    return Proposal(resource=view.run_entity(row), parameters=parameters, change=change, conflict=conflict)
+
+
+def _job(dataset: Dataset, spec: Spec) -> dict[str, Any]:
+    """What the job is told: the rows it gets, and how to train on them."""
+    group = spec.group or (dataset.protected[0] if dataset.protected else "")
+    unseen = {dataset.label, *dataset.protected, *spec.exclude}
+    wanted: dict[str, Any] = {
+        "seed": spec.seed,
+        "features": [{"name": n, "encoding": e} for n, e in sorted(dataset.columns.items()) if n not in unseen],
+        "label": dataset.label,
+        "decision_threshold_micro": spec.decision_threshold_micro,
+        "hidden": spec.hidden,
+        "epochs": spec.epochs,
+        "learning_rate_micro": spec.learning_rate_micro,
+        "weight_decay_micro": spec.weight_decay_micro,
+        "checkpoint_every_epochs": spec.checkpoint_every_epochs,
+    }
+    if spec.mitigation_weight_micro:
+        if group not in dataset.protected:
+            raise InvalidInput(f"a mitigation compares the groups of a protected column; {group!r} is none: name one")
+        wanted["mitigation"] = {
+            "kind": "demographic-parity",
+            "group": group,
+            "weight_micro": spec.mitigation_weight_micro,
+        }
+    try:
+        training = parse_spec(TrainingSpec, wanted).model_dump(mode="json")
+    except InputRefused as error:
+        raise InvalidInput(f"spec: {error}") from error
+    return {
+        "spec": training,
+        "split": {"held_out_micro": spec.held_out_micro, "seed": spec.split_seed},
+        "exclude": sorted(set(spec.exclude)),
+        "group": group,
+    }
+
+
+def _authors(view: View, who: Who) -> list[str]:
+    if who.kind == "person":
+        return [who.name]
+    account = view.principal(who.name)
+    return [account.owner] if account is not None and account.owner else []
+
+
+def do_launch(deed: Deed) -> Mapping[str, Any]:
+    """Fetch the rows, keep the held-out ones back, train in the sandbox, seal and attest what came of it."""
+    p = deed.parameters
+    source = ObjectRef(
+        tenant=deed.tenant, object_id=p["object_id"], digest_hex=p["digest_hex"], size_bytes=p["size_bytes"]
+    )
+    with deed.plaintext() as folder:
+        split = deed.fetch_split(source, folder, parameters=p)
+
+        def run(warrant: bytes, attempt: int) -> dict[str, Any]:
+            job = TrainingJob(
+                tenant=deed.tenant,
+                operation_id=deed.id,
+                step="train",
+                attempt=attempt,
+                run=p["run"],
+                parameters=p,
+                inputs={"train.csv": split.train},
+                workdir=deed.workdir,
+            )
+            outcome = deed.adapters.training.run(warrant, job, deed.report, deed.should_stop)
+            if outcome.stopped:
+                raise deed.stopped()
+            return {
+                "digests": dict(outcome.digests),
+                "output": outcome.output_dir.name,
+                "made": {name: dict(zip(("digest_hex", "size_bytes"), deed.measure(outcome.output_dir / name), strict=True)) for name in MODEL_FILES},
+                "sandbox": {"kind": outcome.sandbox.kind, "checks": dict(outcome.sandbox.checks), "notes": list(outcome.sandbox.notes)},
+                "metrics": _last_figures(outcome.metrics),
+                "resumed_from_step": outcome.resumed_from_step,
+                "attempt": attempt,
+            }
+
+        resources = {"run": p["run"], "input:train.csv": split.train.digest_hex}
+        trained = deed.step("train", run, adapter="local-training", operation="training.run", resources=resources)
+    files = {name: _keep(deed, trained, name) for name in MODEL_FILES}
+    statement = provenance.training_statement(deed, trained, files, split=split)
+    attestation = deed.attest(statement)
+    deed.clean_up()
+    return {**trained, "files": files, "attestation": attestation}
+
+
+def _last_figures(metrics: Any) -> dict[str, int]:
+    last: dict[str, int] = {}
+    for metric in metrics:
+        last |= {**metric.values_micro, "epoch": metric.epoch, "step": metric.step}
+    return last
+
+
+def _keep(deed: Deed, trained: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Seal one file that the run made."""
+    made = trained["made"][name]
+    ref = ObjectRef(tenant=deed.tenant, object_id=f"{deed.tenant}/run/{deed.id}/{name}", **made)
+
+    def put(warrant: bytes, _attempt: int) -> dict[str, Any]:
+        with deed.output_file(trained["output"], name).open("rb") as source:
+            deed.adapters.objects.put(warrant, ref, source, deed.parameters)
+        return {"object_id": ref.object_id, **made}
+
+    return dict(
+        deed.step(f"keep:{name}", put, adapter="local-objects", operation="objects.put", resources=ref.resources())
+    )
+
+
+def finish_launch(_view: View, operation: Operation, result: Mapping[str, Any], now_ms: int) -> Change:
+    """The run is done."""
+    values = {
+        "state": "done",
+        "metrics_summary": result["metrics"],
+        "outcome": dict(result),
+        "ended_at_ms": now_ms,
+        "attempt": result["attempt"],
+    }
+    return Change(updates=(Update(Run, {"name": _name(operation)}, values),))
+
+
+def abandon_launch(view: View, operation: Operation, error: Mapping[str, Any], now_ms: int) -> Change:
+    """The run is over, and the record says why."""
+    row = view.run(_name(operation))
+    cancelled = row is not None and row.state == "cancelled"
+    state = "cancelled" if cancelled else "refused" if error.get("code") == "refused" else "failed"
+    values = {"state": state, "outcome": {"error": dict(error)}, "ended_at_ms": now_ms}
+    return Change(updates=(Update(Run, {"name": _name(operation)}, values),))
+
+
+def _name(operation: Operation) -> str:
+    return operation.resource.partition("/")[2]
+
+
+# --- cancel, log, read ----------------------------------------------------------------------------------------------
+
+
+def ask_cancel(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal | None:
+    """The run stops at its next sign of life."""
+    row = view.run(ref.name)
+    if row is None:
+        return None
+    going = row.state in {"accepted", "running"}
+    conflict = None if going else Conflict(f"run {ref} is {row.state}: there is nothing to cancel")
+    change = Change(updates=(Update(Run, {"name": ref.name, "state": row.state}, {"state": "cancelled"}),))
+    return Proposal(resource=view.run_entity(row), change=change, conflict=conflict, result={"state": "cancelled"})
+
+
+def ask_log(view: View, _who: Who, ref: Ref, body: LogMetric, ids: Ids) -> Proposal | None:
+    """One figure more, from outside the platform."""
+    row = view.run(ref.name)
+    if row is None:
+        return None
+    metric = MetricRow(
+        tenant_id=ref.tenant,
+        run=ref.name,
+        name=f"logged.{body.name}",
+        step=body.step,
+        attempt=row.attempt,
+        value=body.value,
+        at_ms=ids.now_ms,
+    )
+    return Proposal(resource=view.run_entity(row), change=Change(inserts=(Insert(MetricRow, metric.model_dump()),)))
+
+
+def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal | None:
+    """What is known of a run."""
+    row = view.run(ref.name)
+    if row is None:
+        return None
+    result = row.model_dump(exclude={"tenant_id", "workdir_id"})
+    return Proposal(resource=view.run_entity(row), result={"run": result})
+
+
+def metric_rows(run: str, attempt: int, metric: Metric, now_ms: int) -> list[dict[str, Any]]:
+    """A job's figures as rows of telemetry."""
+    return [
+        {"run": run, "name": name, "step": metric.step, "attempt": attempt, "value": _decimal(value), "at_ms": now_ms}
+        for name, value in metric.values_micro.items()
+    ]
+
+
+def _decimal(micro: int) -> str:
+    sign, rest = ("-", -micro) if micro < 0 else ("", micro)
+    return f"{sign}{rest // 1_000_000}.{rest % 1_000_000:06d}"
+
+
+VERBS = (
+    Verb(
+        action="training.launch",
+        summary="Train a model on a dataset in an environment.",
+        form=RefForm.NAME,
+        body=LaunchTraining,
+        propose=ask_launch,
+        do=do_launch,
+        finish=finish_launch,
+        abandon=abandon_launch,
+        creates=True,
+    ),
+    Verb(
+        action="training.cancel", summary="Stop a run.", form=RefForm.NAME, body=NoBody, propose=ask_cancel
+    ),
+    Verb(
+        action="run.log", summary="Report a figure to a run.", form=RefForm.NAME, body=LogMetric, propose=ask_log
+    ),
+    Verb(action="run.read", summary="Show a run.", form=RefForm.NAME, body=NoBody, propose=ask_read),
+)

@@ -1,0 +1,595 @@
+"""The sequencer: the one thread of a process through which everything gets into the logs.
+
+Rules kept here:
+
+1. Nothing is answered before it is durable (law 2). An entry, what it was decided on, what it changes and what it starts are one
+   transaction: all of it or nothing.
+2. A submission commits only if every facts version it expects is still the current one, read under the lock of the head row; else it
+   alone fails with `StaleFacts`. The others of its group are not affected.
+3. Consumables are spent submission by submission, so two of one group cannot spend the same.
+4. Time never runs backwards in a log: an entry's time is the clock's, or the last entry's where that is later.
+5. Nothing that matters is remembered between two groups. Heads are read under the lock each time, so any number of sequencers, in
+   any number of processes, may write to one database.
+
+The way of a group, and what a crash leaves at each step:
+
+    wait for submissions               nothing is written; callers were not answered
+    lock the heads, in tenant order    nothing
+    plan in memory                     nothing
+    write, commit (one fsync)          all of the group, or nothing; callers were not answered, and find out by asking again
+    answer                             the group is durable; a caller whose answer is lost finds it in the log
+
+A group that fails is rolled back and its submissions are tried one by one, so that one bad submission fails alone. If the commit itself
+breaks off, the log is asked whether the group is there (its leaves are salted, so nobody else can have written them) before anything is
+tried again: nothing is appended, spent or started twice.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, Table, bindparam, insert, select, tuple_, update
+from sqlalchemy.exc import IntegrityError
+
+from licet_attestations.errors import FormatError
+from licet_attestations.leaf import SALT_BYTES, Leaf, commit
+from licet_attestations.merkle import leaf_hash
+from licet_engine.log import store
+from licet_engine.log.errors import (
+    InvalidSubmission,
+    LogBusy,
+    LogError,
+    LogUnavailable,
+    SpendRefused,
+    StaleFacts,
+    SubmissionConflict,
+)
+from licet_engine.log.submission import (
+    Insert,
+    Placed,
+    Receipt,
+    Spend,
+    Submission,
+    Update,
+    core_table,
+    verify_submission,
+)
+from licet_engine.store.db import insert_if_absent, write_transaction
+from licet_engine.store.tables import Budget
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_QUEUED: Final = 10_000
+DEFAULT_MAX_GROUP: Final = 512
+DEFAULT_MAX_CLOCK_STEP_BACK_MS: Final = 1_000
+
+_BUDGETS: Final = store.table_of(Budget)
+_INSERT_LEAVES: Final = insert(store.LEAVES)
+_INSERT_RECORDS: Final = insert(store.RECORDS)
+_INSERT_HEADS: Final = insert(store.HEADS)
+_HEAD_COLUMNS: Final = ("size", "root", "frontier", "facts_version", "last_time_ms")
+_UPDATE_HEADS: Final = (
+    update(store.HEADS)
+    .where(store.HEADS.c.tenant_id == bindparam("head_tenant_id"))
+    .values({name: bindparam(f"head_{name}") for name in _HEAD_COLUMNS})
+)
+_SPEND: Final = (
+    update(_BUDGETS)
+    .where(
+        _BUDGETS.c.tenant_id == bindparam("of_tenant_id"),
+        _BUDGETS.c.name == bindparam("of_name"),
+        _BUDGETS.c.remaining >= bindparam("amount"),
+    )
+    .values(remaining=_BUDGETS.c.remaining - bindparam("amount"))
+)
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the sequencer counted since it started; read by metrics."""
+
+    groups: int = 0
+    submissions: int = 0
+    entries: int = 0
+    refused: int = 0
+    failed_groups: int = 0
+    recovered_commits: int = 0
+    """Commits that broke off and were found durable."""
+    clock_steps_back: int = 0
+    """Groups whose clock was behind a log's last entry by more than the bound."""
+
+
+Outcome = Receipt | Exception
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    submission: Submission
+    tenants: frozenset[str]
+    future: "Future[Receipt] | asyncio.Future[Receipt]"
+    loop: asyncio.AbstractEventLoop | None
+    outcome: Outcome | None = None
+
+
+class Sequencer:
+    """Appends submissions to the logs, in groups, on a thread of its own.
+
+    Args:
+        engine: From `open_engine`.
+        enqueue: Called with the transaction's connection and each item of ``Submission.enqueue``; it must write through that connection only.
+        clock_ms: Milliseconds since the epoch.
+        max_queued: Submissions that may wait; beyond it `LogBusy`.
+        max_group: Submissions in one transaction.
+        max_clock_step_back_ms: How far the clock may be behind a log before it is counted and warned of.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        enqueue: Callable[[Connection, Any], None] | None = None,
+        clock_ms: Callable[[], int] = wall_clock_ms,
+        max_queued: int = DEFAULT_MAX_QUEUED,
+        max_group: int = DEFAULT_MAX_GROUP,
+        max_clock_step_back_ms: int = DEFAULT_MAX_CLOCK_STEP_BACK_MS,
+    ) -> None:
+        self.counters = Counters()
+        self._engine = engine
+        self._enqueue = enqueue
+        self._clock_ms = clock_ms
+        self._max_queued = max_queued
+        self._max_group = max_group
+        self._max_clock_step_back_ms = max_clock_step_back_ms
+        self._changed = threading.Condition()  # Guards the three below.
+        self._queue: deque[_Pending] = deque()
+        self._closing = False
+        self._waiting = False
+        self._updates: dict[tuple[Any, ...], Any] = {}  # Of the thread: statements by shape.
+        self._thread = threading.Thread(target=self._run, name="licet-sequencer", daemon=True)
+        self._thread.start()
+
+    # --- For callers, on any thread -------------------------------------------------------------------------------------
+
+    def submit(self, submission: Submission) -> "Future[Receipt]":
+        """Hand in a submission.
+
+        Args:
+            submission: Tried as it is, perhaps more than once; not to be changed afterwards.
+
+        Returns:
+            Resolved once everything is durable, or with why it is not: `StaleFacts`, `SpendRefused`, `SubmissionConflict`,
+            `InvalidSubmission`, `LogUnavailable`. Cancelling has no effect once the group is under way.
+
+        Raises:
+            InvalidSubmission: It contradicts itself.
+            LogBusy: Too much waits.
+            LogUnavailable: The sequencer is closed.
+        """
+        future: Future[Receipt] = Future()
+        self._put(_Pending(submission, verify_submission(submission), future, None))
+        return future
+
+    def submit_async(self, submission: Submission) -> "asyncio.Future[Receipt]":
+        """Hand in a submission from a coroutine; as `submit`, with a future of the running loop.
+
+        A loop is woken once for all of its futures that a group resolves.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Receipt] = loop.create_future()
+        self._put(_Pending(submission, verify_submission(submission), future, loop))
+        return future
+
+    def append(self, submission: Submission, timeout_s: float | None = None) -> Receipt:
+        """Hand in a submission and wait until it is durable."""
+        return self.submit(submission).result(timeout_s)
+
+    def queued(self) -> int:
+        """How many submissions wait."""
+        return len(self._queue)
+
+    def is_alive(self) -> bool:
+        """Whether submissions are accepted."""
+        return not self._closing and self._thread.is_alive()
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Accept nothing more, log what waits, and end the thread.
+
+        Raises:
+            LogUnavailable: The thread did not end in time.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise LogUnavailable(f"the sequencer did not end within {timeout_s} s", may_be_logged=True)
+
+    def _put(self, pending: _Pending) -> None:
+        with self._changed:
+            if self._closing:
+                raise LogUnavailable("the log is closed: nothing more is accepted")
+            if len(self._queue) >= self._max_queued:
+                raise LogBusy(f"{len(self._queue)} submissions wait to be logged: try again later")
+            self._queue.append(pending)
+            if self._waiting:
+                self._changed.notify()
+
+    # --- The thread -----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        group: list[_Pending] = []
+        try:
+            while (taken := self._take()) is not None:
+                group = taken
+                if group:
+                    self._sequence(group)
+                    self._answer(group)
+        except BaseException as error:  # The thread ends here, whatever it was; nobody may wait for it for ever.
+            logger.exception("the sequencer stopped")
+            with self._changed:
+                self._closing = True
+                abandoned = [*group, *self._queue]
+                self._queue.clear()
+            for pending in abandoned:
+                unavailable = LogUnavailable("the sequencer stopped", may_be_logged=pending in group)
+                unavailable.__cause__ = error
+                pending.outcome = pending.outcome or unavailable
+            self._answer(abandoned)
+
+    def _take(self) -> list[_Pending] | None:
+        """Wait for submissions and take a group of them; ``None`` once all is done and the sequencer closes."""
+        with self._changed:
+            while not self._queue and not self._closing:
+                self._waiting = True
+                self._changed.wait()
+                self._waiting = False
+            if not self._queue:
+                return None
+            taken = [self._queue.popleft() for _ in range(min(len(self._queue), self._max_group))]
+        # From here on a future of ours cannot be cancelled any more; what was cancelled before is not logged.
+        return [pending for pending in taken if pending.loop is not None or _starts(pending.future)]
+
+    def _sequence(self, group: list[_Pending]) -> None:
+        """Give every submission of the group its outcome."""
+        try:
+            self._commit(group)
+        except _GroupFailed as failure:
+            self.counters.failed_groups += 1
+            logger.warning(
+                "a group was not logged", extra={"submissions": len(group), "error": repr(failure.__cause__)}
+            )
+            if len(group) == 1 or not failure.retryable:
+                for pending in group:
+                    pending.outcome = failure.for_caller()
+                return
+            # Nothing of the group is durable. One by one, so that what is wrong with one is not visited on the others.
+            for pending in group:
+                self._sequence([pending])
+
+    def _commit(self, group: list[_Pending]) -> None:
+        """Try to commit a group in one transaction; sets outcomes only where all of it is decided."""
+        reached, plan = "begin", None
+        try:
+            with write_transaction(self._engine) as connection:
+                reached = "write"
+                plan = self._plan(connection, group)
+                if plan.receipts:
+                    self._write(connection, plan)
+                reached = "commit"
+            # From here on the group is durable.
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                raise
+            if reached != "commit" or plan is None or not plan.receipts:
+                # Rolled back, by us or because the connection is gone. Where not even a transaction could be begun, trying every
+                # submission by itself would only wait as often.
+                raise _GroupFailed(retryable=reached != "begin", may_be_logged=False) from error
+            # The commit broke off: it may have been made or not.
+            if not self._is_durable(plan):
+                raise _GroupFailed(retryable=True, may_be_logged=False) from error
+            self.counters.recovered_commits += 1
+            logger.warning("a commit reported an error but is durable", extra={"error": repr(error)})
+        self.counters.groups += 1
+        self.counters.submissions += len(plan.receipts)
+        self.counters.entries += len(plan.leaf_rows)
+        self.counters.refused += len(plan.refused)
+        for pending, receipt in plan.receipts:
+            pending.outcome = receipt
+        for pending, refusal in plan.refused:
+            pending.outcome = refusal
+
+    def _is_durable(self, plan: "_Plan") -> bool:
+        """Ask the log whether a group is in it whose commit broke off."""
+        row = plan.leaf_rows[0]
+        try:
+            # Under the lock: whatever became of the transaction, it is over then.
+            with write_transaction(self._engine) as connection:
+                entries = store.read_entries(connection, row["tenant_id"], row["leaf_index"], 1)
+        except Exception as error:
+            raise _GroupFailed(retryable=False, may_be_logged=True) from error
+        return bool(entries) and entries[0].hash == row["hash"]
+
+    def _plan(self, connection: Connection, group: list[_Pending]) -> "_Plan":
+        """Lock the heads and decide, in order, which submissions are accepted and what they write."""
+        heads = store.read_heads(connection, {tenant for pending in group for tenant in pending.tenants}, lock=True)
+        budgets = _read_budgets(connection, group)
+        now_ms = self._clock_ms()
+        ahead_ms = max(head.last_time_ms for head in heads.values()) - now_ms
+        if ahead_ms > self._max_clock_step_back_ms:
+            self.counters.clock_steps_back += 1
+            logger.warning("the clock is behind the log", extra={"behind_ms": ahead_ms})
+        plan = _Plan(heads, budgets, now_ms)
+        for pending in group:
+            try:
+                plan.accept(pending)
+            except LogError as refusal:
+                plan.refused.append((pending, refusal))
+            except FormatError as error:
+                plan.refused.append((pending, InvalidSubmission(f"the entry has no valid header: {error}")))
+            except Exception as error:  # noqa: BLE001  # The caller's own, from making its record; the caller gets it back.
+                plan.refused.append((pending, error))
+        return plan
+
+    def _write(self, connection: Connection, plan: "_Plan") -> None:
+        """Write what a plan accepted; every statement for the whole group at once."""
+        connection.execute(_INSERT_LEAVES, plan.leaf_rows)
+        connection.execute(_INSERT_RECORDS, plan.record_rows)
+        self._write_heads(connection, plan)
+        submissions = [pending.submission for pending, _ in plan.receipts]
+        if any(submission.companions for submission in submissions):
+            _write_inserts(connection, plan)
+            self._write_updates(connection, plan)
+        spends = [spend for submission in submissions for spend in submission.spend]
+        if spends:
+            # The condition is in the statement too: what was read under the lock is not what makes it safe.
+            rows = [
+                {"of_tenant_id": spend.tenant_id, "of_name": spend.name, "amount": spend.amount} for spend in spends
+            ]
+            if connection.execute(_SPEND, rows).rowcount != len(rows):
+                raise SubmissionConflict("a budget changed outside the sequencer")
+        for submission in submissions:
+            for item in submission.enqueue:
+                if self._enqueue is None:
+                    raise InvalidSubmission("this sequencer has nowhere to enqueue to")
+                self._enqueue(connection, item)
+
+    def _write_heads(self, connection: Connection, plan: "_Plan") -> None:
+        new: list[dict[str, Any]] = []
+        known: list[dict[str, Any]] = []
+        for tenant_id, head in plan.heads.items():
+            hashes = plan.hashes[tenant_id]
+            if not hashes and plan.versions[tenant_id] == head.facts_version:
+                continue
+            frontier = store.frontier_of(head)
+            tiles = store.TileWriter(connection, tenant_id)
+            frontier.append_many(hashes, tiles.emit)
+            tiles.write()
+            values = (
+                frontier.size,
+                frontier.root(),
+                b"".join(frontier.hashes()),
+                plan.versions[tenant_id],
+                plan.times_ms[tenant_id],
+            )
+            if head.stored:
+                known.append(
+                    {"head_tenant_id": tenant_id}
+                    | {f"head_{name}": value for name, value in zip(_HEAD_COLUMNS, values, strict=True)}
+                )
+            else:
+                new.append({"tenant_id": tenant_id} | dict(zip(_HEAD_COLUMNS, values, strict=True)))
+        if new:
+            connection.execute(_INSERT_HEADS, new)
+        if known:
+            connection.execute(_UPDATE_HEADS, known)
+
+    def _write_updates(self, connection: Connection, plan: "_Plan") -> None:
+        batches: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+        for pending, receipt in plan.receipts:
+            for companion in pending.submission.companions:
+                if not isinstance(companion, Update):
+                    continue
+                table = core_table(companion.table)
+                values = _with_places(companion.values, companion, receipt)
+                key_shape = tuple((name, value is None) for name, value in companion.key.items())
+                shape = (table, key_shape, tuple(values))
+                row = {f"key_{name}": value for name, value in companion.key.items() if value is not None}
+                row |= {f"new_{name}": value for name, value in values.items()}
+                if companion.expected_rows == 1 and set(table.primary_key.columns.keys()) <= companion.key.keys():
+                    # Each matches one row or none, so the sum tells whether every one matched.
+                    batches[shape].append(row)
+                else:
+                    found = connection.execute(self._update_of(shape), row).rowcount
+                    if companion.expected_rows not in {None, found}:
+                        raise SubmissionConflict(
+                            f"{found} rows of {table.name!r} are as expected, not {companion.expected_rows}"
+                        )
+        for shape, rows in batches.items():
+            if connection.execute(self._update_of(shape), rows).rowcount != len(rows):
+                raise SubmissionConflict(f"a row of {shape[0].name!r} is not as expected: look at it again")
+
+    def _update_of(self, shape: tuple[Any, ...]) -> Any:
+        if shape not in self._updates:
+            table, key_shape, names = shape
+            statement = update(table).values({name: bindparam(f"new_{name}") for name in names})
+            for name, is_null in key_shape:
+                column = table.c[name]
+                statement = statement.where(column.is_(None) if is_null else column == bindparam(f"key_{name}"))
+            self._updates[shape] = statement
+        return self._updates[shape]
+
+    def _answer(self, group: Iterable[_Pending]) -> None:
+        """Resolve futures: those of a loop all in one wake-up of it."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Pending]] = {}
+        for pending in group:
+            if pending.loop is not None:
+                by_loop.setdefault(pending.loop, []).append(pending)
+            else:
+                _resolve((pending,))
+        for loop, resolved in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_resolve, resolved)
+            except RuntimeError:
+                # The loop is closed, and whoever waited on it is gone. What is logged stays logged.
+                logger.info(
+                    "a loop was closed before its submissions were answered", extra={"submissions": len(resolved)}
+                )
+
+
+class _GroupFailed(Exception):  # Never leaves this module.
+    """A group of which nothing was written, or of which that is not known."""
+
+    def __init__(self, *, retryable: bool, may_be_logged: bool) -> None:
+        super().__init__("a group failed")
+        self.retryable = retryable
+        self.may_be_logged = may_be_logged
+
+    def for_caller(self) -> LogError:
+        """What a single submission is told."""
+        cause = self.__cause__
+        if isinstance(cause, LogError):
+            return cause
+        told: LogError
+        if isinstance(cause, IntegrityError):
+            told = SubmissionConflict("a row that this would insert is there already, or one that it refers to is not")
+        elif self.may_be_logged:
+            told = LogUnavailable(
+                "the log broke off at the commit and cannot be asked whether it was made", may_be_logged=True
+            )
+        else:
+            told = LogUnavailable("the log cannot be written; nothing was logged")
+        told.__cause__ = cause
+        return told
+
+
+class _Plan:
+    """What a group will write, worked out in memory under the lock of the heads."""
+
+    def __init__(self, heads: Mapping[str, store.Head], budgets: dict[tuple[str, str], int], now_ms: int) -> None:
+        self.heads = heads
+        self.hashes: dict[str, list[bytes]] = {tenant_id: [] for tenant_id in heads}
+        self.versions = {tenant_id: head.facts_version for tenant_id, head in heads.items()}
+        self.times_ms = {tenant_id: head.last_time_ms for tenant_id, head in heads.items()}
+        self.leaf_rows: list[dict[str, Any]] = []
+        self.record_rows: list[dict[str, Any]] = []
+        self.receipts: list[tuple[_Pending, Receipt]] = []
+        self.refused: list[tuple[_Pending, Exception]] = []
+        self._budgets = budgets
+        self._now_ms = now_ms
+
+    def accept(self, pending: _Pending) -> None:
+        """Take a submission in, or raise and stay as before."""
+        submission = pending.submission
+        for tenant_id, expected in submission.expect.items():
+            if self.versions[tenant_id] != expected:
+                raise StaleFacts(tenant_id, expected, self.versions[tenant_id])
+        remaining = self._spend(submission.spend)
+        # One time for all entries of a submission, in whichever log, and none before an entry that stands there already.
+        time_ms = max(self._now_ms, *(self.times_ms[entry.tenant_id] for entry in submission.entries))
+        placed: list[Placed] = []
+        leaf_rows: list[dict[str, Any]] = []
+        record_rows: list[dict[str, Any]] = []
+        added: dict[str, int] = {}
+        for entry in submission.entries:
+            tenant_id = entry.tenant_id
+            nth = added.get(tenant_id, 0)
+            index = self.heads[tenant_id].size + len(self.hashes[tenant_id]) + nth
+            added[tenant_id] = nth + 1
+            record = entry.record if isinstance(entry.record, bytes) else entry.record(time_ms)
+            salt = os.urandom(SALT_BYTES)
+            header = Leaf(entry.kind, time_ms, entry.actor, entry.owner, commit(salt, record)).to_bytes()
+            leaf_rows.append(
+                {"tenant_id": tenant_id, "leaf_index": index, "header": header.decode(), "hash": leaf_hash(header)}
+            )
+            record_rows.append({"tenant_id": tenant_id, "leaf_index": index, "salt": salt, "record": record})
+            placed.append(Placed(tenant_id, index, time_ms, header))
+        # Nothing below can fail.
+        self._budgets |= remaining
+        for row in leaf_rows:
+            self.hashes[row["tenant_id"]].append(row["hash"])
+            self.times_ms[row["tenant_id"]] = time_ms
+        for tenant_id in submission.bump:
+            self.versions[tenant_id] += 1
+        self.leaf_rows += leaf_rows
+        self.record_rows += record_rows
+        versions = {tenant_id: self.versions[tenant_id] for tenant_id in pending.tenants}
+        self.receipts.append((pending, Receipt(tuple(placed), versions)))
+
+    def _spend(self, spends: Sequence[Spend]) -> dict[tuple[str, str], int]:
+        remaining: dict[tuple[str, str], int] = {}
+        for spend in spends:
+            key = (spend.tenant_id, spend.name)
+            left = remaining.get(key, self._budgets.get(key))
+            if left is None or left < spend.amount:
+                raise SpendRefused(spend.tenant_id, spend.name, spend.amount, left or 0)
+            remaining[key] = left - spend.amount
+        return remaining
+
+
+def _read_budgets(connection: Connection, group: list[_Pending]) -> dict[tuple[str, str], int]:
+    wanted = sorted({(spend.tenant_id, spend.name) for pending in group for spend in pending.submission.spend})
+    if not wanted:
+        return {}
+    query = select(_BUDGETS.c.tenant_id, _BUDGETS.c.name, _BUDGETS.c.remaining).where(
+        tuple_(_BUDGETS.c.tenant_id, _BUDGETS.c.name).in_(wanted)
+    )
+    return {(row.tenant_id, row.name): row.remaining for row in connection.execute(query.with_for_update())}
+
+
+def _write_inserts(connection: Connection, plan: _Plan) -> None:
+    batches: dict[tuple[Table, bool, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
+    for pending, receipt in plan.receipts:
+        for companion in pending.submission.companions:
+            if isinstance(companion, Insert):
+                table = core_table(companion.table)
+                for row in companion.rows:
+                    values = _with_places(row, companion, receipt)
+                    batches[table, companion.if_absent, tuple(sorted(values))].append(values)
+    # In the order of foreign keys, which the order of submissions in a group need not keep.
+    rank = _rank_of_tables(frozenset(table for table, _, _ in batches))
+    for table, if_absent, names in sorted(batches, key=lambda batch: rank[batch[0]]):
+        statement = insert_if_absent(connection, table) if if_absent else insert(table)
+        connection.execute(statement, batches[table, if_absent, names])
+
+
+@lru_cache(maxsize=256)
+def _rank_of_tables(tables: frozenset[Table]) -> dict[Table, int]:
+    if len(tables) <= 1:
+        return dict.fromkeys(tables, 0)
+    ordered = next(iter(tables)).metadata.sorted_tables
+    return {table: rank for rank, table in enumerate(ordered) if table in tables}
+
+
+def _with_places(values: Mapping[str, Any], companion: Insert | Update, receipt: Receipt) -> dict[str, Any]:
+    if not companion.placed:
+        return dict(values)
+    places = {name: getattr(receipt.placed[entry], of) for name, (entry, of) in companion.placed.items()}
+    return {**values, **places}
+
+
+def _starts(future: "Future[Receipt] | asyncio.Future[Receipt]") -> bool:
+    return isinstance(future, Future) and future.set_running_or_notify_cancel()
+
+
+def _resolve(group: Iterable[_Pending]) -> None:
+    for pending in group:
+        future, outcome = pending.future, pending.outcome
+        if future.done():
+            continue  # Cancelled by its caller; what is logged stays logged.
+        if isinstance(outcome, Receipt):
+            future.set_result(outcome)
+        else:
+            future.set_exception(outcome or LogUnavailable("the sequencer gave no outcome", may_be_logged=True))

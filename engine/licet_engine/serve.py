@@ -1,0 +1,232 @@
+"""``licet serve``: supervises the three processes of an installation on one machine.
+
+Rules kept here:
+
+- signer, api and worker are processes of their own; what one may hold, the others do not. One that ends is started again,
+  after a pause that grows while it keeps ending.
+- Children die with their supervisor, however it ends.
+- Nothing is handed to a child but its settings; no secret stands in an argument or in the environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from licet_engine.domain.errors import ConfigurationError
+from licet_engine.init import initialise, is_initialised, prepare_database
+from licet_engine.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_READY_WITHIN_S: Final = 60.0
+_STOP_WITHIN_S: Final = 15.0
+_FIRST_PAUSE_S: Final = 0.2
+_LONGEST_PAUSE_S: Final = 10.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(slots=True)
+class _Child:
+    name: str
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    started_at_s: float = 0.0
+    pause_s: float = _FIRST_PAUSE_S
+    restart_at_s: float = field(default=0.0)
+
+
+class Supervisor:
+    """Starts the processes, keeps them alive, and stops them.
+
+    Args:
+        settings: Of the installation.
+        log: Where the children's standard output and error go; this process's own if None.
+    """
+
+    def __init__(self, settings: Settings, *, log: Path | None = None) -> None:
+        self._settings = settings
+        self._log = log
+        self._stop = threading.Event()
+        self._children = [
+            _Child("signer", self._signer_command()),
+            _Child("api", self._api_command()),
+            _Child("worker", [sys.executable, "-m", "licet_engine.worker"]),
+        ]
+
+    def _signer_command(self) -> list[str]:
+        command = [sys.executable, "-m", "licet_attestations.signer"]
+        command += ["--data", str(self._settings.signer_data), "--socket", str(self._settings.signer_socket)]
+        if self._settings.key_passphrase_file:
+            command += ["--passphrase-file", self._settings.key_passphrase_file]
+        return command
+
+    def _api_command(self) -> list[str]:
+        return [
+            *(sys.executable, "-m", "granian", "licet_engine.app:application"),
+            *("--interface", "asgi", "--factory", "--workers", "1", "--no-ws"),
+            *("--host", self._settings.host, "--port", str(self._settings.port)),
+            *("--log-level", "warning", "--backlog", "1024"),
+        ]
+
+    @property
+    def url(self) -> str:
+        """Where the API is."""
+        return f"http://{self._settings.host}:{self._settings.port}"
+
+    def pid(self, name: str) -> int:
+        """Process id of a child."""
+        child = next(child for child in self._children if child.name == name)
+        if child.process is None:
+            raise ConfigurationError(f"{name} is not running")
+        return child.process.pid
+
+    def start(self) -> None:
+        """Start everything and return once it is ready.
+
+        Raises:
+            ConfigurationError: It does not become ready; says which part, and what to look at.
+        """
+        self._check_port()
+        (self._settings.data / "run" / "worker.ready").unlink(missing_ok=True)
+        for child in self._children:
+            self._spawn(child)
+        deadline_s = time.monotonic() + _READY_WITHIN_S
+        while time.monotonic() < deadline_s:
+            self._tend()
+            if self._is_ready():
+                return
+            if self._stop.wait(0.05):
+                return
+        self.stop()
+        raise ConfigurationError(
+            f"the service did not become ready within {_READY_WITHIN_S:.0f} s; see its output"
+            + (f" in {self._log}" if self._log else "")
+            + ", or run: licet doctor"
+        )
+
+    def _check_port(self) -> None:
+        with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self._settings.host, self._settings.port))
+            except OSError as error:
+                raise ConfigurationError(
+                    f"{self._settings.host}:{self._settings.port} cannot be used: {error.strerror}; choose another with --port"
+                ) from error
+
+    def _is_ready(self) -> bool:
+        if not (self._settings.data / "run" / "worker.ready").exists():
+            return False
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=2.0).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def run(self) -> None:
+        """Keep the children alive until told to stop."""
+        while not self._stop.wait(0.1):
+            self._tend()
+
+    def ask_to_stop(self) -> None:
+        """Make `run` return."""
+        self._stop.set()
+
+    def stop(self) -> None:
+        """Stop the children: the worker first, the signer last."""
+        self._stop.set()
+        for child in reversed(self._children):
+            process = child.process
+            if process is None or process.poll() is not None:
+                continue
+            process.terminate()
+            try:
+                process.wait(_STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _tend(self) -> None:
+        for child in self._children:
+            if child.process is not None and child.process.poll() is not None:
+                lived_s = time.monotonic() - child.started_at_s
+                child.pause_s = _FIRST_PAUSE_S if lived_s > _LONGEST_PAUSE_S else min(child.pause_s * 2, _LONGEST_PAUSE_S)
+                child.restart_at_s = time.monotonic() + child.pause_s
+                logger.warning("%s ended with status %s; starting it again", child.name, child.process.returncode)
+                child.process = None
+            if child.process is None and time.monotonic() >= child.restart_at_s:
+                self._spawn(child)
+
+    def _spawn(self, child: _Child) -> None:
+        environment = {key: value for key, value in os.environ.items() if key != "LICET_TOKEN"}
+        environment |= self._settings.to_environment()
+        output = None
+        if self._log is not None:
+            output = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            child.process = subprocess.Popen(
+                child.command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - it only sets a flag of the child's own.
+                start_new_session=True,
+            )
+        finally:
+            if output is not None:
+                os.close(output)
+        child.started_at_s = time.monotonic()
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """Ask the kernel to end the child when its parent does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def set_up() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # It ended before the flag was set.
+            os._exit(1)
+
+    return set_up
+
+
+def main(settings: Settings, *, init: bool = False) -> None:
+    """Serve until told to stop.
+
+    Args:
+        settings: Of the installation.
+        init: Make an installation first if there is none.
+
+    Raises:
+        ConfigurationError: There is none, or it does not start.
+    """
+    if not is_initialised(settings):
+        if not init:
+            raise ConfigurationError(f"{settings.data} holds no installation; make one: licet init --data {settings.data}")
+        made = initialise(settings)
+        print(f"made an installation in {settings.data}; the first operator's token is in {made.token_file}")  # noqa: T201 - told to the person who runs this.
+    prepare_database(settings)
+    supervisor = Supervisor(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.ask_to_stop())
+    try:
+        supervisor.start()
+        print(f"licet serves {supervisor.url} (API docs: {supervisor.url}/schema)", flush=True)  # noqa: T201 - as above.
+        supervisor.run()
+    finally:
+        supervisor.stop()

@@ -1,0 +1,135 @@
+"""Every setting of an installation, with its default and unit. The environment is read here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from licet_engine.domain.errors import ConfigurationError
+
+PREFIX = "LICET_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of one installation. Each is read from the environment variable ``LICET_<NAME IN CAPITALS>``.
+
+    Attributes:
+        data: Folder that holds everything; made by ``licet init``.
+        host: Address on which the API listens.
+        port: Port on which the API listens.
+        max_body_bytes: Largest JSON body that is read.
+        max_upload_bytes: Largest file that may be uploaded.
+        max_uploads_per_principal: Uploads of one principal that may wait at once to be used.
+        upload_ttl_s: How long an unused upload or an artifact stays.
+        decision_max_age_s: How old a decision may be when a warrant is asked for, before it is decided again.
+        lease_s: How long long-running work goes on before it is decided again.
+        checkpoint_interval_s: How often changed logs get a signed checkpoint.
+        fact_cache_entries: How many facts are kept in memory, all tenants together.
+        api_threads: Threads for requests that do more than decide.
+        adapters: Names of the adapters that the worker may load, separated by commas.
+        training_timeout_s: Longest time that one job may run in the sandbox.
+        key_passphrase_file: File with the passphrase of the signer's keys; empty for none.
+    """
+
+    data: Path = Path("data")
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_body_bytes: int = 1 << 20
+    max_upload_bytes: int = 256 << 20
+    max_uploads_per_principal: int = 16
+    upload_ttl_s: int = 3600
+    decision_max_age_s: int = 45
+    lease_s: int = 30
+    checkpoint_interval_s: float = 1.0
+    fact_cache_entries: int = 100_000
+    api_threads: int = 16
+    adapters: str = "local-objects,local-registry,local-training,local-checks"
+    training_timeout_s: int = 3600
+    key_passphrase_file: str = ""
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file of the installation."""
+        return self.data / "licet.db"
+
+    @property
+    def api_socket(self) -> Path:
+        """The internal door of the api, for the worker alone."""
+        return self.data / "run" / "api.sock"
+
+    @property
+    def signer_socket(self) -> Path:
+        """The door of the signer."""
+        return self.data / "run" / "signer.sock"
+
+    @property
+    def signer_data(self) -> Path:
+        """Keys and last checkpoints; the signer alone reads it."""
+        return self.data / "signer"
+
+    @property
+    def spool(self) -> Path:
+        """Uploads and artifacts on their way, each for a short time."""
+        return self.data / "spool"
+
+    @property
+    def worker_data(self) -> Path:
+        """The adapters' own state: spent warrants, recorded effects, work in progress."""
+        return self.data / "worker"
+
+    @property
+    def trust_root(self) -> Path:
+        """The public keys of this installation, for its own processes and for auditors to take a copy of."""
+        return self.data / "trust-root.json"
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """The allow-list of adapters."""
+        return tuple(name.strip() for name in self.adapters.split(",") if name.strip())
+
+    def to_environment(self) -> dict[str, str]:
+        """These settings as environment variables, to hand them to a child process."""
+        return {PREFIX + field.name.upper(): str(getattr(self, field.name)) for field in fields(self)}
+
+
+def _parse(name: str, kind: Any, text: str) -> Any:
+    try:
+        if kind == "Path":
+            return Path(text)
+        if kind == "int":
+            return int(text)
+        if kind == "float":
+            return float(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{PREFIX}{name.upper()} must be of type {kind}, not {text!r}") from error
+    return text
+
+
+def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the settings.
+
+    Args:
+        environment: Where to read from; the process's environment by default.
+        overrides: Values that win over the environment; None means not given.
+
+    Raises:
+        ConfigurationError: A value is of the wrong type, or out of bounds.
+    """
+    source = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    for field in fields(Settings):
+        text = source.get(PREFIX + field.name.upper())
+        if text is not None:
+            values[field.name] = _parse(field.name, field.type, text)
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    settings = Settings(**values)
+    for name in ("max_body_bytes", "max_upload_bytes", "decision_max_age_s", "lease_s", "api_threads"):
+        if getattr(settings, name) <= 0:
+            raise ConfigurationError(f"{PREFIX}{name.upper()} must be above 0, not {getattr(settings, name)}")
+    if settings.decision_max_age_s >= 60:  # noqa: PLR2004 - the signer's rule: no warrant on an older decision.
+        raise ConfigurationError(f"{PREFIX}DECISION_MAX_AGE_S must be below 60, the oldest decision the signer accepts")
+    return settings

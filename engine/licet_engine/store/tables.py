@@ -1,0 +1,501 @@
+"""The tables of the engine.
+
+Rules kept here:
+
+- Every table has ``tenant_id`` as the first column of its primary key; nothing is stored outside a tenant.
+- Times are integer milliseconds since the epoch (``_ms``); digests are lower-case hexadecimal text (``_hex``).
+- Structured columns are JSON *text*: the same on every database, and never queried into. Assign a new value to change one; a change
+  inside a list or dict is not seen by the session.
+- Table classes do not validate (SQLModel never does where ``table=True``): input is validated by separate models before it gets here.
+- The tables of the log are written by the sequencer only.
+"""
+
+import json
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, ForeignKeyConstraint, Index, LargeBinary, Text, UniqueConstraint
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Field, SQLModel
+
+
+class JsonText(TypeDecorator[Any]):
+    """A JSON value kept as text, with sorted keys and no white space; ``None`` is NULL."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any | None, dialect: Dialect) -> str | None:  # noqa: ARG002  # SQLAlchemy's signature.
+        """Encode on the way in; NaN and infinity are refused, because they are not JSON."""
+        if value is None:
+            return None
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> Any | None:  # noqa: ARG002  # SQLAlchemy's signature.
+        """Decode on the way out."""
+        return None if value is None else json.loads(value)
+
+
+def _to_tenant() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["tenant_id"], ["tenant.tenant_id"])
+
+
+def _to_version() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["tenant_id", "model", "version"], ["model_version.tenant_id", "model_version.model", "model_version.version"]
+    )
+
+
+class TenantRow(SQLModel):
+    """What every row has: the tenant it belongs to."""
+
+    tenant_id: str = Field(primary_key=True)
+
+
+# --- Tenants and people -------------------------------------------------------------------------------------------------
+
+
+class Tenant(TenantRow, table=True):
+    """A tenant. ``tenant_id`` is its slug: immutable and never reused."""
+
+    __tablename__: ClassVar[Any] = "tenant"
+
+    region: str
+    suspended: bool = False
+    created_at_ms: int = Field(sa_type=BigInteger)
+    bundle_digest_hex: str | None = None
+    """The policy bundle in force."""
+
+
+class Principal(TenantRow, table=True):
+    """A person or a service account."""
+
+    __tablename__: ClassVar[Any] = "principal"
+    __table_args__ = (_to_tenant(),)
+
+    name: str = Field(primary_key=True)
+    kind: str
+    """``person`` or ``service``."""
+    roles: list[str] = Field(default_factory=list, sa_type=JsonText)
+    active: bool = True
+    owner: str | None = None
+    """The person who answers for a service account."""
+    created_at_ms: int = Field(sa_type=BigInteger)
+
+
+class ApiToken(TenantRow, table=True):
+    """An API token, kept as its SHA-256; the token itself is shown once and never stored."""
+
+    __tablename__: ClassVar[Any] = "api_token"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "principal"], ["principal.tenant_id", "principal.name"]),
+        # Identity is looked up by the hash alone, before any tenant is known.
+        UniqueConstraint("hash_hex"),
+    )
+
+    hash_hex: str = Field(primary_key=True)
+    id: str
+    """Names the token to people, in the log and when it is revoked."""
+    principal: str
+    label: str = ""
+    created_at_ms: int = Field(sa_type=BigInteger)
+    expires_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    revoked_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class Environment(TenantRow, table=True):
+    """A place where runs may be executed, its approved runtime and the code it may run."""
+
+    __tablename__: ClassVar[Any] = "environment"
+    __table_args__ = (_to_tenant(),)
+
+    name: str = Field(primary_key=True)
+    region: str
+    runtime_digest_hex: str = ""
+    runtime_approved: bool = False
+    code_allowed: list[str] = Field(default_factory=list, sa_type=JsonText)
+    """Digests of the code that is approved to run here."""
+
+
+class Budget(TenantRow, table=True):
+    """A consumable. Spent by the sequencer only, so that two entries of one group cannot spend the same."""
+
+    __tablename__: ClassVar[Any] = "budget"
+    __table_args__ = (_to_tenant(),)
+
+    name: str = Field(primary_key=True)
+    limit: int = Field(sa_type=BigInteger)
+    remaining: int = Field(sa_type=BigInteger)
+
+
+# --- Data and holds -----------------------------------------------------------------------------------------------------
+
+
+class Dataset(TenantRow, table=True):
+    """A registered dataset and the restrictions that everything made from it inherits."""
+
+    __tablename__: ClassVar[Any] = "dataset"
+    __table_args__ = (_to_tenant(),)
+
+    name: str = Field(primary_key=True)
+    classification: str
+    """``public``, ``internal``, ``confidential`` or ``restricted``."""
+    protected: list[str] = Field(default_factory=list, sa_type=JsonText)
+    """Columns that hold protected attributes."""
+    residency: list[str] = Field(default_factory=list, sa_type=JsonText)
+    uses: list[str] = Field(default_factory=list, sa_type=JsonText)
+    expires_at_ms: int = Field(sa_type=BigInteger)
+    purpose: str = Field(default="", sa_type=Text)
+    label: str = ""
+    """The column that is predicted."""
+    columns: dict[str, str] = Field(default_factory=dict, sa_type=JsonText)
+    """How each column is written: ``number`` or ``yes-no``; found when the rows are stored."""
+    missing: str = "refuse"
+    """What a missing value does to its row: ``refuse`` or ``drop``."""
+    object_id: str
+    digest_hex: str
+    rows: int = Field(default=0, sa_type=BigInteger)
+    bytes: int = Field(default=0, sa_type=BigInteger)
+    state: str
+    """``registering``, ``ready``, ``archived``, ``deleted`` or ``failed``."""
+    registered_by: str
+    registered_by_kind: str
+    created_at_ms: int = Field(sa_type=BigInteger)
+
+
+class Hold(TenantRow, table=True):
+    """A hold on a resource: placed, later perhaps lifted, never removed."""
+
+    __tablename__: ClassVar[Any] = "hold"
+    __table_args__ = (_to_tenant(), Index("ix_hold_resource", "tenant_id", "resource_type", "resource_name"))
+
+    id: str = Field(primary_key=True)
+    resource_type: str
+    resource_name: str
+    reason: str = Field(sa_type=Text)
+    placed_by: str
+    placed_at_ms: int = Field(sa_type=BigInteger)
+    lifted_by: str | None = None
+    lifted_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+# --- Training -----------------------------------------------------------------------------------------------------------
+
+
+class Run(TenantRow, table=True):
+    """A training run, over all its attempts."""
+
+    __tablename__: ClassVar[Any] = "run"
+    __table_args__ = (_to_tenant(),)
+
+    name: str = Field(primary_key=True)
+    use: str
+    datasets: list[str] = Field(default_factory=list, sa_type=JsonText)
+    environment: str
+    region: str
+    spec: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)
+    state: str
+    """``accepted``, ``running``, ``done``, ``failed``, ``cancelled`` or ``refused``."""
+    attempt: int = 0
+    started_by: str
+    started_by_kind: str
+    authors: list[str] = Field(default_factory=list, sa_type=JsonText)
+    pipelines: list[str] = Field(default_factory=list, sa_type=JsonText)
+    cost: int = Field(default=0, sa_type=BigInteger)
+    metrics_summary: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)
+    outcome: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
+    """Digests of what the run made."""
+    workdir_id: str = ""
+    operation_id: str | None = None
+    created_at_ms: int = Field(sa_type=BigInteger)
+    started_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    ended_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class Metric(TenantRow, table=True):
+    """One figure of a run. Telemetry: raises no facts version.
+
+    A resumed run reports steps after its checkpoint again, under its new attempt.
+    """
+
+    __tablename__: ClassVar[Any] = "metric"
+    __table_args__ = (ForeignKeyConstraint(["tenant_id", "run"], ["run.tenant_id", "run.name"]),)
+
+    run: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    step: int = Field(primary_key=True, sa_type=BigInteger)
+    attempt: int = Field(primary_key=True)
+    value: str
+    """Decimal text, as the job reported it."""
+    at_ms: int = Field(default=0, sa_type=BigInteger)
+
+
+# --- Models -------------------------------------------------------------------------------------------------------------
+
+
+class ModelVersion(TenantRow, table=True):
+    """A version of a model."""
+
+    __tablename__: ClassVar[Any] = "model_version"
+    __table_args__ = (_to_tenant(),)
+
+    model: str = Field(primary_key=True)
+    version: int = Field(primary_key=True)
+    run: str
+    tier: str
+    """``low``, ``medium`` or ``high``."""
+    use: str
+    revision: int = 1
+    """How often its files were registered; what was approved of other files does not count."""
+    stage: str = "none"
+    """``none``, ``staging``, ``prod`` or ``retired``."""
+    digest_hex: str = ""
+    manifest: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)
+    authors: list[str] = Field(default_factory=list, sa_type=JsonText)
+    pipelines: list[str] = Field(default_factory=list, sa_type=JsonText)
+    datasets: list[str] = Field(default_factory=list, sa_type=JsonText)
+    signed: bool = False
+    object_id: str = ""
+    state: str
+    """``registering``, ``ready``, ``deleted`` or ``failed``."""
+    created_by: str = ""
+    created_at_ms: int = Field(sa_type=BigInteger)
+
+
+class CheckResult(TenantRow, table=True):
+    """What a check of a model found; it counts only for the digest that was checked."""
+
+    __tablename__: ClassVar[Any] = "check_result"
+    __table_args__ = (_to_version(), Index("ix_check_result_version", "tenant_id", "model", "version", "kind", "at_ms"))
+
+    id: str = Field(primary_key=True)
+    model: str
+    version: int
+    kind: str
+    """``technical``, ``bias``, ``explainability`` or ``drift``."""
+    model_digest_hex: str
+    passed: bool
+    figures: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)
+    attestation_digest_hex: str = ""
+    operation_id: str | None = None
+    at_ms: int = Field(sa_type=BigInteger)
+
+
+class ApprovalRequest(TenantRow, table=True):
+    """A request that a track approve a model version."""
+
+    __tablename__: ClassVar[Any] = "approval_request"
+    __table_args__ = (_to_version(), Index("ix_approval_request_version", "tenant_id", "model", "version"))
+
+    id: str = Field(primary_key=True)
+    model: str
+    version: int
+    track: str
+    binding: str
+    state: str = "open"
+    """``open``, ``answered`` or ``withdrawn``."""
+    requested_by: str
+    reason: str = Field(default="", sa_type=Text)
+    at_ms: int = Field(sa_type=BigInteger)
+
+
+class Approval(TenantRow, table=True):
+    """A reviewer's verdict, bound to the digests it was given for."""
+
+    __tablename__: ClassVar[Any] = "approval"
+    __table_args__ = (_to_version(), Index("ix_approval_version", "tenant_id", "model", "version"))
+
+    id: str = Field(primary_key=True)
+    model: str
+    version: int
+    track: str
+    binding: str
+    verdict: str
+    """``approved`` or ``rejected``."""
+    approver: str
+    reason: str = Field(default="", sa_type=Text)
+    attestation_digest_hex: str = ""
+    at_ms: int = Field(sa_type=BigInteger)
+    withdrawn_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    voided_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class Promotion(TenantRow, table=True):
+    """A change of stage: who, when, and by which decision."""
+
+    __tablename__: ClassVar[Any] = "promotion"
+    __table_args__ = (_to_version(), Index("ix_promotion_version", "tenant_id", "model", "version", "at_ms"))
+
+    id: str = Field(primary_key=True)
+    model: str
+    version: int
+    stage_before: str
+    stage: str
+    promoted_by: str
+    decision_id: str
+    bundle_digest_hex: str = ""
+    operation_id: str | None = None
+    reason: str = Field(default="", sa_type=Text)
+    at_ms: int = Field(sa_type=BigInteger)
+
+
+# --- Policy, decisions, operations ---------------------------------------------------------------------------------------
+
+
+class PolicyBundle(TenantRow, table=True):
+    """An immutable policy bundle, by digest. ``body`` is the canonical JSON the digest is over."""
+
+    __tablename__: ClassVar[Any] = "policy_bundle"
+
+    digest_hex: str = Field(primary_key=True)
+    author: str
+    state: str
+    """``published``, ``active`` or ``superseded``."""
+    proved: bool = False
+    body: bytes = Field(sa_type=LargeBinary)
+    created_at_ms: int = Field(sa_type=BigInteger)
+    activated_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class FactBlob(TenantRow, table=True):
+    """A fact that some decision used, by digest: canonical JSON of one entity."""
+
+    __tablename__: ClassVar[Any] = "fact_blob"
+
+    digest_hex: str = Field(primary_key=True)
+    body: bytes = Field(sa_type=LargeBinary)
+
+
+class Decision(TenantRow, table=True):
+    """The index by which decisions are listed; the decision itself is a record of the log."""
+
+    __tablename__: ClassVar[Any] = "decision"
+    __table_args__ = (Index("ix_decision_at", "tenant_id", "at_ms"),)
+
+    id: str = Field(primary_key=True)
+    leaf_index: int = Field(sa_type=BigInteger)
+    action: str
+    principal: str
+    resource: str
+    allowed: bool
+    at_ms: int = Field(sa_type=BigInteger)
+
+
+class Operation(TenantRow, table=True):
+    """An accepted operation and how far it came."""
+
+    __tablename__: ClassVar[Any] = "operation"
+    __table_args__ = (Index("ix_operation_created", "tenant_id", "created_at_ms"),)
+
+    id: str = Field(primary_key=True)
+    action: str
+    resource: str
+    state: str
+    """``accepted``, ``running``, ``done``, ``failed`` or ``refused``."""
+    decision_id: str
+    """The decision that accepted it."""
+    last_decision_id: str = ""
+    """The last decision on it: warrants are made on this one."""
+    principal: str
+    principal_kind: str = "person"
+    parameters: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)
+    attempt: int = 0
+    """How often its performance was begun."""
+    claimed: list[dict[str, str]] = Field(default_factory=list, sa_type=JsonText)
+    """What the asker asserted, to be decided on again alike."""
+    asked: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)
+    """The body as it was sent, to be asked again."""
+    progress: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
+    result: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
+    error: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
+    created_at_ms: int = Field(sa_type=BigInteger)
+    updated_at_ms: int = Field(sa_type=BigInteger)
+
+
+class Attestation(TenantRow, table=True):
+    """A signed statement about something, by the digest of its envelope."""
+
+    __tablename__: ClassVar[Any] = "attestation"
+    __table_args__ = (Index("ix_attestation_subject", "tenant_id", "subject"),)
+
+    digest_hex: str = Field(primary_key=True)
+    predicate_type: str
+    subject: str
+    envelope: str = Field(sa_type=Text)
+    leaf_index: int | None = Field(default=None, sa_type=BigInteger)
+    at_ms: int = Field(sa_type=BigInteger)
+
+
+class IdempotencyKey(TenantRow, table=True):
+    """What was answered to a mutation, so that its repetition is answered alike."""
+
+    __tablename__: ClassVar[Any] = "idempotency_key"
+
+    principal: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    request_digest_hex: str
+    status: int
+    body: str = Field(sa_type=Text)
+    at_ms: int = Field(sa_type=BigInteger)
+
+
+# --- The log ------------------------------------------------------------------------------------------------------------
+
+
+class LogHead(TenantRow, table=True):
+    """The head row of a log: locked by whoever appends to it or changes the facts of its tenant."""
+
+    __tablename__: ClassVar[Any] = "log_head"
+
+    size: int = Field(sa_type=BigInteger)
+    root: bytes = Field(sa_type=LargeBinary)
+    frontier: bytes = Field(sa_type=LargeBinary)
+    """The hashes of the complete subtrees, largest first, 32 bytes each."""
+    facts_version: int = Field(sa_type=BigInteger)
+    last_time_ms: int = Field(sa_type=BigInteger)
+
+
+class LogLeaf(TenantRow, table=True):
+    """A leaf: the header, which is never erased, and its RFC 6962 hash."""
+
+    __tablename__: ClassVar[Any] = "log_leaf"
+
+    leaf_index: int = Field(primary_key=True, sa_type=BigInteger)
+    header: str = Field(sa_type=Text)
+    hash: bytes = Field(sa_type=LargeBinary)
+
+
+class LogRecord(TenantRow, table=True):
+    """The record that a leaf commits to. Erasing empties salt and record: the leaf stays, and can be proven but not replayed."""
+
+    __tablename__: ClassVar[Any] = "log_record"
+
+    leaf_index: int = Field(primary_key=True, sa_type=BigInteger)
+    salt: bytes | None = Field(default=None, sa_type=LargeBinary)
+    record: bytes | None = Field(default=None, sa_type=LargeBinary)
+
+
+class LogTile(TenantRow, table=True):
+    """Up to 256 hashes of subtrees of height ``8 * level``, side by side.
+
+    At level 0 only full tiles are kept (an unfinished one is read from the leaves); above, the last tile of a level grows.
+    """
+
+    __tablename__: ClassVar[Any] = "log_tile"
+
+    level: int = Field(primary_key=True)
+    tile_index: int = Field(primary_key=True, sa_type=BigInteger)
+    hashes: bytes = Field(sa_type=LargeBinary)
+
+
+class LogCheckpoint(TenantRow, table=True):
+    """A checkpoint that the signer signed, as a C2SP signed note."""
+
+    __tablename__: ClassVar[Any] = "log_checkpoint"
+
+    size: int = Field(primary_key=True, sa_type=BigInteger)
+    note: str = Field(sa_type=Text)
+    at_ms: int = Field(default=0, sa_type=BigInteger)
+
+
+TENANT_TABLES = frozenset(table for table in SQLModel.metadata.tables.values() if "tenant_id" in table.c)

@@ -1,0 +1,233 @@
+"""The worker: performs accepted operations. It loads adapters; it cannot sign, and it decides nothing.
+
+Rules kept here:
+
+- DBOS holds the queue and the record of each step, with the settings that make "once" true: a pinned application
+  version, one executor id per process slot, JSON only. A row marked as pickled is refused, never decoded.
+- An error of a step is recorded as a value, so that a replay takes the same way as the first run did.
+- What may pass (a part that is away, a job that was killed) is tried again as a new attempt under new warrants; anything
+  else ends the operation, with the reason in the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+from dbos import DBOS, DBOSConfig
+from dbos import _serialization as dbos_serialization
+from licet_adapters.errors import AdapterError, JobFailed
+from licet_adapters.errors import Unavailable as AdapterUnavailable
+from licet_adapters.loader import load_adapters
+from licet_adapters.ports import AdapterContext
+from licet_attestations import rpc
+from licet_attestations.errors import SignerRefused, SignerUnavailable
+from licet_attestations.signer.client import SignerClient
+from licet_attestations.trustroot import TrustRoot
+
+from licet_engine import __version__
+from licet_engine.domain.errors import LicetError, Unavailable
+from licet_engine.domain.refs import now_ms
+from licet_engine.evidence.export import Exporter
+from licet_engine.lifecycle.catalogue import VERBS
+from licet_engine.lifecycle.deed import Adapters, Deed, Door, Tools
+from licet_engine.lifecycle.spool import Spool
+from licet_engine.lifecycle.tabular import Tables
+from licet_engine.settings import Settings, load_settings
+from licet_engine.store.db import open_engine
+
+logger = logging.getLogger(__name__)
+
+QUEUE: Final = "operations"
+WORKFLOW: Final = "perform"
+APPLICATION: Final = "licet"
+EXECUTOR: Final = "worker-1"
+MAX_ROUNDS: Final = 5
+_CONCURRENCY: Final = 4
+_POLLING_S: Final = 0.1
+_TRANSIENT_CODES: Final = frozenset({"unavailable", "job.killed", "conflict.busy", "signer.stale", "expired"})
+_REFUSED_CODES: Final = frozenset({"refused"})
+
+
+class StepFailed(Exception):
+    """A step failed; what is known of it is plain data, the same at every replay."""
+
+    def __init__(self, error: Mapping[str, Any]) -> None:
+        super().__init__(error["message"])
+        self.error = dict(error)
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether another attempt may go better."""
+        return bool(self.error["transient"])
+
+
+def refuse_pickles() -> None:
+    """Make DBOS unable to decode a pickled row: whoever could write one would run code here."""
+
+    def refuse(_self: object, *_args: object) -> Any:
+        raise ValueError("a pickled row is refused: Licet stores JSON only")
+
+    dbos_serialization.DefaultSerializer.deserialize = refuse  # type: ignore[method-assign]  # There is no setting for it.
+    dbos_serialization.DefaultSerializer.serialize = refuse  # type: ignore[method-assign]  # As above.
+
+
+def describe(error: Exception) -> dict[str, Any]:
+    """What is told of an error: a stable code, a message that is safe to show, and whether it may pass."""
+    if isinstance(error, StepFailed):
+        return error.error
+    if isinstance(error, (LicetError, AdapterError, SignerRefused, SignerUnavailable, rpc.RpcFault)):
+        code = str(getattr(error, "code", "failed"))
+        transient = (
+            code in _TRANSIENT_CODES
+            or isinstance(error, (Unavailable, AdapterUnavailable, SignerUnavailable))
+            or (isinstance(error, JobFailed) and code in _TRANSIENT_CODES)
+        )
+        return {"code": code, "message": str(error), "transient": transient}
+    logger.exception("step failed", exc_info=error)
+    return {"code": "internal", "message": f"internal error ({type(error).__name__}); see the worker's log", "transient": False}
+
+
+class Performer:
+    """Performs operations.
+
+    Args:
+        tools: What every deed uses.
+    """
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+
+    def perform(self, tenant: str, operation: str) -> str:
+        """Perform one accepted operation to its end; return the state it ended in."""
+        door = self._tools.door
+        error: dict[str, Any] = {}
+        for round_ in range(MAX_ROUNDS):
+            begun = door.call("begin", tenant=tenant, operation=operation)
+            if begun["state"] != "running":
+                return str(begun["state"])
+            deed = Deed(self._tools, tenant, operation, begun, _recorder(round_))
+            try:
+                verb = VERBS[deed.action]
+                if verb.do is None:
+                    raise Unavailable(f"{deed.action} is nothing that a worker performs")
+                result = dict(verb.do(deed))
+                return str(door.call("finish", tenant=tenant, operation=operation, result=result)["state"])
+            except Exception as raised:  # noqa: BLE001 - whatever it was, the operation must end, with its reason logged.
+                error = describe(raised)
+                logger.warning(
+                    "attempt failed",
+                    extra={"tenant": tenant, "operation": operation, "attempt": deed.attempt, "code": error["code"]},
+                )
+                if not error["transient"]:
+                    break
+                time.sleep(min(0.2 * 2**round_, 5.0))
+        told = {"code": error["code"], "message": error["message"]}
+        refused = error["code"] in _REFUSED_CODES
+        return str(door.call("fail", tenant=tenant, operation=operation, error=told, refused=refused)["state"])
+
+
+def _recorder(round_: int) -> Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]:
+    """Runs steps so that DBOS remembers what they gave."""
+
+    def record(name: str, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        def once() -> dict[str, Any]:
+            try:
+                return {"ok": act()}
+            except Exception as error:  # noqa: BLE001 - recorded as a value, and raised again right below.
+                return {"error": describe(error)}
+
+        outcome = cast("dict[str, Any]", DBOS.run_step({"name": f"{name}#{round_}"}, once))
+        if "error" in outcome:
+            raise StepFailed(outcome["error"])
+        return cast("dict[str, Any]", outcome["ok"])
+
+    return record
+
+
+def build_tools(settings: Settings) -> Tools:
+    """Construct what the worker uses. The one place that loads adapters."""
+    trust_root = TrustRoot.from_json(settings.trust_root.read_bytes())
+    signer = SignerClient(settings.signer_socket)
+    context = AdapterContext(
+        data_dir=settings.worker_data / "adapters", trust_root=trust_root, signer=signer, clock=now_ms
+    )
+    loaded = load_adapters(settings.adapter_names, context)
+    door = Door(settings.api_socket)
+    engine = open_engine(settings.database)
+    return Tools(
+        settings=settings,
+        door=door,
+        signer=signer,
+        adapters=Adapters(
+            objects=loaded["local-objects"],
+            registry=loaded["local-registry"],
+            training=loaded["local-training"],
+            checks=loaded["local-checks"],
+        ),
+        spool=Spool(
+            settings.spool,
+            max_bytes=settings.max_upload_bytes,
+            max_per_principal=settings.max_uploads_per_principal,
+            ttl_s=settings.upload_ttl_s,
+        ),
+        tables=Tables(),
+        instance=trust_root.instance,
+        export=Exporter(engine, door, signer, trust_root).export,
+    )
+
+
+def main(settings: Settings | None = None) -> None:
+    """Run the worker until it is told to stop."""
+    settings = settings or load_settings()
+    refuse_pickles()
+    shutil.rmtree(settings.worker_data / "plain", ignore_errors=True)  # What a killed worker left decrypted.
+    tools = build_tools(settings)
+    performer = Performer(tools)
+    config: DBOSConfig = {
+        "name": APPLICATION,
+        "system_database_url": f"sqlite:///{settings.database}",
+        "system_database_engine": open_engine(settings.database),
+        "application_version": __version__,
+        "executor_id": EXECUTOR,
+        "run_migrations": False,
+        "serializer": dbos_serialization.DBOSPortableJSON,
+        "log_level": "WARNING",
+        "use_listen_notify": False,
+        "notification_listener_polling_interval_sec": 1.0,
+    }
+    DBOS(config=config)
+
+    @DBOS.workflow(name=WORKFLOW)
+    def perform(tenant: str, operation: str) -> str:
+        return performer.perform(tenant, operation)
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    DBOS.launch()
+    DBOS.register_queue(QUEUE, worker_concurrency=_CONCURRENCY, polling_interval_sec=_POLLING_S)
+    _announce(settings)
+    parent = os.getppid()
+    while not stop.wait(1.0):
+        if os.getppid() != parent:  # The supervisor died without a word: nobody would start us again.
+            break
+        with contextlib.suppress(FileNotFoundError):
+            tools.spool.sweep()
+    DBOS.destroy(workflow_completion_timeout_sec=0)
+
+
+def _announce(settings: Settings) -> None:
+    Path(settings.data / "run" / "worker.ready").write_text(str(os.getpid()), encoding="ascii")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Policy text, read into single policies.
+
+Rules kept: text stays as its author wrote it, comments between policies left out; Cedar's own parser, not ours, says
+that a piece of text is exactly one policy; a template is refused, since it decides nothing.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import cedarpy
+
+from licet_policies.errors import PolicySourceError
+
+__all__ = ["ID_PATTERN", "Policy", "parse_policies"]
+
+Effect = Literal["permit", "forbid"]
+
+ID_PATTERN: Final = re.compile(r"[a-z][a-z0-9-]*(?:\.[a-z0-9][a-z0-9-]*)+")
+_MAX_ID_CHARS: Final = 128
+
+# A string literal, a comment, or any other single character. A string that never ends falls through to the last
+# alternative, and Cedar's parser refuses the piece it lands in.
+_LEXEME: Final = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|.', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One Cedar policy.
+
+    Attributes:
+        id: Value of its ``@id``: dotted and stable.
+        text: The policy alone, in Cedar's syntax.
+        effect: ``permit`` or ``forbid``.
+        annotations: All its annotations, ``id`` included.
+        source: ``guardrail``, ``role``, ``pack:<name>`` or ``tenant``.
+    """
+
+    id: str
+    text: str
+    effect: Effect
+    annotations: Mapping[str, str]
+    source: str
+
+
+def parse_policies(text: str, source: str) -> tuple[Policy, ...]:
+    """Read every policy of ``text``, in its order.
+
+    Args:
+        text: Cedar policies; may be empty.
+        source: Where they come from; goes into each policy.
+
+    Raises:
+        PolicySourceError: Text that does not parse, a template, or a policy without a dotted ``@id``.
+    """
+    return tuple(_parse_one(piece, source) for piece in _split(text))
+
+
+def _split(text: str) -> Iterator[str]:
+    """Cut ``text`` behind each semicolon that stands outside strings and comments."""
+    piece: list[str] = []
+    for match in _LEXEME.finditer(text):
+        lexeme = match.group()
+        # A comment inside a policy is part of what its author wrote; one before it explains the file.
+        if (lexeme.isspace() or lexeme.startswith("//")) and not piece:
+            continue
+        piece.append(lexeme)
+        if lexeme == ";":
+            yield "".join(piece)
+            piece = []
+    rest = "".join(piece).strip()
+    if rest:
+        yield rest
+
+
+def _parse_one(text: str, source: str) -> Policy:
+    where = f"{source}: policy that begins {text[:60]!r}"
+    try:
+        parsed: dict[str, Any] = json.loads(cedarpy.policies_to_json_str(text))
+    except ValueError as error:
+        raise PolicySourceError(f"{where}: does not parse: {error}") from error
+    if parsed.get("templates"):
+        raise PolicySourceError(f"{where}: is a template; write out its principal and resource")
+    policies = list(parsed["staticPolicies"].values())
+    if len(policies) != 1:
+        raise PolicySourceError(f"{where}: expected one policy up to the semicolon, found {len(policies)}")
+    # A bare annotation such as `@id` has no value.
+    annotations = {name: value or "" for name, value in policies[0].get("annotations", {}).items()}
+    policy_id = annotations.get("id", "")
+    if len(policy_id) > _MAX_ID_CHARS or not ID_PATTERN.fullmatch(policy_id):
+        raise PolicySourceError(
+            f"{where}: needs an @id of lower-case words joined by dots, such as"
+            f' @id("team.no-weekend-promotions"); found {policy_id[:_MAX_ID_CHARS]!r}'
+        )
+    return Policy(policy_id, text, policies[0]["effect"], MappingProxyType(annotations), source)

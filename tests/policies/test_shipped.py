@@ -1,0 +1,84 @@
+"""What every shipped policy must be: annotated, valid, and never fed by what a caller merely asserts."""
+
+import re
+from collections import Counter
+
+import cedarpy
+import pytest
+
+from licet_policies import guardrails, load_schema, pack, pack_names, roles, safety_valve_actions
+from licet_policies.source import Policy
+
+PARAMETERS: dict[str, dict[str, object]] = {"residency": {"regions": ["us"]}}
+PACKED = {name: pack(name).policies(pack(name).resolve(PARAMETERS.get(name, {}))) for name in pack_names()}
+SHIPPED = [*guardrails(), *roles(), *(policy for policies in PACKED.values() for policy in policies)]
+TRACKS = {"engineering", "model-risk", "compliance", "security", "legal"}
+OBTAINABLE = {
+    *(f"approval:{track}" for track in (*TRACKS, "tenant-administrator")),
+    *(f"check:{name}" for name in load_schema()[""]["commonTypes"]["Checks"]["attributes"]),
+    "budget:training",
+    "code:approved",
+    "environment:approved",
+    "hold:lifted",
+    "region:allowed",
+    "signature:model",
+}
+CONTROL = re.compile(r"SR-11-7:(IV|V|VI)|GDPR:5\(1\)\(b\)|ECOA-Regulation-B:1002\.4\(a\)")
+EACH = pytest.mark.parametrize("policy", SHIPPED, ids=lambda policy: policy.id)
+
+
+def test_everything_is_valid_against_the_strict_schema() -> None:
+    result = cedarpy.validate_policies("\n".join(policy.text for policy in SHIPPED), load_schema())
+    assert result.validation_passed, [str(error) for error in result.errors]
+
+
+@EACH
+def test_each_is_valid_alone(policy: Policy) -> None:
+    assert cedarpy.validate_policies(policy.text, load_schema()).validation_passed
+
+
+def test_ids_are_unique_and_begin_with_where_they_come_from() -> None:
+    assert [name for name, count in Counter(policy.id for policy in SHIPPED).items() if count > 1] == []
+    for policy in SHIPPED:
+        assert policy.id.startswith(policy.source.removeprefix("pack:") + ".")
+
+
+@EACH
+def test_each_bears_what_a_reader_needs(policy: Policy) -> None:
+    known = {"id", "title", "advice", "requires", "control", "severity", "owner"}
+    assert {"id", "title", "owner"} <= set(policy.annotations) <= known
+    assert all(value.strip() for value in policy.annotations.values())
+    if policy.effect == "forbid":
+        assert {"advice", "severity"} <= set(policy.annotations)
+        assert policy.annotations["severity"] in {"critical", "high", "medium", "low"}
+    if "requires" in policy.annotations:
+        assert policy.annotations["requires"] in OBTAINABLE
+    if "control" in policy.annotations:
+        assert policy.effect == "forbid"
+        assert CONTROL.fullmatch(policy.annotations["control"])
+
+
+def test_guardrails_and_packs_only_forbid_and_roles_only_permit() -> None:
+    assert {policy.effect for policy in guardrails()} == {"forbid"}
+    assert {policy.effect for policies in PACKED.values() for policy in policies} == {"forbid"}
+    assert {policy.effect for policy in roles()} == {"permit"}
+
+
+@EACH
+def test_none_reads_what_a_caller_asserts(policy: Policy) -> None:
+    assert "claimed" not in policy.text
+
+
+@EACH
+def test_none_keeps_a_parameter_unfilled(policy: Policy) -> None:
+    assert "parameters" not in policy.text
+
+
+def test_every_action_is_permitted_to_some_role() -> None:
+    text = "\n".join(policy.text for policy in roles())
+    assert [name for name in load_schema()[""]["actions"] if f'Action::"{name}"' not in text] == []
+
+
+def test_the_suspended_keep_exactly_the_safety_valves() -> None:
+    (rule,) = [policy for policy in guardrails() if policy.id == "guardrail.active.tenant"]
+    assert set(re.findall(r'Action::"([^"]+)"', rule.text)) == safety_valve_actions()

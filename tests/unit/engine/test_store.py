@@ -1,0 +1,157 @@
+"""Tables, engines and migrations."""
+
+import math
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
+from sqlmodel import SQLModel
+
+from licet_engine.store import db, migrations
+from licet_engine.store.tables import TENANT_TABLES, Dataset, Principal, Run, Tenant, TenantRow
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = db.open_engine(tmp_path / "licet.db")
+    migrations.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+def test_every_table_begins_its_primary_key_with_the_tenant() -> None:
+    ours = [row_class.__table__ for row_class in TenantRow.__subclasses__()]  # type: ignore[attr-defined]
+    assert set(ours) == TENANT_TABLES
+    for table in ours:
+        assert next(iter(table.primary_key.columns)).name == "tenant_id", table.name
+
+
+def test_migrations_make_exactly_the_tables_that_are_declared(engine: Engine) -> None:
+    migrations.upgrade(engine)  # A second time changes nothing.
+    with db.read_transaction(engine) as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": migrations.VERSION_TABLE})
+        assert compare_metadata(context, SQLModel.metadata) == []
+
+
+def test_migrations_go_back_to_nothing(engine: Engine) -> None:
+    migrations.downgrade(engine)
+    assert inspect(engine).get_table_names() == [migrations.VERSION_TABLE]
+    migrations.upgrade(engine)
+
+
+def test_a_migration_that_fails_leaves_the_schema_as_it_was(tmp_path: Path) -> None:
+    engine = db.open_engine(tmp_path / "licet.db")
+    with db.write_transaction(engine) as connection:
+        connection.execute(text("CREATE TABLE tenant (something_else INTEGER)"))
+    with pytest.raises(OperationalError):
+        migrations.upgrade(engine)
+    assert inspect(engine).get_table_names() == ["tenant"]
+    engine.dispose()
+
+
+def test_connections_are_durable_and_keep_foreign_keys(engine: Engine) -> None:
+    with db.read_transaction(engine) as connection:
+        settings = {
+            name: connection.execute(text(f"PRAGMA {name}")).scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
+    with pytest.raises(IntegrityError), db.tenant_session(engine, "northbank", write=True) as session:
+        session.add(Principal(tenant_id="northbank", name="ada", kind="person", created_at_ms=1))
+
+
+@pytest.mark.parametrize("database", ["sqlite://", ":memory:", "sqlite:///file:x?mode=memory&uri=true", "mysql://x/y"])
+def test_a_database_that_would_keep_nothing_or_is_not_known_is_refused(database: str) -> None:
+    with pytest.raises(db.StoreError):
+        db.open_engine(database)
+
+
+def test_json_columns_are_sorted_text_and_refuse_what_is_not_json(engine: Engine) -> None:
+    def run(name: str, spec: dict[str, object]) -> Run:
+        return Run(
+            tenant_id="northbank",
+            name=name,
+            use="credit",
+            environment="us",
+            region="us",
+            spec=spec,
+            state="accepted",
+            started_by="ada",
+            started_by_kind="person",
+            created_at_ms=1,
+        )
+
+    with db.tenant_session(engine, "northbank", write=True) as session:
+        session.add(Tenant(tenant_id="northbank", region="us", created_at_ms=1))
+        session.flush()
+        session.add(run("r1", {"b": [1, "é"], "a": None}))
+    with db.read_transaction(engine) as connection:
+        assert connection.execute(text("SELECT spec, outcome FROM run")).one() == ('{"a":null,"b":[1,"é"]}', None)
+    with db.tenant_session(engine, "northbank") as session:
+        stored = session.get(Run, ("northbank", "r1"))
+        assert stored is not None
+        assert stored.spec == {"b": [1, "é"], "a": None}
+    with pytest.raises((StatementError, ValueError)), db.tenant_session(engine, "northbank", write=True) as session:
+        session.add(run("r2", {"loss": math.nan}))
+
+
+def test_writers_wait_for_each_other_and_readers_do_not(engine: Engine) -> None:
+    entered, leave, order = threading.Event(), threading.Event(), []
+
+    def first() -> None:
+        with db.write_transaction(engine) as connection:
+            connection.execute(text("INSERT INTO tenant VALUES ('aa', 'us', 0, 1, NULL)"))
+            entered.set()
+            assert leave.wait(10)
+            order.append("first")
+
+    def second() -> None:
+        with db.write_transaction(engine):
+            order.append("second")
+
+    threads = [threading.Thread(target=first)]
+    threads[0].start()
+    assert entered.wait(10)
+    threads.append(threading.Thread(target=second))
+    threads[1].start()
+    with db.tenant_session(engine, "aa") as session:
+        assert session.get(Tenant, ("aa",)) is None  # Not committed, and not waited for.
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_an_exception_rolls_a_write_back_and_lets_the_lock_go(engine: Engine) -> None:
+    def write_and_fail() -> None:
+        with db.tenant_session(engine, "aa", write=True) as session:
+            session.add(Tenant(tenant_id="aa", region="us", created_at_ms=1))
+            session.flush()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail()
+    with db.tenant_session(engine, "aa", write=True) as session:
+        assert session.get(Tenant, ("aa",)) is None
+
+
+def test_rows_addressed_by_content_may_be_inserted_twice(engine: Engine) -> None:
+    table = Tenant.__table__  # type: ignore[attr-defined]
+    row = {"tenant_id": "aa", "region": "us", "created_at_ms": 1}
+    with db.write_transaction(engine) as connection:
+        for region in ("us", "eu"):
+            connection.execute(db.insert_if_absent(connection, table), [row | {"region": region}])
+    with db.tenant_session(engine, "aa") as session:
+        tenant = session.get(Tenant, "aa")
+        assert tenant is not None
+        assert tenant.region == "us"
+
+
+def test_table_classes_do_not_validate_so_nobody_may_rely_on_it() -> None:
+    # If SQLModel ever does, the separate input models can go.
+    assert Dataset(tenant_id=7).tenant_id == 7  # type: ignore[arg-type]
