@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -107,8 +106,6 @@ async def clients_per_s(path: Path, clients: int, seconds: float) -> tuple[float
 def run(seconds: float = 1.5) -> dict[str, float]:
     """Measure everything, each on a database of its own; return the figures by name."""
     figures: dict[str, float] = {}
-    # As the server sets it: a busy event loop hands the interpreter over to the sequencer's thread in time.
-    sys.setswitchinterval(0.0005)
     # NOTE: Not in the system's temporary folder, which may be in memory, where fsync costs nothing.
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name:
         folder = Path(name)

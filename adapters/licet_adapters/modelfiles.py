@@ -439,6 +439,8 @@ class _PickleStack:
         match opcode.name:
             case "MARK":
                 self._marks.append(len(self._items))
+            case "POP" if len(self._items) == (self._marks[-1] if self._marks else -1):
+                self._marks.pop()  # What lies on top is a mark.
             case "DUP":
                 self._items.append(self._items[-1])
             case "PUT" | "BINPUT" | "LONG_BINPUT":

@@ -16,6 +16,7 @@ from typing import Any
 import cedarpy
 import pytest
 from cedarpy import _internal
+
 from licet_engine.decide.bundle import CompiledBundle, Policy, read_policy
 from licet_engine.decide.conjuncts import Probes
 from licet_engine.decide.decision import Evaluation, evaluate

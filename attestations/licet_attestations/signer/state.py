@@ -13,7 +13,6 @@ Rules kept here:
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -106,13 +105,15 @@ class CheckpointState:
         self._storage = storage
         # Only what this process wrote and saw succeed: those need no second write.
         self._durable: dict[str, Head] = {}
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._locks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()  # Over the locks and the time.
         self._latest_ms = max((self._load(name).signed_at_ms for name in storage.names()), default=0)
 
     def now_ms(self, clock_ms: int) -> int:
         """Return the time to go by: the clock's, but never before what was seen already."""
-        self._latest_ms = max(self._latest_ms, clock_ms)
-        return self._latest_ms
+        with self._lock:
+            self._latest_ms = max(self._latest_ms, clock_ms)
+            return self._latest_ms
 
     def last(self, tenant: str) -> Head | None:
         """Return the head that binds ``tenant``'s log, if there is one."""
@@ -134,7 +135,9 @@ class CheckpointState:
         """
         if not is_tenant(tenant):
             raise SignerRefused("not a tenant's log", code="signer.tenant")
-        with self._locks[tenant]:
+        with self._lock:
+            lock = self._locks.setdefault(tenant, threading.Lock())
+        with lock:
             last = self.last(tenant) or Head(0, merkle.EMPTY_ROOT, 0)
             if size < last.size:
                 raise SignerRefused(f"the log had {last.size} entries and now has {size}", code="signer.fork")

@@ -135,7 +135,7 @@ def ask_register(view: View, who: Who, ref: Ref, body: RegisterModel, ids: Ids) 
         "revision": row.revision,
         "run": body.run,
         "files": files,
-        "replaces": {} if present is None else {n: f["digest_hex"] for n, f in present.manifest.get("files", {}).items()},
+        "replaces": "" if present is None else _standing_digest_hex(present),
     }
     return Proposal(
         resource=view.model_version_entity(row),
@@ -144,6 +144,12 @@ def ask_register(view: View, who: Who, ref: Ref, body: RegisterModel, ids: Ids) 
         conflict=_cannot_register(run, present, files, ref),
         result={"version": f"{ref.tenant}/{ref.name}@{number}"},
     )
+
+
+def _standing_digest_hex(present: ModelVersion) -> str:
+    """The digest of the files that the registry holds of a version, which are older than the row while it is registered."""
+    kept = present.manifest.get("files", {})
+    return provenance.model_digest_hex({name: kept[name]["digest_hex"] for name in MODEL_FILES if name in kept})
 
 
 def _owner(view: View, who: Who) -> list[str]:

@@ -517,7 +517,7 @@ class _Plan:
             record_rows.append({"tenant_id": tenant_id, "leaf_index": index, "salt": salt, "record": record})
             placed.append(Placed(tenant_id, index, time_ms, header))
         # Nothing below can fail.
-        self._budgets |= remaining
+        pass
         for row in leaf_rows:
             self.hashes[row["tenant_id"]].append(row["hash"])
             self.times_ms[row["tenant_id"]] = time_ms
@@ -561,8 +561,11 @@ def _write_inserts(connection: Connection, plan: _Plan) -> None:
     # In the order of foreign keys, which the order of submissions in a group need not keep.
     rank = _rank_of_tables(frozenset(table for table, _, _ in batches))
     for table, if_absent, names in sorted(batches, key=lambda batch: rank[batch[0]]):
-        statement = insert_if_absent(connection, table) if if_absent else insert(table)
+        statement = insert_if_absent(connection, table) if if_absent else _insert_into(table)
         connection.execute(statement, batches[table, if_absent, names])
+
+
+_insert_into = lru_cache(maxsize=256)(insert)
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, insert, select, update
 
 from licet_attestations import merkle
 from licet_attestations.errors import FormatError
@@ -77,6 +77,13 @@ class Entry:
         return Leaf.from_bytes(self.header.encode())
 
 
+# Built once: these run for every group.
+_READ_HEADS: Final = (
+    select(HEADS).where(HEADS.c.tenant_id.in_(bindparam("wanted", expanding=True))).order_by(HEADS.c.tenant_id)
+)
+_LOCK_HEADS: Final = _READ_HEADS.with_for_update()
+
+
 # --- Heads --------------------------------------------------------------------------------------------------------------
 
 
@@ -89,11 +96,8 @@ def read_heads(connection: Connection, tenant_ids: Iterable[str], *, lock: bool 
         lock: Keep them locked until the transaction ends, taken in the order of tenant ids so that two writers never wait for each other.
     """
     wanted = sorted(set(tenant_ids))
-    query = select(HEADS).where(HEADS.c.tenant_id.in_(wanted)).order_by(HEADS.c.tenant_id)
-    if lock:
-        query = query.with_for_update()
     heads = {tenant_id: Head(tenant_id) for tenant_id in wanted}
-    for row in connection.execute(query):
+    for row in connection.execute(_LOCK_HEADS if lock else _READ_HEADS, {"wanted": wanted}):
         heads[row.tenant_id] = Head(
             row.tenant_id, row.size, row.root, row.frontier, row.facts_version, row.last_time_ms, stored=True
         )

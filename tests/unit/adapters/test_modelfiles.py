@@ -173,6 +173,18 @@ def test_weights_that_an_unpickler_would_run_from_their_first_byte_are_refused(m
     assert refusal(model) == "model.pickle"
 
 
+@pytest.mark.parametrize(
+    "start",
+    [b"", b"(0", b"N0", b"(lp0\n0", b"I1\np3\n0g3\n0", b"NN00", b"((00", b"}(u0", b"\x8c\x01a\x94h\x000", b"N." * 3],
+    ids=repr,
+)
+def test_a_pickle_behind_harmless_opcodes_is_seen(model: Path, start: bytes) -> None:
+    content = start + b"cos\nsystem\n(S'true'\ntR."
+    content += bytes(-len(content) % 4)
+    (model / "model.safetensors").write_bytes(safetensors({"w": ("F32", [len(content) // 4], content)}))
+    assert refusal(model) == "model.pickle"
+
+
 def test_random_weights_are_never_taken_for_a_pickle(tmp_path: Path) -> None:
     source = random.Random(7)  # noqa: S311  # Weights, not secrets.
     folder, _ = make_model(tmp_path / "model")

@@ -179,7 +179,7 @@ def test_what_a_killed_worker_staged_is_removed_at_the_next_start(tmp_path: Path
         ("os.symlink('model2', output / 'model'); (output / 'model2').write_text('x')", "regular"),
         ("os.mkfifo(output / 'model')", "regular"),
         ("os.mkdir(output / 'model')", "regular"),
-        ("(output / 'model').write_text('x'); os.link(output / 'model', output / 'again')", "hard link"),
+        ("(output / 'model').write_text('x'); os.link(output / 'model', output / 'z')", "hard link"),
         ("import socket; socket.socket(socket.AF_UNIX).bind(str(output / 'model'))", "regular"),
         ("(output / 'model').write_text('x'); (output / 'more').write_text('x')", "unexpected"),
         ("", "did not write"),

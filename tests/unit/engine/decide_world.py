@@ -68,10 +68,14 @@ def facts(*, roles: tuple[str, ...] = ("data-scientist",), model: dict[str, Any]
 
 
 def promote(**context: Any) -> Request:
-    return Request(ANA, "model.promote", MODEL, {"now_ms": NOW_MS, "claimed": [], "stage": "prod", "region": "us", **context})
+    return Request(
+        ANA, "model.promote", MODEL, {"now_ms": NOW_MS, "claimed": [], "stage": "prod", "region": "us", **context}
+    )
 
 
-def policy(policy_id: str, rule: str, *, source: str = "tenant", mode: str = "enforce", notes: str = "") -> dict[str, str]:
+def policy(
+    policy_id: str, rule: str, *, source: str = "tenant", mode: str = "enforce", notes: str = ""
+) -> dict[str, str]:
     return {"id": policy_id, "source": source, "mode": mode, "text": f'@id("{policy_id}") {notes} {rule}'}
 
 

@@ -1,0 +1,494 @@
+"""Commands against a real HTTP server that answers as it is told: what is sent, what is shown, how it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from licet_engine import client as client_module
+from licet_engine.cli import run
+from licet_engine.commands.failures import report
+
+OPERATION = {"id": "0" * 32, "tenant": "northbank", "state": "accepted"}
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def licet(script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setattr(client_module, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(client_module, "_LONGEST_PAUSE_S", 0.002)
+    for name in ("LICET_TOKEN_FILE", "LICET_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LICET_URL", script.url)
+    monkeypatch.setenv("LICET_TOKEN", "licet_secret")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = run(arguments)
+        said = capsys.readouterr()
+        assert "licet_secret" not in said.out + said.err
+        assert "Traceback" not in said.err
+        return code, said.out, said.err
+
+    return call
+
+
+def test_an_ask_that_is_allowed_ends_with_0(licet: Run, script: Any, world: Any) -> None:
+    script.answer(200, {"decision": world.allow})
+    code, out, _ = licet("ask", "promote", "northbank/credit-risk@1", "--to", "prod")
+    assert code == 0
+    assert "allowed  model.promote on northbank/credit-risk@1" in out
+    assert script.asked[0].json == {
+        "action": "model.promote",
+        "resource": "northbank/credit-risk@1",
+        "parameters": {"stage": "prod"},
+    }
+
+
+def explained(*reports: dict[str, Any], nearest: list[dict[str, Any]] | None = None, **path: Any) -> dict[str, Any]:
+    return {
+        "decision": {"id": "d" * 32, "decision": "deny"},
+        "explanation": {"decision": "deny", "kind": "forbidden", "deciding": list(reports), "nearest": nearest or []},
+        "path": {"possible": False, "steps": [], "minimal": False, "message": "No declared fact would do.", **path},
+    }
+
+
+REPORT = {
+    "id": "sr-11-7.checks.bias",
+    "effect": "forbid",
+    "mode": "enforce",
+    "source": "pack:sr-11-7",
+    "outcome": "true",
+    "title": "Bias review",
+    "advice": "Train with a mitigation.",
+    "requires": ["check:bias"],
+    "scope": [],
+    "clauses": [],
+    "failing": [
+        {
+            "source": "resource.checks.bias.selection_rate_ratio_micro >= 800000",
+            "outcome": "false",
+            "supports": True,
+            "values": [{"text": "resource.checks.bias.selection_rate_ratio_micro = 741234"}],
+        }
+    ],
+}
+
+
+def test_a_denied_ask_shows_the_conjunct_its_values_and_the_path_to_yes(licet: Run, script: Any, world: Any) -> None:
+    policies = [world.policy("sr-11-7.checks.bias", "check:bias"), world.policy("p", "approval:model-risk")]
+    script.answer(200, {"decision": world.deny(*policies)})
+    steps = [{"name": "check:bias", "describe": "Have the bias review pass."}]
+    script.answer(200, explained(REPORT, possible=True, minimal=True, steps=steps))
+    code, out, _ = licet("ask", "promote", "northbank/credit-risk@1", "--to", "prod")
+    assert code == 1
+    assert "denied  model.promote" in out
+    assert "resource.checks.bias.selection_rate_ratio_micro >= 800000  is false" in out
+    assert "resource.checks.bias.selection_rate_ratio_micro = 741234" in out
+    assert "missing approvals  model-risk" in out
+    assert "failing checks     bias" in out
+    assert "1.  Have the bias review pass.  [check:bias]" in out
+    assert script.asked[1].path == f"/v1/decisions/northbank/{'d' * 32}/explain"
+
+
+def test_where_only_approvals_are_missing_the_ask_ends_with_3(licet: Run, script: Any, world: Any) -> None:
+    script.answer(200, {"decision": world.deny(world.policy("p", "approval:model-risk"))})
+    code, out, _ = licet("ask", "promote", "northbank/m@1", "--no-explain", "--format", "json")
+    assert code == 3
+    shown = json.loads(out)
+    assert (shown["allowed"], shown["approval_pending"]) == (False, True)
+    assert len(script.asked) == 1
+
+
+def test_a_denial_without_reasons_is_not_asked_about_again(licet: Run, script: Any) -> None:
+    script.answer(200, {"decision": {"id": "x", "decision": "deny"}})
+    code, out, _ = licet("ask", "download", "lakeside/m@1")
+    assert code == 1
+    assert "No reasons are given" in out
+    assert len(script.asked) == 1
+
+
+def test_a_default_denial_shows_the_nearest_permits(licet: Run, script: Any, world: Any) -> None:
+    script.answer(200, {"decision": world.deny()})
+    part = {"source": 'principal in Role::"auditor"', "outcome": "false", "supports": False, "values": []}
+    near = {"id": "role.auditor.export", "title": "Auditors export", "failing": [part]}
+    script.answer(200, explained(nearest=[near]))
+    code, out, _ = licet("ask", "export", "northbank")
+    assert code == 1
+    assert "No policy permits this." in out
+    assert "role.auditor.export" in out
+    assert 'principal in Role::"auditor"  is false' in out
+    assert "No declared fact would do." in out
+
+
+def test_an_explanation_that_may_not_be_read_is_left_out(licet: Run, script: Any, world: Any) -> None:
+    script.answer(200, {"decision": world.deny(world.policy("p"))})
+    script.problem(403, "denied", "no", decision={"id": "x", "decision": "deny"})
+    code, out, _ = licet("ask", "promote", "northbank/m@1")
+    assert code == 1
+    assert "Do this." in out
+
+
+def test_a_policy_that_errs_is_said_to_mean_no(licet: Run, script: Any, world: Any) -> None:
+    script.answer(200, {"decision": world.deny(world.policy("p", "approval:legal"), errors=["own.broken"])})
+    code, out, _ = licet("ask", "promote", "northbank/m@1", "--no-explain")
+    assert code == 1
+    assert "own.broken could not be evaluated, and an error means no" in out
+
+
+def test_hostile_text_in_an_answer_is_shown_harmless(licet: Run, script: Any, world: Any) -> None:
+    evil = world.policy("p", "approval:legal", title="\x1b]0;owned\x07", advice="a\u202eb")
+    script.answer(200, {"decision": world.deny(evil)})
+    _, out, _ = licet("ask", "promote", "northbank/m@1", "--no-explain")
+    assert all(char.isprintable() or char == "\n" for char in out)
+
+
+# --- mutations ----------------------------------------------------------------------------------------------------------
+
+
+def test_promote_with_wait_follows_the_operation_to_its_end(licet: Run, script: Any, world: Any) -> None:
+    script.answer(202, {"decision": world.allow, "result": {}, "operation": OPERATION})
+    for state in ("running", "done"):
+        script.answer(200, {**OPERATION, "state": state, "action": "model.promote", "resource": "northbank/m@2"})
+    code, out, err = licet("model", "promote", "northbank/m@2", "--to", "prod", "--wait", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["operation"]["state"] == "done"
+    assert [line.split(": ")[1].split(" ")[0] for line in err.splitlines()] == ["running", "done"]
+
+
+@pytest.mark.parametrize(("state", "expected"), [("failed", 2), ("refused", 1)])
+def test_what_was_accepted_and_then_not_done_does_not_end_with_0(
+    licet: Run, script: Any, world: Any, state: str, expected: int
+) -> None:
+    script.answer(202, {"decision": world.allow, "result": {}, "operation": OPERATION})
+    script.answer(200, {**OPERATION, "state": state, "error": {"code": "pickle", "message": "it is a pickle"}})
+    code, out, _ = licet("model", "promote", "northbank/m@2", "--to", "prod", "--wait")
+    assert code == expected
+    assert "it is a pickle [pickle]" in out
+
+
+def test_without_wait_the_user_is_told_how_to_follow(licet: Run, script: Any, world: Any) -> None:
+    script.answer(202, {"decision": world.allow, "result": {}, "operation": OPERATION})
+    code, out, _ = licet("model", "check", "northbank/m@2")
+    assert code == 0
+    assert f"licet operation wait northbank/{'0' * 32}" in out
+
+
+def test_a_denied_promotion_ends_with_3_when_approvals_are_all_that_is_missing(
+    licet: Run, script: Any, world: Any
+) -> None:
+    denial = world.deny(world.policy("p", "approval:compliance"))
+    script.problem(403, "denied", "no", decision=denial)
+    script.answer(200, explained())
+    code, out, _ = licet("model", "promote", "northbank/m@2", "--to", "prod", "--wait")
+    assert code == 3
+    assert "not yet" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "resource", "parameters"),
+    [
+        (
+            "model approve northbank/m@2 --track model-risk --reason ok",
+            "/v1/model/approve",
+            "northbank/m@2",
+            {"track": "model-risk", "verdict": "approved", "reason": "ok"},
+        ),
+        (
+            "approval reject northbank/m@2 --track legal --reason no",
+            "/v1/model/approve",
+            "northbank/m@2",
+            {"track": "legal", "verdict": "rejected", "reason": "no"},
+        ),
+        (
+            "approval request northbank/m@2 --track legal",
+            "/v1/model/request",
+            "northbank/m@2",
+            {"track": "legal"},
+        ),
+        ("hold place northbank/hmda --reason suit", "/v1/dataset/hold", "northbank/hmda", {"reason": "suit"}),
+        ("hold lift northbank/m@2 --reason over", "/v1/model/lift-hold", "northbank/m@2", {"reason": "over"}),
+        (
+            "train launch northbank/run-1 --dataset northbank/hmda --environment us-east --use credit-risk"
+            " --spec epochs=20 --spec hidden=[8]",
+            "/v1/training/launch",
+            "northbank/run-1",
+            {
+                "dataset": "northbank/hmda",
+                "environment": "us-east",
+                "use": "credit-risk",
+                "spec": {"epochs": 20, "hidden": [8]},
+            },
+        ),
+        ("train cancel northbank/run-1", "/v1/training/cancel", "northbank/run-1", {}),
+        (
+            "run log northbank/run-1 loss 0.25 --step 3",
+            "/v1/run/log",
+            "northbank/run-1",
+            {"name": "loss", "step": 3, "value": "0.25"},
+        ),
+        (
+            "model register northbank/m --run northbank/run-1",
+            "/v1/model/register",
+            "northbank/m",
+            {"run": "northbank/run-1"},
+        ),
+        ("model check northbank/m@1 --kind bias", "/v1/model/check", "northbank/m@1", {"kinds": ["bias"]}),
+        ("model roll-back northbank/m@2", "/v1/model/roll-back", "northbank/m@2", {"stage": "prod"}),
+        (
+            "person administer northbank/ana --role data-scientist --role auditor",
+            "/v1/person/administer",
+            "northbank/ana",
+            {"kind": "person", "roles": ["data-scientist", "auditor"], "active": True},
+        ),
+        (
+            "tenant administer northbank --environment us-east=us --budget training=100",
+            "/v1/tenant/administer",
+            "northbank",
+            {"environments": [{"name": "us-east", "region": "us"}], "budgets": {"training": 100}},
+        ),
+        ("tenant resume northbank", "/v1/tenant/suspend", "northbank", {"suspended": False}),
+        ("token revoke northbank/ana abc", "/v1/token/revoke", "northbank/ana", {"token_id": "abc"}),
+        (
+            'policy publish northbank --pack residency --pack-parameter residency.regions=["us"]',
+            "/v1/policy/publish",
+            "northbank",
+            {"packs": [{"name": "residency", "mode": "enforce", "parameters": {"regions": ["us"]}}], "policies": ""},
+        ),
+        ("policy activate northbank/abc", "/v1/policy/activate", "northbank/abc", {}),
+        (
+            "dataset classify northbank/hmda --residency us,uk",
+            "/v1/dataset/classify",
+            "northbank/hmda",
+            {"residency": ["us", "uk"]},
+        ),
+        ("keys destroy northbank --reason gone --yes", "/v1/key/destroy", "northbank", {"reason": "gone"}),
+    ],
+)
+def test_a_command_sends_what_it_says(
+    licet: Run, script: Any, world: Any, arguments: str, path: str, resource: str, parameters: dict[str, Any]
+) -> None:
+    script.answer(200, {"decision": world.allow, "result": {}, "operation": None})
+    code, _, err = licet(*arguments.split(), "--idempotency-key", "k1")
+    assert code == 0, err
+    assert script.asked[0].path == path
+    assert script.asked[0].json == {"resource": resource, "parameters": parameters}
+    assert script.asked[0].headers["Idempotency-Key"] == "k1"
+
+
+def test_registering_a_dataset_sends_the_file_and_all_that_binds_it(
+    licet: Run, script: Any, world: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "hmda.csv"
+    file.write_bytes(b"deny,black\n1,0\n")
+    digest_hex = hashlib.sha256(file.read_bytes()).hexdigest()
+    script.answer(201, {"upload": "e" * 32, "digest_hex": digest_hex, "size_bytes": 15})
+    script.answer(202, {"decision": world.allow, "result": {}, "operation": OPERATION})
+    line = "dataset register northbank/hmda --classification confidential --protected black --residency us"
+    line += " --use credit-risk --expires 2030-01-01 --label deny"
+    code, _, err = licet(*line.split(), "--file", str(file))
+    assert code == 0, err
+    sent = script.asked[1].json["parameters"]
+    assert sent["expires_at_ms"] == 1_893_456_000_000
+    assert (sent["protected"], sent["residency"], sent["uses"]) == (["black"], ["us"], ["credit-risk"])
+
+
+def test_a_token_goes_to_a_file_of_its_own_and_not_to_the_terminal(
+    licet: Run, script: Any, world: Any, tmp_path: Path
+) -> None:
+    out_file = tmp_path / "ana.token"
+    result = {"token_id": "1", "token": "licet_fresh", "expires_at_ms": 1_893_456_000_000}
+    script.answer(200, {"decision": world.allow, "result": result, "operation": None})
+    code, out, _ = licet("token", "issue", "northbank/ana", "--ttl", "30d", "--out", str(out_file))
+    assert code == 0
+    assert "licet_fresh" not in out
+    assert out_file.read_text() == "licet_fresh\n"
+    assert stat.S_IMODE(out_file.stat().st_mode) == 0o600
+    assert script.asked[0].json["parameters"] == {"ttl_s": 2_592_000}
+
+
+def test_no_token_is_issued_for_a_file_that_cannot_be_made(licet: Run, script: Any, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    for out in (tmp_path / "taken", tmp_path / "no" / "folder"):
+        code, _, err = licet("token", "issue", "northbank/ana", "--out", str(out))
+        assert code == 2
+        assert "must be a new file" in err
+    assert not script.asked
+
+
+def test_evidence_is_written_whole_with_its_digest(licet: Run, script: Any, world: Any, tmp_path: Path) -> None:
+    out_file = tmp_path / "northbank.zip"
+    script.answer(202, {"decision": world.allow, "result": {}, "operation": OPERATION})
+    script.answer(200, {**OPERATION, "state": "done", "result": {"artifact": "x.zip"}})
+    script.hang_up()
+    script.answer(200, b"PK...", Content_Type="application/zip")
+    code, out, _ = licet("evidence", "export", "northbank", "--out", str(out_file), "--format", "json")
+    assert code == 0
+    assert out_file.read_bytes() == b"PK..."
+    assert stat.S_IMODE(out_file.stat().st_mode) == 0o600
+    assert json.loads(out)["digest_hex"] == hashlib.sha256(b"PK...").hexdigest()
+    assert [path.name for path in tmp_path.iterdir()] == ["northbank.zip"]
+
+
+def test_an_artifact_that_cannot_be_fetched_leaves_nothing(licet: Run, script: Any, world: Any, tmp_path: Path) -> None:
+    script.answer(202, {"decision": world.allow, "result": {}, "operation": OPERATION})
+    script.answer(200, {**OPERATION, "state": "done"})
+    script.problem(404, "gone", "the artifact is gone: ask again")
+    code, _, err = licet("dataset", "read", "northbank/hmda", "--out", str(tmp_path / "rows.csv"))
+    assert code == 2
+    assert "the artifact is gone" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_not_written_over_unless_told(licet: Run, script: Any, world: Any, tmp_path: Path) -> None:
+    out_file = tmp_path / "rows.csv"
+    out_file.write_bytes(b"precious")
+    script.answer(202, {"decision": world.allow, "result": {}, "operation": OPERATION})
+    code, _, err = licet("dataset", "read", "northbank/hmda", "--out", str(out_file))
+    assert code == 2
+    assert "--overwrite" in err
+    assert out_file.read_bytes() == b"precious"
+
+
+# --- looking things up --------------------------------------------------------------------------------------------------
+
+
+def test_a_list_is_a_table_in_text_and_whole_in_json(licet: Run, script: Any) -> None:
+    items = [{"name": "hmda", "state": "ready", "classification": "confidential", "digest_hex": "ab" * 32}]
+    for _ in range(2):
+        script.answer(200, {"items": items})
+    code, out, _ = licet("dataset", "list", "northbank")
+    assert code == 0
+    assert out.splitlines() == ["NAME  STATE  CLASSIFICATION", "hmda  ready  confidential"]
+    _, out, _ = licet("dataset", "list", "northbank", "--format", "json")
+    assert json.loads(out) == {"items": items}
+
+
+def test_explain_shows_clauses_in_order_with_their_outcomes(licet: Run, script: Any) -> None:
+    clause = {
+        "kind": "unless",
+        "joiner": "and",
+        "outcome": "false",
+        "parts": [
+            {"source": "resource.checks has bias", "outcome": "true", "supports": True, "values": []},
+            {
+                "source": "resource.checks.bias.passed",
+                "outcome": "false",
+                "supports": True,
+                "values": [{"text": "resource.checks.bias.passed = false"}],
+            },
+            {"source": "context.x", "outcome": "not-reached", "supports": True, "values": []},
+        ],
+    }
+    script.answer(200, explained({**REPORT, "clauses": [clause]}))
+    code, out, _ = licet("decision", "explain", "northbank/" + "d" * 32)
+    assert code == 0
+    body = [line.strip() for line in out.splitlines()]
+    begin = body.index("unless    resource.checks has bias")
+    assert body[begin : begin + 6] == [
+        "unless    resource.checks has bias",
+        "is true",
+        "and     resource.checks.bias.passed",
+        "is false: resource.checks.bias.passed = false",
+        "and     context.x",
+        "was not reached",
+    ]
+
+
+def test_the_checkpoint_is_shown_as_it_was_signed(licet: Run, script: Any) -> None:
+    note = "licet/log/northbank\n3\nAAAA=\n\n\u2014 licet/log/northbank BBBB=\n"
+    script.answer(200, {"size": 3, "root_hex": "00", "origin": "licet/log/northbank", "checkpoint": note})
+    code, out, _ = licet("log", "checkpoint", "northbank")
+    assert code == 0
+    assert out == note
+
+
+def test_public_keys_are_shown_without_a_token(licet: Run, script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LICET_TOKEN")
+    key = {"keyid": "ab", "alg": "ed25519", "spki": "", "purpose": "log", "valid_from_ms": 0, "valid_until_ms": None}
+    script.answer(200, {"v": 1, "instance": "licet", "log_origin_prefix": "licet/log", "keys": [key]})
+    code, out, _ = licet("keys", "show")
+    assert code == 0
+    assert "ed25519" in out
+    assert "Authorization" not in script.asked[0].headers
+
+
+# --- failures -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 401, 409, 413, 500])
+def test_an_error_says_what_is_wrong_on_stderr_and_ends_with_2(licet: Run, script: Any, status: int) -> None:
+    script.problem(status, "some-code", "what is wrong, and what to do")
+    code, out, err = licet("dataset", "archive", "northbank/hmda")
+    assert (code, out) == (2, "")
+    assert "what is wrong, and what to do" in err
+
+
+def test_an_error_in_json_stands_on_stdout(licet: Run, script: Any) -> None:
+    script.problem(409, "conflict", "it is on prod already")
+    code, out, err = licet("dataset", "archive", "northbank/hmda", "--format", "json")
+    assert code == 2
+    assert err == ""
+    assert json.loads(out) == {"error": {"code": "conflict", "message": "it is on prod already"}}
+
+
+def test_no_answer_tells_the_key_with_which_to_repeat(licet: Run, script: Any) -> None:
+    code, _, err = licet("dataset", "archive", "northbank/hmda")
+    assert code == 2
+    assert f"--idempotency-key {script.asked[0].headers['Idempotency-Key']}" in err
+
+
+def test_there_is_no_option_to_type_a_token(licet: Run, script: Any) -> None:
+    code, _, err = licet("dataset", "archive", "northbank/hmda", "--token", "licet_typed")
+    assert code == 2
+    assert "No such option" in err
+    assert not script.asked
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fly"],
+        ["model", "promote", "northbank/m@1"],
+        ["model", "promote", "northbank/m@1", "--to", "moon"],
+        ["dataset", "list"],
+        ["operation", "wait", "no-slash"],
+        ["ask", "fly", "northbank/m@1"],
+        ["dataset", "register", "northbank/hmda", "--file", "/no/such/file"],
+        [],
+    ],
+)
+def test_a_command_that_cannot_be_understood_ends_with_2(licet: Run, script: Any, arguments: list[str]) -> None:
+    code, _, err = licet(*arguments)
+    assert code == 2
+    assert err
+    assert not script.asked
+
+
+def test_what_is_not_installed_is_named_with_the_way_to_install_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(ModuleNotFoundError("No module named 'cedarpy'", name="cedarpy"), "text") == 2
+    assert "pip install 'licet[decide]'" in capsys.readouterr().err
+
+
+def test_a_defect_is_said_to_be_one_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(ZeroDivisionError("division by zero"), "text") == 2
+    err = capsys.readouterr().err
+    assert "defect of licet: ZeroDivisionError" in err
+    assert "Traceback" not in err
+
+
+def test_packs_are_shown_without_a_server(licet: Run, script: Any) -> None:
+    code, out, _ = licet("policy", "packs")
+    assert code == 0
+    assert "sr-11-7" in out
+    assert "selection_rate_ratio_min_micro" in out
+    code, out, _ = licet("policy", "packs", "residency", "--format", "json")
+    assert "forbid" in json.loads(out)["packs"][0]["text"]
+    code, _, err = licet("policy", "packs", "nonsense")
+    assert code == 2
+    assert "no pack is called" in err
+    assert not script.asked
