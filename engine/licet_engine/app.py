@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from dbos import DBOSClient, EnqueueOptions
 from dbos import _serialization as dbos_serialization
+from litestar import Litestar
+from sqlalchemy import Connection, Engine
+
 from licet_attestations.errors import SignerError
 from licet_attestations.rpc import RpcServer
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
-from litestar import Litestar
-from sqlalchemy import Connection, Engine
-
 from licet_engine import __version__
 from licet_engine.lifecycle.asking import Desk, Enqueued
 from licet_engine.lifecycle.operations import Operations
@@ -71,6 +71,7 @@ class Enqueuer:
         )
 
     def __call__(self, connection: Connection, item: Enqueued) -> None:
+        """Enqueue one operation."""
         options: EnqueueOptions = {
             "workflow_name": WORKFLOW,
             "queue_name": QUEUE,
@@ -96,9 +97,7 @@ def build_services(settings: Settings) -> Services:
         sequencer=sequencer,
         tenants=tenants,
         desk=Desk(engine, sequencer, tenants),
-        operations=Operations(
-            engine, sequencer, tenants, notary, trust_root, max_age_s=settings.decision_max_age_s
-        ),
+        operations=Operations(engine, sequencer, tenants, notary, trust_root, max_age_s=settings.decision_max_age_s),
         notary=notary,
         signer=signer,
         trust_root=trust_root,

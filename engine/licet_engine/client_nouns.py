@@ -379,7 +379,7 @@ class DecisionVerbs(Verbs):
         """Why a decision fell as it did, and the path to yes."""
         body = self._client.get_json("/v1/decisions", tenant, decision_id, "explain")
         return Explanation(
-            decision=body.get("decision") or {},
+            decision=body.get("record") or {},
             explanation=body.get("explanation") or {},
             path=body.get("path") or {},
         )
@@ -399,6 +399,6 @@ class LogVerbs(Verbs):
         )
 
     def entries(self, tenant: str, *, first: int = 0, count: int = 100) -> list[dict[str, Any]]:
-        """Headers of entries."""
+        """Headers of entries: ``{"index", "leaf": {"time_ms", "kind", "actor", "owner", "commitment"}}`` each."""
         body = self._client.get_json("/v1/log", tenant, "entries", params={"first": first, "count": count})
         return [dict(entry) for entry in body.get("entries") or ()]

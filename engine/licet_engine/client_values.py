@@ -387,7 +387,7 @@ class Explanation:
     """Why a decision fell as it did.
 
     Attributes:
-        decision: The decision, as an answer gives it.
+        decision: What of the decision's record says which it is: id, action, resource, principal, time.
         explanation: The deciding policies' conjuncts with their values, or the nearest permits.
         path: The least set of obtainable facts that would permit it, or that there is none.
     """

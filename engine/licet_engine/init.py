@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbos import DBOS
+
 from licet_attestations import canonical
 from licet_attestations.signer.files import create_durably, make_private_directory
 from licet_attestations.signer.keystore import Keystore, read_passphrase
-
 from licet_engine.domain.errors import ConfigurationError
 from licet_engine.domain.refs import PLATFORM, new_id, now_ms
 from licet_engine.lifecycle.people import first_bundle, new_token, tenant_rows
@@ -56,11 +56,19 @@ def initialise(settings: Settings, *, instance: str = "licet", region: str = "us
     if is_initialised(settings):
         raise ConfigurationError(f"{settings.data} holds an installation already; choose another folder with --data")
     try:
-        for folder in (settings.data, settings.data / "run", settings.signer_data, settings.worker_data, settings.spool):
+        for folder in (
+            settings.data,
+            settings.data / "run",
+            settings.signer_data,
+            settings.worker_data,
+            settings.spool,
+        ):
             make_private_directory(folder)
         settings.data.chmod(0o700)
     except OSError as error:
-        raise ConfigurationError(f"{settings.data} cannot be used: {error.strerror}; choose another with --data") from error
+        raise ConfigurationError(
+            f"{settings.data} cannot be used: {error.strerror}; choose another with --data"
+        ) from error
     passphrase = read_passphrase(Path(settings.key_passphrase_file)) if settings.key_passphrase_file else None
     if (settings.signer_data / "trust-root.json").exists():
         keystore = Keystore.open(settings.signer_data, passphrase=passphrase)

@@ -164,7 +164,9 @@ class Supervisor:
         for child in self._children:
             if child.process is not None and child.process.poll() is not None:
                 lived_s = time.monotonic() - child.started_at_s
-                child.pause_s = _FIRST_PAUSE_S if lived_s > _LONGEST_PAUSE_S else min(child.pause_s * 2, _LONGEST_PAUSE_S)
+                child.pause_s = (
+                    _FIRST_PAUSE_S if lived_s > _LONGEST_PAUSE_S else min(child.pause_s * 2, _LONGEST_PAUSE_S)
+                )
                 child.restart_at_s = time.monotonic() + child.pause_s
                 logger.warning("%s ended with status %s; starting it again", child.name, child.process.returncode)
                 child.process = None
@@ -217,7 +219,9 @@ def main(settings: Settings, *, init: bool = False) -> None:
     """
     if not is_initialised(settings):
         if not init:
-            raise ConfigurationError(f"{settings.data} holds no installation; make one: licet init --data {settings.data}")
+            raise ConfigurationError(
+                f"{settings.data} holds no installation; make one: licet init --data {settings.data}"
+            )
         made = initialise(settings)
         print(f"made an installation in {settings.data}; the first operator's token is in {made.token_file}")  # noqa: T201 - told to the person who runs this.
     prepare_database(settings)

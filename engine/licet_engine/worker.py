@@ -20,10 +20,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from dbos import DBOS, DBOSConfig
 from dbos import _serialization as dbos_serialization
+
 from licet_adapters.errors import AdapterError, JobFailed
 from licet_adapters.errors import Unavailable as AdapterUnavailable
 from licet_adapters.loader import load_adapters
@@ -32,7 +33,6 @@ from licet_attestations import rpc
 from licet_attestations.errors import SignerRefused, SignerUnavailable
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
-
 from licet_engine import __version__
 from licet_engine.domain.errors import LicetError, Unavailable
 from licet_engine.domain.refs import now_ms
@@ -76,8 +76,8 @@ def refuse_pickles() -> None:
     def refuse(_self: object, *_args: object) -> Any:
         raise ValueError("a pickled row is refused: Licet stores JSON only")
 
-    dbos_serialization.DefaultSerializer.deserialize = refuse  # type: ignore[method-assign]  # There is no setting for it.
-    dbos_serialization.DefaultSerializer.serialize = refuse  # type: ignore[method-assign]  # As above.
+    dbos_serialization.DefaultSerializer.deserialize = refuse  # type: ignore[method-assign,assignment]  # There is no setting for it.
+    dbos_serialization.DefaultSerializer.serialize = refuse  # type: ignore[method-assign,assignment]  # As above.
 
 
 def describe(error: Exception) -> dict[str, Any]:
@@ -92,8 +92,12 @@ def describe(error: Exception) -> dict[str, Any]:
             or (isinstance(error, JobFailed) and code in _TRANSIENT_CODES)
         )
         return {"code": code, "message": str(error), "transient": transient}
-    logger.exception("step failed", exc_info=error)
-    return {"code": "internal", "message": f"internal error ({type(error).__name__}); see the worker's log", "transient": False}
+    logger.error("step failed", exc_info=error)
+    return {
+        "code": "internal",
+        "message": f"internal error ({type(error).__name__}); see the worker's log",
+        "transient": False,
+    }
 
 
 class Performer:
@@ -145,10 +149,11 @@ def _recorder(round_: int) -> Callable[[str, Callable[[], dict[str, Any]]], dict
             except Exception as error:  # noqa: BLE001 - recorded as a value, and raised again right below.
                 return {"error": describe(error)}
 
-        outcome = cast("dict[str, Any]", DBOS.run_step({"name": f"{name}#{round_}"}, once))
+        outcome = DBOS.run_step({"name": f"{name}#{round_}"}, once)
         if "error" in outcome:
             raise StepFailed(outcome["error"])
-        return cast("dict[str, Any]", outcome["ok"])
+        ok: dict[str, Any] = outcome["ok"]
+        return ok
 
     return record
 

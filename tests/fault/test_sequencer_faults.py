@@ -45,7 +45,7 @@ class Faults:
             commit(connection)
             self._step("persisted")
 
-        engine.dialect.do_commit = do_commit  # type: ignore[method-assign]
+        engine.dialect.do_commit = do_commit
 
     def arm(self, nth: int, way: Way, times: int = 1) -> None:
         self.countdown, self.way, self.left, self.hit = nth, way, times, False
@@ -113,7 +113,7 @@ def enqueue(connection: Any, item: Any) -> None:
 def submit_as_group(engine: Engine, sequencer: Sequencer, names: list[str]) -> dict[str, Receipt | Exception]:
     with db.write_lock(engine):
         futures = {name: sequencer.submit(submission(name)) for name in names}
-    return {name: future.exception(30) or future.result() for name, future in futures.items()}  # type: ignore[misc]
+    return {name: future.exception(30) or future.result() for name, future in futures.items()}
 
 
 def check(engine: Engine, outcomes: dict[str, Receipt | Exception], budget: int) -> None:
@@ -208,7 +208,7 @@ def test_what_broke_a_group_costs_its_submissions_nothing(engine: Engine) -> Non
                 while sequencer.queued():
                     threading.Event().wait(0.001)
                 futures = [sequencer.submit(submission(name)) for name in names]
-                first.add_done_callback(lambda _, nth=nth, way=way: faults.arm(nth, way))  # type: ignore[misc]
+                first.add_done_callback(lambda _, nth=nth, way=way: faults.arm(nth, way))
             outcomes: dict[str, Receipt | Exception] = {
                 name: future.result(30) for name, future in zip(names, futures, strict=True)
             }
@@ -230,7 +230,7 @@ def test_a_commit_that_says_it_failed_and_did_not_is_not_made_twice(engine: Engi
             broken.append(True)
             raise sqlite3.OperationalError("lost connection, injected")
 
-    engine.dialect.do_commit = commit_and_fail  # type: ignore[method-assign]
+    engine.dialect.do_commit = commit_and_fail
     receipt = sequencer.append(Submission([NewEntry("northbank", "decision", "northbank", "northbank", b"once")]))
     assert sequencer.counters.recovered_commits == 1
     sequencer.close()
@@ -252,12 +252,12 @@ def test_a_commit_whose_outcome_cannot_be_learnt_is_told_so(engine: Engine) -> N
         if broken:
             raise sqlite3.OperationalError("still no connection, injected")
 
-    engine.dialect.do_commit = commit_and_fail  # type: ignore[method-assign]
+    engine.dialect.do_commit = commit_and_fail
     event.listen(engine, "before_cursor_execute", stay_broken)
     with pytest.raises(LogUnavailable) as told:
         sequencer.append(Submission([NewEntry("northbank", "decision", "northbank", "northbank", b"once")]))
     assert told.value.may_be_logged
-    engine.dialect.do_commit = commit  # type: ignore[method-assign]
+    engine.dialect.do_commit = commit
     broken.clear()
     assert (
         sequencer.append(Submission([NewEntry("northbank", "decision", "northbank", "northbank", b"two")]))

@@ -118,7 +118,7 @@ def check(engine: Engine, acknowledged: dict[str, tuple[int, int]]) -> Counter[s
                 (entry.record or b"").decode() for entry in store.read_entries(connection, tenant_id, 0, size)
             ]
         facts_version = store.read_head(connection, "northbank").facts_version
-        rows = connection.execute(FactBlob.__table__.select()).all()  # type: ignore[attr-defined]
+        rows = connection.execute(FactBlob.__table__.select()).all()
     counted = Counter(logs.get("northbank", []))
     assert counted == Counter(logs.get("lakeside", [])) == Counter(row.digest_hex for row in rows)
     assert set(counted.values()) <= {1}

@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from litestar import Request, Response, get, post
 
+from licet_engine.api.authzen_forms import Evaluation, Evaluations
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.domain.refs import parse_ref
 from licet_engine.lifecycle.asking import Answer, Asked, parse_asked
@@ -29,7 +29,7 @@ from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.verbs import Ids, NoBody, Proposal, RefForm, Verb, Who
 
 if TYPE_CHECKING:
-    from licet_engine.api.routes import Context
+    from licet_engine.api.context import Context
 
 MAX_EVALUATIONS: Final = 100
 _KINDS: Final[Mapping[str, str]] = {
@@ -41,51 +41,6 @@ _KINDS: Final[Mapping[str, str]] = {
 }
 _SEMANTICS: Final = frozenset({"execute_all", "deny_on_first_deny", "permit_on_first_permit"})
 AnyRequest = Request[Any, Any, Any]
-
-
-class _Subject(msgspec.Struct):
-    type: str
-    id: str
-    properties: dict[str, Any] | None = None
-
-
-class _Action(msgspec.Struct):
-    name: str
-    properties: dict[str, Any] | None = None
-
-
-class _Resource(msgspec.Struct):
-    type: str
-    id: str
-    properties: dict[str, Any] | None = None
-
-
-class _Evaluation(msgspec.Struct):
-    subject: _Subject | None = None
-    action: _Action | None = None
-    resource: _Resource | None = None
-    context: dict[str, Any] | None = None
-
-
-class _Options(msgspec.Struct):
-    evaluations_semantic: str = "execute_all"
-
-
-class _Evaluations(_Evaluation):
-    evaluations: list[_Evaluation] = msgspec.field(default_factory=list)
-    options: _Options = msgspec.field(default_factory=_Options)
-
-
-_DECODER: Final = msgspec.json.Decoder(_Evaluations)
-
-
-def decode(data: bytes) -> _Evaluations:
-    """Read the body of a request.
-
-    Raises:
-        ValueError: Not of the form of the specification; says where.
-    """
-    return _DECODER.decode(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +63,7 @@ _ASK_FOR: Final = Verb(
 )
 
 
-def _question(sent: _Evaluation) -> _Question:
+def _question(sent: Evaluation) -> _Question:
     if sent.subject is None or sent.action is None or sent.resource is None:
         raise InvalidInput("an evaluation needs a subject, an action and a resource")
     kind = _KINDS.get(sent.subject.type.lower())
@@ -153,21 +108,23 @@ def routes(context: Context) -> list[Any]:
     async def evaluation(request: AnyRequest) -> Response[Any]:
         identify = context.identify(request)
         identify()
-        sent: _Evaluations = await context.body(request, strict=False)
+        sent: Evaluations = await context.body(request, strict=False)
         return _response(request, await _evaluate(context, identify, _question(sent)))
 
     @post("/access/v1/evaluations", tags=["authzen"], summary="AuthZEN: several evaluations.", status_code=200)
     async def evaluations(request: AnyRequest) -> Response[Any]:
         identify = context.identify(request)
         identify()
-        sent: _Evaluations = await context.body(request, strict=False)
+        sent: Evaluations = await context.body(request, strict=False)
         if not sent.evaluations:
             return _response(request, await _evaluate(context, identify, _question(sent)))
         if len(sent.evaluations) > MAX_EVALUATIONS:
             raise InvalidInput(f"at most {MAX_EVALUATIONS} evaluations at once; these are {len(sent.evaluations)}")
         semantic = sent.options.evaluations_semantic
         if semantic not in _SEMANTICS:
-            raise InvalidInput(f"options.evaluations_semantic {semantic!r} is not known: use {', '.join(sorted(_SEMANTICS))}")
+            raise InvalidInput(
+                f"options.evaluations_semantic {semantic!r} is not known: use {', '.join(sorted(_SEMANTICS))}"
+            )
         questions = [_question(_with_defaults(item, sent)) for item in sent.evaluations]
         if semantic == "execute_all":
             answers = list(await asyncio.gather(*(_evaluate(context, identify, q) for q in questions)))
@@ -191,8 +148,8 @@ def routes(context: Context) -> list[Any]:
     return [evaluation, evaluations, discovery]
 
 
-def _with_defaults(item: _Evaluation, defaults: _Evaluations) -> _Evaluation:
-    return _Evaluation(
+def _with_defaults(item: Evaluation, defaults: Evaluations) -> Evaluation:
+    return Evaluation(
         subject=item.subject or defaults.subject,
         action=item.action or defaults.action,
         resource=item.resource or defaults.resource,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from licet_attestations import canonical
 from sqlmodel import SQLModel, col, select
 
+from licet_attestations import canonical
 from licet_engine.decide.bundle import CompiledBundle
 from licet_engine.decide.entities import Fact, FactSet
 from licet_engine.decide.explain import explain
@@ -131,14 +131,14 @@ def decision_explanation(services: Services, who: Who, row: tables.Decision) -> 
     """Why it was decided so, and what would have it decided otherwise; all from the record and the facts it names."""
     _, record = _entry(services, who, row)
     with tenant_session(services.engine, who.tenant) as session:
-        bodies = session.exec(
-            select(tables.FactBlob).where(col(tables.FactBlob.digest_hex).in_(record["facts"]))
-        ).all()
+        bodies = session.exec(select(tables.FactBlob).where(col(tables.FactBlob.digest_hex).in_(record["facts"]))).all()
         bundle = session.exec(
             select(tables.PolicyBundle).where(tables.PolicyBundle.digest_hex == record["bundle"])
         ).first()
     if bundle is None or len(bodies) != len(record["facts"]):
-        raise Unavailable(f"what decision {row.id} was made on is no longer stored; it can be proven, but not explained")
+        raise Unavailable(
+            f"what decision {row.id} was made on is no longer stored; it can be proven, but not explained"
+        )
     facts = FactSet(Fact.from_bytes(blob.body) for blob in bodies)
     request = recorded_request(record)
     compiled = _compiled(services, who, bundle)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from licet_attestations.errors import LicetAttestationError, SignerError
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR, HTTP_503_SERVICE_UNAVAILABLE
 
+from licet_attestations.errors import LicetAttestationError, SignerError
 from licet_engine.domain.errors import LicetError
 from licet_engine.lifecycle.asking import Answer
 
@@ -30,7 +30,13 @@ _TITLES = {
     500: "Internal error",
     503: "Unavailable",
 }
-_CODES = {400: "invalid-input", 401: "unauthenticated", 404: "no-such-route", 405: "method-not-allowed", 413: "too-large"}
+_CODES = {
+    400: "invalid-input",
+    401: "unauthenticated",
+    404: "no-such-route",
+    405: "method-not-allowed",
+    413: "too-large",
+}
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -80,11 +86,11 @@ def on_http_exception(_request: AnyRequest, error: HTTPException) -> Response[di
     status = error.status_code
     detail = error.detail if status < HTTP_500_INTERNAL_SERVER_ERROR else "Something went wrong here; it was logged."
     if status >= HTTP_500_INTERNAL_SERVER_ERROR:
-        logger.exception("request failed", exc_info=error)
+        logger.error("request failed", exc_info=error)
     return problem(status, _CODES.get(status, "error"), detail)
 
 
 def on_anything(_request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     """A defect: told to the operator, not to the caller."""
-    logger.exception("request failed", exc_info=error)
+    logger.error("request failed", exc_info=error)
     return problem(500, "internal", "Something went wrong here; it was logged.")

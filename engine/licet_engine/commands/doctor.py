@@ -329,7 +329,10 @@ def _brief(body: str) -> str:
         value = json.loads(body)
     except ValueError:
         return body[:200]
-    return str(value.get("detail") or value.get("status") or body[:200]) if isinstance(value, dict) else body[:200]
+    if not isinstance(value, dict):
+        return body[:200]
+    faults = ", ".join(map(str, value.get("faults") or ()))
+    return f"{value.get('status')}" + (f": {faults}" if faults else "")
 
 
 def look_at_sandbox(_settings: Settings) -> Iterator[Finding]:

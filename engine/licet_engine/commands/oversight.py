@@ -148,7 +148,7 @@ def entries(desk: Desk, tenant: str, first: int, count: int) -> None:
     found = desk.client.log.entries(tenant, first=first, count=count)
     lines = []
     for entry in found:
-        leaf = json.loads(entry["leaf"])
+        leaf = entry["leaf"]
         line = (
             f"{entry['index']:>7}  {time_text(leaf['time_ms'])}  {leaf['kind']:<12} {leaf['actor']} on {leaf['owner']}"
         )

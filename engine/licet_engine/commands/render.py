@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from licet_engine.commands.text import block, clean, labelled, table, value_text, verdict
+from licet_engine.commands.text import block, clean, labelled, table, time_text, value_text, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,7 +131,15 @@ def explanation_lines(explanation: Explanation) -> list[str]:
     body = explanation.explanation
     decision = explanation.decision
     allowed = (decision.get("decision") or body.get("decision")) == "allow"
-    lines = [f"{verdict(allowed=allowed)}  decision {clean(decision.get('id', ''))}"]
+    resource = decision.get("resource") or {}
+    what = f"{decision.get('action', '')} on {resource.get('id', '') if isinstance(resource, dict) else resource}"
+    lines = [
+        f"{verdict(allowed=allowed)}  {clean(what)}",
+        labelled("decision", decision.get("id", ""), indent=2, label_chars=10),
+    ]
+    if isinstance(decision.get("principal"), dict):
+        asker = f"{decision['principal'].get('id')}, {time_text(int(decision.get('time_ms') or 0))}"
+        lines.append(labelled("asked by", asker, indent=2, label_chars=10))
     if body.get("message"):
         lines.append(labelled("", body["message"], indent=2, label_chars=0))
     for report in body.get("deciding") or ():

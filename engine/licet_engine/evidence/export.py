@@ -12,15 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from sqlalchemy import Engine
+from sqlmodel import select
+
 from licet_attestations import canonical, evidence
 from licet_attestations.checkpoint import parse_note
 from licet_attestations.isolation import isolation
 from licet_attestations.leaf import Leaf
 from licet_attestations.statement import ISOLATION, Statement, Subject
 from licet_attestations.trustroot import TrustRoot
-from sqlalchemy import Engine
-from sqlmodel import select
-
 from licet_engine.domain.errors import Unavailable
 from licet_engine.log import store
 from licet_engine.store.db import read_transaction, tenant_session

@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from licet_attestations import canonical
 from pydantic import ValidationError
 from sqlalchemy import Engine
 from sqlmodel import select
 
+from licet_attestations import canonical
 from licet_engine.decide.decision import Decision, Request, decide
 from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.record import Operation as OperationPart
@@ -261,9 +261,7 @@ class Desk:
             return self._answered(prepared, receipt)
         raise Busy(f"the facts of {asked.ref.tenant} change too fast to decide on; try again")
 
-    async def ask_async(
-        self, identify: Callable[[], Who], asked: Asked, in_thread: Callable[..., Any]
-    ) -> Answer:
+    async def ask_async(self, identify: Callable[[], Who], asked: Asked, in_thread: Callable[..., Any]) -> Answer:
         """Answer a dry question without blocking; facts that are not in memory are read by ``in_thread``."""
         for _ in range(MAX_TRIES):
             who = identify()
@@ -439,7 +437,9 @@ class Desk:
         leaf_owner = VOID_LOG if proposal is None else question.owner
         entries = [NewEntry(who.tenant, "decision", who.tenant, leaf_owner, record)]
         if question.owner != who.tenant:
-            entries.append(NewEntry(question.owner, "attempt", who.tenant, question.owner, _attempt(question, answer, ids)))
+            entries.append(
+                NewEntry(question.owner, "attempt", who.tenant, question.owner, _attempt(question, answer, ids))
+            )
         entries += [
             NewEntry(question.owner, note.kind, who.tenant, question.owner, _note(note, answer.decision_id))
             for note in change.notes
@@ -521,7 +521,11 @@ def _policies(in_force: InForce, decision: Decision) -> tuple[Mapping[str, str],
             notes = policy.annotations
             told.append(
                 {"id": policy.id}
-                | {name: notes[name] for name in ("title", "advice", "requires", "control", "severity") if name in notes}
+                | {
+                    name: notes[name]
+                    for name in ("title", "advice", "requires", "control", "severity")
+                    if name in notes
+                }
             )
     return tuple(told)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from licet_adapters.ports import ObjectRef
 from pydantic import Field
 
+from licet_adapters.ports import ObjectRef
 from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import Ref
 from licet_engine.domain.restrictions import CLASSIFICATIONS
@@ -188,7 +188,9 @@ def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Propo
     if row is None:
         return None
     conflict = (
-        None if row.state in {"ready", "archived"} else Conflict(f"dataset {ref} is {row.state}: it has no rows to read")
+        None
+        if row.state in {"ready", "archived"}
+        else Conflict(f"dataset {ref} is {row.state}: it has no rows to read")
     )
     parameters = {"object_id": row.object_id, "digest_hex": row.digest_hex, "size_bytes": row.bytes}
     return Proposal(resource=view.dataset_entity(row), parameters=parameters, conflict=conflict)
@@ -244,7 +246,9 @@ def place_hold(kind: str, name: str, who: Who, body: PlaceHold, ids: Ids) -> tup
     return Change(inserts=(Insert(Hold, row.model_dump()),), notes=(note,)), {"hold": row.id}
 
 
-def lift_holds(view: View, kind: str, name: str, who: Who, body: PlaceHold, ids: Ids) -> tuple[Change, Conflict | None]:
+def lift_holds(
+    view: View, kind: str, name: str, *, who: Who, body: PlaceHold, ids: Ids
+) -> tuple[Change, Conflict | None]:
     """The change that lifts every hold on a resource."""
     holds = view.holds(kind, name)
     if not holds:
@@ -253,7 +257,10 @@ def lift_holds(view: View, kind: str, name: str, who: Who, body: PlaceHold, ids:
         Update(Hold, {"id": hold.id, "lifted_at_ms": None}, {"lifted_by": who.name, "lifted_at_ms": ids.now_ms})
         for hold in holds
     )
-    note = Note("hold", {"event": "hold-lifted", "holds": [h.id for h in holds], "kind": kind, "name": name, "reason": body.reason})
+    note = Note(
+        "hold",
+        {"event": "hold-lifted", "holds": [h.id for h in holds], "kind": kind, "name": name, "reason": body.reason},
+    )
     return Change(updates=updates, notes=(note,)), None
 
 
@@ -271,7 +278,7 @@ def ask_lift_hold(view: View, who: Who, ref: Ref, body: PlaceHold, ids: Ids) -> 
     row = view.dataset(ref.name)
     if row is None:
         return None
-    change, conflict = lift_holds(view, "Dataset", ref.name, who, body, ids)
+    change, conflict = lift_holds(view, "Dataset", ref.name, who=who, body=body, ids=ids)
     return Proposal(resource=view.dataset_entity(row), change=change, conflict=conflict)
 
 
@@ -282,7 +289,9 @@ def ask_archive(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Pr
         return None
     conflict = None if row.state == "ready" else Conflict(f"dataset {ref} is {row.state}: only a ready one is archived")
     note = Note("facts", {"event": "dataset-archived", "dataset": str(ref)})
-    change = Change(updates=(Update(Dataset, {"name": ref.name, "state": "ready"}, {"state": "archived"}),), notes=(note,))
+    change = Change(
+        updates=(Update(Dataset, {"name": ref.name, "state": "ready"}, {"state": "archived"}),), notes=(note,)
+    )
     return Proposal(resource=view.dataset_entity(row), change=change, conflict=conflict)
 
 
@@ -295,7 +304,9 @@ def ask_delete(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Pro
     if row is None:
         return None
     conflict = (
-        None if row.state in {"ready", "archived"} else Conflict(f"dataset {ref} is {row.state}: there is nothing to delete")
+        None
+        if row.state in {"ready", "archived"}
+        else Conflict(f"dataset {ref} is {row.state}: there is nothing to delete")
     )
     parameters = {"object_id": row.object_id, "digest_hex": row.digest_hex, "size_bytes": row.bytes}
     return Proposal(resource=view.dataset_entity(row), parameters=parameters, conflict=conflict)
@@ -311,9 +322,7 @@ def do_delete(deed: Deed) -> Mapping[str, Any]:
     def delete(warrant: bytes, _attempt: int) -> dict[str, Any]:
         return {"was_there": deed.adapters.objects.delete(warrant, ref, p)}
 
-    return deed.step(
-        "delete", delete, adapter="local-objects", operation="objects.delete", resources=ref.resources()
-    )
+    return deed.step("delete", delete, adapter="local-objects", operation="objects.delete", resources=ref.resources())
 
 
 def finish_delete(_view: View, operation: Operation, _result: Mapping[str, Any], _now_ms: int) -> Change:

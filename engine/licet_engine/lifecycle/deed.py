@@ -33,7 +33,6 @@ from licet_adapters.ports import (
 from licet_attestations import rpc
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.statement import Statement
-
 from licet_engine.domain.errors import LicetError, Unavailable
 from licet_engine.domain.refs import now_ms
 from licet_engine.lifecycle.spool import Spool
@@ -196,7 +195,9 @@ class Deed:
 
     # --- warrants --------------------------------------------------------------------------------------------------
 
-    def step(self, name: str, act: Act, *, adapter: str, operation: str, resources: Mapping[str, str]) -> dict[str, Any]:
+    def step(
+        self, name: str, act: Act, *, adapter: str, operation: str, resources: Mapping[str, str]
+    ) -> dict[str, Any]:
         """Do something once, under a warrant: after a crash its outcome is told again.
 
         Args:
@@ -259,9 +260,7 @@ class Deed:
 
     def report(self, metric: Metric) -> None:
         """Pass a job's figures on, now and then."""
-        self._unreported.append(
-            {"step": metric.step, "epoch": metric.epoch, "values_micro": dict(metric.values_micro)}
-        )
+        self._unreported.append({"step": metric.step, "epoch": metric.epoch, "values_micro": dict(metric.values_micro)})
         if time.monotonic() - self._reported_at_s >= _REPORT_EVERY_S or len(self._unreported) >= _MAX_REPORTED:
             self._flush()
 

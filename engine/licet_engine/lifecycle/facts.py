@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from licet_attestations import canonical
 from sqlmodel import col, select
 
+from licet_attestations import canonical
 from licet_engine.domain.binding import binding_hex
 from licet_engine.domain.refs import ELSEWHERE_TENANT, Ref
 from licet_engine.domain.restrictions import Restrictions, inherit
@@ -164,7 +164,9 @@ class View:
             CheckResult.version == version.version,
             CheckResult.model_digest_hex == version.digest_hex,
         )
-        return {row.kind: row for row in self._session.exec(query.order_by(col(CheckResult.at_ms), col(CheckResult.id)))}
+        return {
+            row.kind: row for row in self._session.exec(query.order_by(col(CheckResult.at_ms), col(CheckResult.id)))
+        }
 
     def holds(self, resource_type: str, name: str) -> list[Hold]:
         """The holds on a resource that were not lifted."""

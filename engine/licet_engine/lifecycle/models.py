@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from licet_adapters.ports import CheckJob, InputFile, ModelVersionRef, ObjectRef
-from licet_adapters.training.spec import Thresholds
 from pydantic import Field, model_validator
 
+from licet_adapters.ports import CheckJob, InputFile, ModelVersionRef, ObjectRef
+from licet_adapters.training.spec import Thresholds
 from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
@@ -67,7 +67,9 @@ class RegisterModel(Body):
     def _known_files(self) -> RegisterModel:
         unknown = sorted(set(self.files) - set(MODEL_FILES))
         if unknown:
-            raise ValueError(f"a model has the files {' and '.join(MODEL_FILES)} and no other; not {', '.join(unknown)}")
+            raise ValueError(
+                f"a model has the files {' and '.join(MODEL_FILES)} and no other; not {', '.join(unknown)}"
+            )
         return self
 
 
@@ -181,13 +183,17 @@ def _registration(row: ModelVersion, present: ModelVersion | None, ids: Ids) -> 
 
 def _cannot_register(run: Run, present: ModelVersion | None, files: Mapping[str, Any], ref: Ref) -> Conflict | None:
     if run.state != "done":
-        return Conflict(f"run {ref.tenant}/{run.name} is {run.state}: only the model of a run that is done is registered")
+        return Conflict(
+            f"run {ref.tenant}/{run.name} is {run.state}: only the model of a run that is done is registered"
+        )
     if sorted(files) != sorted(MODEL_FILES):
         return Conflict(f"run {ref.tenant}/{run.name} left no {' and '.join(MODEL_FILES)}")
     if present is not None and (present.stage != "none" or present.state not in {"ready", "failed"}):
         return Conflict(f"{ref} is on stage {present.stage}, {present.state}: its files stand; register a new version")
     if present is not None and present.run != run.name:
-        return Conflict(f"{ref} was made by run {ref.tenant}/{present.run}: register another run's model as a new version")
+        return Conflict(
+            f"{ref} was made by run {ref.tenant}/{present.run}: register another run's model as a new version"
+        )
     return None
 
 
@@ -241,9 +247,7 @@ def finish_register(_view: View, operation: Operation, result: Mapping[str, Any]
     model, version = split_name(operation)
     where = {"model": model, "version": version, "revision": operation.parameters["revision"]}
     manifest = {"files": result["files"], "key_id": result["key_id"], "sources": dict(operation.parameters["files"])}
-    return Change(
-        updates=(Update(ModelVersion, where, {"state": "ready", "signed": True, "manifest": manifest}),)
-    )
+    return Change(updates=(Update(ModelVersion, where, {"state": "ready", "signed": True, "manifest": manifest}),))
 
 
 def abandon_register(_view: View, operation: Operation, _error: Mapping[str, Any], _now_ms: int) -> Change:
@@ -289,7 +293,13 @@ def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Propo
     ]
     binding = view.binding(row)
     approvals = [
-        {"track": a.track, "approver": a.approver, "at_ms": a.at_ms, "current": a.binding == binding, "reason": a.reason}
+        {
+            "track": a.track,
+            "approver": a.approver,
+            "at_ms": a.at_ms,
+            "current": a.binding == binding,
+            "reason": a.reason,
+        }
         for a in view.approvals(row.model, row.version)
     ]
     history = [promotion.model_dump(exclude={"tenant_id", "model", "version"}) for promotion in view.promotions(row)]
@@ -375,9 +385,7 @@ def do_check(deed: Deed) -> Mapping[str, Any]:
             deed.adapters.registry.read(warrant, ref, folder / "model", p)
             return {}
 
-        deed.effect(
-            "read", read, adapter="local-registry", operation="registry.read", resources=ref.resources()
-        )
+        deed.effect("read", read, adapter="local-registry", operation="registry.read", resources=ref.resources())
         job_parts = {
             "model": {
                 name: InputFile(path=folder / "model" / name, digest_hex=ref.digests[name]) for name in MODEL_FILES
@@ -408,7 +416,11 @@ def do_check(deed: Deed) -> Mapping[str, Any]:
                     for r in outcome.results
                 ],
                 "digests": dict(outcome.digests),
-                "sandbox": {"kind": outcome.sandbox.kind, "checks": dict(outcome.sandbox.checks), "notes": list(outcome.sandbox.notes)},
+                "sandbox": {
+                    "kind": outcome.sandbox.kind,
+                    "checks": dict(outcome.sandbox.checks),
+                    "notes": list(outcome.sandbox.notes),
+                },
             }
 
         checked = deed.step(
@@ -463,7 +475,7 @@ def ask_lift_hold(view: View, who: Who, ref: Ref, body: PlaceHold, ids: Ids) -> 
     row = found(view, ref)
     if row is None:
         return None
-    change, conflict = lift_holds(view, "ModelVersion", f"{ref.name}@{ref.version}", who, body, ids)
+    change, conflict = lift_holds(view, "ModelVersion", f"{ref.name}@{ref.version}", who=who, body=body, ids=ids)
     return Proposal(resource=view.model_version_entity(row), change=change, conflict=conflict)
 
 
@@ -487,9 +499,7 @@ def do_delete(deed: Deed) -> Mapping[str, Any]:
         done = deed.adapters.registry.delete(warrant, ref, deed.parameters)
         return {"stage": done.stage, "before": done.before}
 
-    return deed.step(
-        "delete", delete, adapter="local-registry", operation="registry.delete", resources=ref.resources()
-    )
+    return deed.step("delete", delete, adapter="local-registry", operation="registry.delete", resources=ref.resources())
 
 
 def finish_delete(_view: View, operation: Operation, _result: Mapping[str, Any], _now_ms: int) -> Change:
@@ -512,7 +522,11 @@ VERBS = (
         creates=True,
     ),
     Verb(
-        action="model.read", summary="Show a version and its history.", form=RefForm.VERSION, body=NoBody, propose=ask_read
+        action="model.read",
+        summary="Show a version and its history.",
+        form=RefForm.VERSION,
+        body=NoBody,
+        propose=ask_read,
     ),
     Verb(
         action="model.download",
@@ -531,7 +545,13 @@ VERBS = (
         do=do_check,
         finish=finish_check,
     ),
-    Verb(action="model.hold", summary="Place a hold on a version.", form=RefForm.VERSION, body=PlaceHold, propose=ask_hold),
+    Verb(
+        action="model.hold",
+        summary="Place a hold on a version.",
+        form=RefForm.VERSION,
+        body=PlaceHold,
+        propose=ask_hold,
+    ),
     Verb(
         action="model.lift-hold",
         summary="Lift the holds on a version.",

@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sqlalchemy import Engine
+from sqlmodel import col, select
+
 from licet_adapters.ports import Metric
 from licet_attestations import canonical, dsse
 from licet_attestations.errors import LicetAttestationError
 from licet_attestations.statement import Statement
 from licet_attestations.trustroot import TrustRoot
-from sqlalchemy import Engine
-from sqlmodel import col, select
-
 from licet_engine.decide.decision import Decision, Request, decide
 from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.record import Operation as OperationPart
@@ -330,7 +330,9 @@ class Operations:
             entries=[
                 NewEntry(tenant, "attestation", tenant, tenant, lambda t: canonical.dumps({**fixed, "time_ms": t}))
             ],
-            companions=[Insert(tables.Attestation, [row], placed={"leaf_index": (0, "index"), "at_ms": (0, "time_ms")})],
+            companions=[
+                Insert(tables.Attestation, [row], placed={"leaf_index": (0, "index"), "at_ms": (0, "time_ms")})
+            ],
         )
         try:
             self._sequencer.append(submission)
@@ -405,7 +407,9 @@ class Operations:
                 note.kind,
                 tenant,
                 tenant,
-                lambda t, note=note: canonical.dumps({"v": 1, "type": note.kind, **note.record, "operation": row.id, "time_ms": t}),  # type: ignore[misc]  # A default binds the note of this turn.
+                lambda t, note=note: canonical.dumps(
+                    {"v": 1, "type": note.kind, **note.record, "operation": row.id, "time_ms": t}
+                ),  # type: ignore[misc]  # A default binds the note of this turn.
             )
             for note in change.notes
         ]

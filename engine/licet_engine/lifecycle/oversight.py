@@ -52,9 +52,7 @@ def ask_of_log(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Pro
 
 def ask_destroy_key(view: View, _who: Who, ref: Ref, body: DestroyKey, _ids: Ids) -> Proposal:
     """The tenant's key is gone, and with it everything that was sealed under it."""
-    return Proposal(
-        resource=view.key_entity(), parameters={"tenant": ref.tenant, "reason": body.reason}
-    )
+    return Proposal(resource=view.key_entity(), parameters={"tenant": ref.tenant, "reason": body.reason})
 
 
 def do_destroy_key(deed: Deed) -> Mapping[str, Any]:
@@ -64,9 +62,7 @@ def do_destroy_key(deed: Deed) -> Mapping[str, Any]:
         deed.signer.destroy_tenant_key(deed.tenant, warrant)
         return {"destroyed": True}
 
-    return deed.step(
-        "destroy", destroy, adapter="signer", operation="keys.destroy", resources={"tenant": deed.tenant}
-    )
+    return deed.step("destroy", destroy, adapter="signer", operation="keys.destroy", resources={"tenant": deed.tenant})
 
 
 def finish_destroy_key(_view: View, operation: Operation, _result: Mapping[str, Any], _now_ms: int) -> Change:

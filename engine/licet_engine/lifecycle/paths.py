@@ -96,7 +96,7 @@ def _for_promotion(resource: Mapping[str, Any]) -> list[Obtainable]:
         Obtainable(
             name="signature:model",
             describe=f"have the files of {name} signed: register them again",
-            patch=(Change("set", ("signed",), True, version),),
+            patch=(Change(op="set", path=("signed",), value=True, entity=version),),
         )
     )
     return found

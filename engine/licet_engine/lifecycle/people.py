@@ -6,10 +6,9 @@ import hashlib
 import secrets
 from typing import Annotated, Any
 
-from licet_attestations import canonical
-from licet_policies import LicetPoliciesError, PackChoice, compose
 from pydantic import Field, model_validator
 
+from licet_attestations import canonical
 from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import PLATFORM, Ref, parse_name, parse_role
 from licet_engine.lifecycle.data import Id, Word
@@ -17,6 +16,7 @@ from licet_engine.lifecycle.facts import View, tenant_entity
 from licet_engine.lifecycle.provenance import TRAINING_CODE_DIGEST_HEX
 from licet_engine.lifecycle.verbs import Body, Change, Ids, Insert, Note, Proposal, RefForm, Update, Verb, Who
 from licet_engine.store.tables import ApiToken, Budget, Environment, PolicyBundle, Principal, Tenant
+from licet_policies import LicetPoliciesError, PackChoice, compose
 
 ROLES = (
     "administrator",
@@ -87,7 +87,9 @@ class AdministerPerson(Body):
     """A person or service account as it is to be."""
 
     kind: Annotated[str, Field(pattern="^(person|service)$")] = "person"
-    roles: list[Annotated[str, Field(pattern="^(" + "|".join(ROLES) + ")$")]] = Field(default_factory=list, max_length=8)
+    roles: list[Annotated[str, Field(pattern="^(" + "|".join(ROLES) + ")$")]] = Field(
+        default_factory=list, max_length=8
+    )
     active: bool = True
     owner: Word | None = None
 
@@ -111,7 +113,9 @@ class RevokeToken(Body):
     token_id: Id
 
 
-def new_token(tenant: str, principal: str, *, now_ms: int, ttl_s: int, token_id: str, label: str) -> tuple[str, ApiToken]:
+def new_token(
+    tenant: str, principal: str, *, now_ms: int, ttl_s: int, token_id: str, label: str
+) -> tuple[str, ApiToken]:
     """A fresh token and the row that remembers its hash alone."""
     token = TOKEN_PREFIX + secrets.token_urlsafe(_TOKEN_BYTES)
     row = ApiToken(
@@ -154,8 +158,7 @@ def tenant_rows(
     return (
         Insert(
             Tenant,
-            owned
-            | {"region": region, "suspended": False, "created_at_ms": now_ms, "bundle_digest_hex": digest_hex},
+            owned | {"region": region, "suspended": False, "created_at_ms": now_ms, "bundle_digest_hex": digest_hex},
         ),
         Insert(
             PolicyBundle,
@@ -239,7 +242,11 @@ def ask_administer(view: View, _who: Who, ref: Ref, body: AdministerTenant, _ids
     return Proposal(
         resource=view.tenant_entity(),
         change=Change(inserts=inserts, updates=updates, notes=(note,)),
-        result={"tenant": ref.tenant, "environments": [p.name for p in body.environments], "budgets": dict(body.budgets)},
+        result={
+            "tenant": ref.tenant,
+            "environments": [p.name for p in body.environments],
+            "budgets": dict(body.budgets),
+        },
     )
 
 
@@ -250,7 +257,9 @@ def ask_suspend(view: View, _who: Who, ref: Ref, body: SuspendTenant, _ids: Ids)
         conflict = Conflict("the platform's own tenant cannot be suspended: nobody could lift it")
     note = Note("people", {"event": "tenant-suspended" if body.suspended else "tenant-resumed", "tenant": ref.tenant})
     change = Change(updates=(Update(Tenant, {}, {"suspended": body.suspended}),), notes=(note,))
-    return Proposal(resource=view.tenant_entity(), change=change, conflict=conflict, result={"suspended": body.suspended})
+    return Proposal(
+        resource=view.tenant_entity(), change=change, conflict=conflict, result={"suspended": body.suspended}
+    )
 
 
 # --- people ---------------------------------------------------------------------------------------------------------
@@ -261,11 +270,9 @@ def ask_person(view: View, _who: Who, ref: Ref, body: AdministerPerson, ids: Ids
     parse_name(ref.name)
     for role in body.roles:
         parse_role(role)
-    values = {"roles": sorted(set(body.roles)), "active": body.active, "owner": body.owner}
+    values: dict[str, Any] = {"roles": sorted(set(body.roles)), "active": body.active, "owner": body.owner}
     present = view.principal(ref.name)
-    row = Principal(
-        tenant_id=ref.tenant, name=ref.name, kind=body.kind, created_at_ms=ids.now_ms, **values
-    )
+    row = Principal(tenant_id=ref.tenant, name=ref.name, kind=body.kind, created_at_ms=ids.now_ms, **values)
     conflict = None
     if present is not None and present.kind != body.kind:
         conflict = Conflict(f"{ref} is a {present.kind}, and stays one: choose another name for a {body.kind}")
@@ -274,7 +281,9 @@ def ask_person(view: View, _who: Who, ref: Ref, body: AdministerPerson, ids: Ids
     if body.owner is not None:
         owner = view.principal(body.owner)
         if owner is None or owner.kind != "person":
-            conflict = Conflict(f"{ref.tenant}/{body.owner} is no person of this tenant, so cannot own a service account")
+            conflict = Conflict(
+                f"{ref.tenant}/{body.owner} is no person of this tenant, so cannot own a service account"
+            )
     note = Note("people", {"event": "principal", "subject": str(ref), "kind": body.kind, **values})
     change = (
         Change(inserts=(Insert(Principal, row.model_dump()),), notes=(note,))
@@ -317,7 +326,9 @@ def ask_revoke(view: View, _who: Who, ref: Ref, body: RevokeToken, ids: Ids) -> 
         conflict = Conflict(f"{ref} has no token {body.token_id} that still counts")
     note = Note("people", {"event": "token-revoked", "subject": str(ref), "token_id": body.token_id})
     change = Change(updates=(Update(ApiToken, where, {"revoked_at_ms": ids.now_ms}),), notes=(note,))
-    return Proposal(resource=view.principal_entity(row), change=change, conflict=conflict, result={"token_id": body.token_id})
+    return Proposal(
+        resource=view.principal_entity(row), change=change, conflict=conflict, result={"token_id": body.token_id}
+    )
 
 
 VERBS = (
@@ -362,4 +373,3 @@ VERBS = (
         action="token.revoke", summary="Revoke an API token.", form=RefForm.NAME, body=RevokeToken, propose=ask_revoke
     ),
 )
-

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated
 
-from licet_attestations import canonical
 from pydantic import Field
 
+from licet_attestations import canonical
 from licet_engine.decide.bundle import CompiledBundle
 from licet_engine.decide.errors import BundleError
 from licet_engine.domain.errors import Conflict, InvalidInput

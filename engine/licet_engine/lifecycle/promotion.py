@@ -273,9 +273,7 @@ def do_retire(deed: Deed) -> Mapping[str, Any]:
         done = deed.adapters.registry.retire(warrant, ref, deed.parameters)
         return {"stage": done.stage, "before": done.before}
 
-    return deed.step(
-        "retire", retire, adapter="local-registry", operation="registry.retire", resources=ref.resources()
-    )
+    return deed.step("retire", retire, adapter="local-registry", operation="registry.retire", resources=ref.resources())
 
 
 VERBS = (
@@ -323,4 +321,3 @@ VERBS = (
         finish=finish_promote,
     ),
 )
-

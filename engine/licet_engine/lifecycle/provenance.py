@@ -51,9 +51,7 @@ def timestamp(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def training_statement(
-    deed: Deed, trained: Mapping[str, Any], files: Mapping[str, Any], *, split: Split
-) -> Statement:
+def training_statement(deed: Deed, trained: Mapping[str, Any], files: Mapping[str, Any], *, split: Split) -> Statement:
     """SLSA provenance of what a run made.
 
     Source: slsa.dev/spec/v1.0/provenance.
@@ -119,7 +117,7 @@ def check_statement(deed: Deed, found: Mapping[str, Any], checked: Mapping[str, 
         "operation": deed.id,
         "finishedOn": timestamp(deed.now_ms()),
     }
-    return Statement(_files(p) + (Subject("model", p["model_digest_hex"]),), TEST_RESULT, predicate)
+    return Statement((*_files(p), Subject("model", p["model_digest_hex"])), TEST_RESULT, predicate)
 
 
 def _files(parameters: Mapping[str, Any]) -> tuple[Subject, ...]:
@@ -165,4 +163,4 @@ def promotion_statement(deed: Deed) -> Statement:
         "decision": deed.decision_id,
         "operation": deed.id,
     }
-    return Statement(_files(p) + (Subject("model", p["model_digest_hex"]),), SLSA_VSA, predicate)
+    return Statement((*_files(p), Subject("model", p["model_digest_hex"])), SLSA_VSA, predicate)

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from licet_adapters.errors import InputRefused
 from licet_adapters.ports import InputFile
 from licet_adapters.training.data import TableSchema, read_table, split_table
-from pydantic import ValidationError
-
 from licet_engine.domain.errors import InvalidInput
 
 _YES_NO: Final = frozenset({"yes", "no", "true", "false"})

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from licet_attestations import canonical
 from sqlalchemy import Engine
 from sqlmodel import select
 
+from licet_attestations import canonical
 from licet_engine.decide.bundle import CompiledBundle
 from licet_engine.domain.errors import Unauthenticated, Unavailable
 from licet_engine.domain.refs import now_ms
@@ -30,7 +30,9 @@ from licet_engine.store.tables import ApiToken, LogHead, PolicyBundle, Principal
 
 _MAX_IDENTITIES = 100_000
 _MAX_TOKEN_CHARS = 128
-_REFUSAL = "the token is missing, unknown, expired or revoked: send 'Authorization: Bearer <token>' with one that counts"
+_REFUSAL = (
+    "the token is missing, unknown, expired or revoked: send 'Authorization: Bearer <token>' with one that counts"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,9 @@ class Tenants:
 
     def _compile(self, row: Tenant, version: int, body: PolicyBundle | None) -> InForce:
         if body is None:
-            raise Unavailable(f"tenant {row.tenant_id} has no policies in force, so nothing is permitted; activate a bundle")
+            raise Unavailable(
+                f"tenant {row.tenant_id} has no policies in force, so nothing is permitted; activate a bundle"
+            )
         key = (row.tenant_id, body.digest_hex)
         bundle = self._bundles.get(key)
         if bundle is None:

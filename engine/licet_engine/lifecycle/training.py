@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field
+
 from licet_adapters.errors import InputRefused
 from licet_adapters.ports import Metric, ObjectRef, TrainingJob
 from licet_adapters.training.spec import TrainingSpec, parse_spec
-from pydantic import Field
-
 from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
@@ -28,8 +28,8 @@ from licet_engine.lifecycle.verbs import (
     Verb,
     Who,
 )
-from licet_engine.store.tables import Metric as MetricRow
 from licet_engine.store.tables import Dataset, Operation, Run
+from licet_engine.store.tables import Metric as MetricRow
 
 if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed
@@ -211,8 +211,15 @@ def do_launch(deed: Deed) -> Mapping[str, Any]:
             return {
                 "digests": dict(outcome.digests),
                 "output": outcome.output_dir.name,
-                "made": {name: dict(zip(("digest_hex", "size_bytes"), deed.measure(outcome.output_dir / name), strict=True)) for name in MODEL_FILES},
-                "sandbox": {"kind": outcome.sandbox.kind, "checks": dict(outcome.sandbox.checks), "notes": list(outcome.sandbox.notes)},
+                "made": {
+                    name: dict(zip(("digest_hex", "size_bytes"), deed.measure(outcome.output_dir / name), strict=True))
+                    for name in MODEL_FILES
+                },
+                "sandbox": {
+                    "kind": outcome.sandbox.kind,
+                    "checks": dict(outcome.sandbox.checks),
+                    "notes": list(outcome.sandbox.notes),
+                },
                 "metrics": _last_figures(outcome.metrics),
                 "resumed_from_step": outcome.resumed_from_step,
                 "attempt": attempt,
@@ -339,11 +346,7 @@ VERBS = (
         abandon=abandon_launch,
         creates=True,
     ),
-    Verb(
-        action="training.cancel", summary="Stop a run.", form=RefForm.NAME, body=NoBody, propose=ask_cancel
-    ),
-    Verb(
-        action="run.log", summary="Report a figure to a run.", form=RefForm.NAME, body=LogMetric, propose=ask_log
-    ),
+    Verb(action="training.cancel", summary="Stop a run.", form=RefForm.NAME, body=NoBody, propose=ask_cancel),
+    Verb(action="run.log", summary="Report a figure to a run.", form=RefForm.NAME, body=LogMetric, propose=ask_log),
     Verb(action="run.read", summary="Show a run.", form=RefForm.NAME, body=NoBody, propose=ask_read),
 )

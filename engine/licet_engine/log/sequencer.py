@@ -517,7 +517,7 @@ class _Plan:
             record_rows.append({"tenant_id": tenant_id, "leaf_index": index, "salt": salt, "record": record})
             placed.append(Placed(tenant_id, index, time_ms, header))
         # Nothing below can fail.
-        pass
+        self._budgets |= remaining
         for row in leaf_rows:
             self.hashes[row["tenant_id"]].append(row["hash"])
             self.times_ms[row["tenant_id"]] = time_ms

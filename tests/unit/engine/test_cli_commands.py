@@ -51,7 +51,7 @@ def test_an_ask_that_is_allowed_ends_with_0(licet: Run, script: Any, world: Any)
 
 def explained(*reports: dict[str, Any], nearest: list[dict[str, Any]] | None = None, **path: Any) -> dict[str, Any]:
     return {
-        "decision": {"id": "d" * 32, "decision": "deny"},
+        "record": {"id": "d" * 32, "decision": "deny", "action": "model.promote", "resource": {"id": "northbank/m@1"}},
         "explanation": {"decision": "deny", "kind": "forbidden", "deciding": list(reports), "nearest": nearest or []},
         "path": {"possible": False, "steps": [], "minimal": False, "message": "No declared fact would do.", **path},
     }

@@ -25,7 +25,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def test_every_table_begins_its_primary_key_with_the_tenant() -> None:
-    ours = [row_class.__table__ for row_class in TenantRow.__subclasses__()]  # type: ignore[attr-defined]
+    ours = [row_class.__table__ for row_class in TenantRow.__subclasses__()]
     assert set(ours) == TENANT_TABLES
     for table in ours:
         assert next(iter(table.primary_key.columns)).name == "tenant_id", table.name
@@ -141,7 +141,7 @@ def test_an_exception_rolls_a_write_back_and_lets_the_lock_go(engine: Engine) ->
 
 
 def test_rows_addressed_by_content_may_be_inserted_twice(engine: Engine) -> None:
-    table = Tenant.__table__  # type: ignore[attr-defined]
+    table = Tenant.__table__
     row = {"tenant_id": "aa", "region": "us", "created_at_ms": 1}
     with db.write_transaction(engine) as connection:
         for region in ("us", "eu"):
@@ -154,4 +154,4 @@ def test_rows_addressed_by_content_may_be_inserted_twice(engine: Engine) -> None
 
 def test_table_classes_do_not_validate_so_nobody_may_rely_on_it() -> None:
     # If SQLModel ever does, the separate input models can go.
-    assert Dataset(tenant_id=7).tenant_id == 7  # type: ignore[arg-type]
+    assert Dataset(tenant_id=7).tenant_id == 7

@@ -13,8 +13,8 @@ from sqlmodel import delete, insert, select, update
 from licet_engine.store import db, migrations
 from licet_engine.store.tables import Budget, Principal, Tenant
 
-PRINCIPALS: Any = Principal.__table__  # type: ignore[attr-defined]
-BUDGETS: Any = Budget.__table__  # type: ignore[attr-defined]
+PRINCIPALS: Any = Principal.__table__
+BUDGETS: Any = Budget.__table__
 
 
 @pytest.fixture
@@ -39,11 +39,11 @@ NARROWED: dict[str, Callable[[], Any]] = {
     "an alias": lambda: select(Other.tenant_id),
     "a class joined to itself": lambda: select(Principal.tenant_id, Other.tenant_id).join(
         Other, Other.name == Principal.name
-    ),  # type: ignore[arg-type]
-    "a join": lambda: select(Principal.tenant_id, Budget.tenant_id).join(Budget, Budget.name == Principal.name),  # type: ignore[arg-type]
+    ),
+    "a join": lambda: select(Principal.tenant_id, Budget.tenant_id).join(Budget, Budget.name == Principal.name),
     "an outer join": lambda: select(Principal.tenant_id, Budget.tenant_id).outerjoin(
         Budget, Budget.name == Principal.name
-    ),  # type: ignore[arg-type]
+    ),
     "a subquery": lambda: select(select(Principal.tenant_id).subquery().c.tenant_id),
     "a common table expression": lambda: select(select(Principal.tenant_id).cte().c.tenant_id),
     "a union": lambda: union_all(select(Principal.tenant_id), select(Budget.tenant_id)),
@@ -55,7 +55,7 @@ NARROWED: dict[str, Callable[[], Any]] = {
     ),
     "a group": lambda: select(Principal.tenant_id).group_by(Principal.tenant_id),
     "a disjunction that would let others in": lambda: select(Principal.tenant_id).where(
-        (Principal.tenant_id == "lakeside") | (Principal.name == "ada")  # type: ignore[arg-type]
+        (Principal.tenant_id == "lakeside") | (Principal.name == "ada")
     ),
 }
 
@@ -81,8 +81,8 @@ def test_what_only_another_tenant_has_is_not_there(engine: Engine) -> None:
         assert session.get(Principal, ("lakeside", "ada")) is None
         assert session.get(Principal, ("northbank", "ada")) is not None
         assert session.exec(select(Principal).where(foreign)).all() == []
-        assert session.exec(select(Budget).where(exists().where(foreign))).all() == []  # type: ignore[arg-type]
-        assert session.exec(select(Budget).where(Budget.name.in_(select(Principal.name).where(foreign)))).all() == []  # type: ignore[attr-defined]
+        assert session.exec(select(Budget).where(exists().where(foreign))).all() == []
+        assert session.exec(select(Budget).where(Budget.name.in_(select(Principal.name).where(foreign)))).all() == []
 
 
 REFUSED: dict[str, Callable[[], Any]] = {
@@ -92,7 +92,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "a plain table beside a class": lambda: select(Principal, BUDGETS),
     "a column of a plain table beside a class": lambda: select(Principal.name, BUDGETS.c.name),
     "a join to a plain table": lambda: select(Principal.name).join(BUDGETS, BUDGETS.c.name == Principal.name),
-    "a plain table in a subquery": lambda: select(Principal.name).where(Principal.name.in_(select(BUDGETS.c.name))),  # type: ignore[attr-defined]
+    "a plain table in a subquery": lambda: select(Principal.name).where(Principal.name.in_(select(BUDGETS.c.name))),
     "a plain table in exists": lambda: select(Principal.name).where(exists().where(BUDGETS.c.name == "ada")),
     "a plain table in a subquery's columns": lambda: select(Principal.name, select(BUDGETS).subquery().c.name),
     "a table by name only": lambda: select(Principal.name, table("budget", column("name"))),
@@ -104,7 +104,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "an insert": lambda: insert(Principal).values(tenant_id="northbank", name="x", kind="person", created_at_ms=1),
     "moving a row": lambda: update(Principal).values(tenant_id="lakeside"),
     "moving a row by its attribute": lambda: update(Principal).values({Principal.tenant_id: "lakeside"}),
-    "moving a row in order": lambda: update(Principal).ordered_values((Principal.tenant_id, "lakeside")),  # type: ignore[arg-type]
+    "moving a row in order": lambda: update(Principal).ordered_values((Principal.tenant_id, "lakeside")),
     "an update of a plain table": lambda: update(PRINCIPALS).values(active=False),
     "a delete from a plain table": lambda: delete(PRINCIPALS),
     "an update with text": lambda: update(Principal).where(text("1 = 1")).values(active=False),
@@ -125,8 +125,8 @@ def test_an_update_by_a_list_of_keys_is_refused(engine: Engine) -> None:
 
 def test_updates_and_deletes_touch_only_their_tenant(engine: Engine) -> None:
     with db.tenant_session(engine, "northbank", write=True) as session:
-        assert session.execute(update(Principal).values(active=False)).rowcount == 1  # type: ignore[attr-defined]
-        assert session.execute(delete(Budget)).rowcount == 1  # type: ignore[attr-defined]
+        assert session.execute(update(Principal).values(active=False)).rowcount == 1
+        assert session.execute(delete(Budget)).rowcount == 1
     with db.tenant_session(engine, "lakeside") as session:
         assert session.exec(select(Principal.active)).one()
         assert session.exec(select(Budget.remaining)).one() == 5

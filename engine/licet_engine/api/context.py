@@ -1,0 +1,152 @@
+"""What the handlers of the API share: who asks, the body, and the ways to ask.
+
+Rules kept here: a body is read up to its limit and no further; who asks is told again for every try of a decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from litestar import Request
+from litestar.exceptions import ClientException
+
+from licet_attestations import canonical
+from licet_attestations.errors import FormatError
+from licet_engine.api import authzen_forms
+from licet_engine.domain.errors import InvalidInput, TooLarge
+from licet_engine.domain.refs import parse_tenant
+from licet_engine.lifecycle.asking import Answer, Asked, parse_asked
+from licet_engine.lifecycle.catalogue import VERBS
+from licet_engine.lifecycle.verbs import Verb, Who
+
+if TYPE_CHECKING:
+    from licet_engine.app import Services
+
+_T = TypeVar("_T")
+AnyRequest = Request[Any, Any, Any]
+_BEARER: Final = "Bearer "
+_JSON_DEPTH: Final = 16
+_MAX_SENT_CHARS: Final = 256
+
+
+class Context:
+    """What the handlers share.
+
+    Args:
+        services: The api's parts.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+
+    async def in_thread(self, call: Callable[..., _T], *args: Any) -> _T:
+        """Run what blocks on a thread of the api's own."""
+        return await asyncio.get_running_loop().run_in_executor(self.services.threads, call, *args)
+
+    def identify(self, request: AnyRequest) -> Callable[[], Who]:
+        """Who asks; verified now, and again for every try.
+
+        Raises:
+            Unauthenticated: No token that counts.
+        """
+        header = request.headers.get("authorization", "")
+        token = header[len(_BEARER) :].strip() if header.startswith(_BEARER) else ""
+
+        def identify() -> Who:
+            return self.services.tenants.identify(token)
+
+        return identify
+
+    async def body(self, request: AnyRequest, *, strict: bool = True) -> Any:
+        """The JSON body, at most as large as the settings allow.
+
+        Raises:
+            InvalidInput: Not JSON, or (where strict) with floats, repeated keys or undue depth.
+            TooLarge: Larger than is read.
+        """
+        most = self.services.settings.max_body_bytes
+        length = request.headers.get("content-length", "0")
+        if length.isdigit() and int(length) > most:
+            raise TooLarge(f"a body has at most {most} bytes; this one says it has {length}")
+        data = bytearray()
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > most:
+                raise TooLarge(f"a body has at most {most} bytes")
+        try:
+            if strict:
+                return canonical.loads(bytes(data), max_bytes=most, max_depth=_JSON_DEPTH)
+            return authzen_forms.decode(bytes(data))
+        except (FormatError, ValueError) as error:
+            raise InvalidInput(
+                f"the body is not JSON of the form this takes: {error}", code="malformed-json"
+            ) from error
+
+    async def ask(self, identify: Callable[[], Who], asked: Asked) -> Answer:
+        """Put a question."""
+        if asked.is_dry:
+            return await self.services.desk.ask_async(identify, asked, self.in_thread)
+        return await self.in_thread(self.services.desk.ask, identify, asked)
+
+    async def permit(self, identify: Callable[[], Who], action: str, tenant: str, *, own: bool) -> Answer:
+        """Ask whether something of a tenant's log may be read."""
+        asked = parse_asked(VERBS[action], parse_tenant(tenant), {}, is_dry=True)
+        return await self.ask(identify, replace(asked, context=(("own", own),)))
+
+    async def permit_of(
+        self, identify: Callable[[], Who], action: str, tenant: str, name: str, *, is_found: bool
+    ) -> Answer:
+        """Ask about something of a log by its name; what is not there is asked about like anything elsewhere."""
+        verb = VERBS[action]
+        asked = parse_asked(verb, parse_tenant(tenant), {}, is_dry=True)
+        if not is_found:
+            asked = replace(asked, verb=replace(verb, propose=_nothing), sent=f"{tenant}/{name}"[:_MAX_SENT_CHARS])
+        return await self.ask(identify, replace(asked, context=(("own", False),)))
+
+
+def _nothing(*_args: Any) -> None:
+    return None
+
+
+def members(body: Any, allowed: frozenset[str]) -> Mapping[str, Any]:
+    """The members of a body that must be an object of these.
+
+    Raises:
+        InvalidInput: It is none, or has others.
+    """
+    if not isinstance(body, dict):
+        raise InvalidInput("the body must be a JSON object")
+    unknown = sorted(set(body) - allowed)
+    if unknown:
+        raise InvalidInput(
+            f"the body has {', '.join(map(repr, unknown))}, which this does not take; it takes {', '.join(sorted(allowed))}"
+        )
+    return body
+
+
+def find_verb(action: Any) -> Verb:
+    """The verb of that name.
+
+    Raises:
+        InvalidInput: There is none.
+    """
+    verb = VERBS.get(action) if isinstance(action, str) else None
+    if verb is None:
+        raise InvalidInput(f"action {action!r} is not known; the actions are {', '.join(sorted(VERBS))}")
+    return verb
+
+
+async def stream(request: AnyRequest) -> AsyncIterator[bytes]:
+    """The body as it comes.
+
+    Raises:
+        InvalidInput: It broke off.
+    """
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except (ClientException, OSError) as error:
+        raise InvalidInput("the upload broke off; nothing was kept, send it again", code="truncated-upload") from error

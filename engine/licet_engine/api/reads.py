@@ -1,0 +1,179 @@
+"""What is read: operations and what they made, lists, decisions, the log, and how the service is.
+
+Rules kept here: what one may see of one's own operations was permitted with them; everything else is asked, and logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from litestar import MediaType, Response, get
+from litestar.response import File
+from sqlalchemy import text
+
+from licet_attestations.errors import LicetAttestationError
+from licet_engine.api import lists
+from licet_engine.api.context import AnyRequest, Context
+from licet_engine.api.problems import denied
+from licet_engine.domain.errors import InvalidInput
+from licet_engine.store.db import read_transaction
+
+if TYPE_CHECKING:
+    from licet_engine.app import Services
+
+_ARTIFACT_TYPES: Final = {"csv": "text/csv", "zip": "application/zip"}
+
+
+def operation_routes(context: Context) -> list[Any]:
+    """Operations, and what they made."""
+    services = context.services
+
+    @get("/v1/operations/{tenant:str}/{operation:str}", tags=["operation"], summary="How far an operation has come.")
+    async def operation(request: AnyRequest, tenant: str, operation: str) -> Response[Any]:
+        identify = context.identify(request)
+        who = identify()
+        row = await context.in_thread(lists.operation, services, who, tenant, operation)
+        if row is None or row["principal"] != who.name:
+            answer = await context.permit_of(identify, "operation.read", tenant, operation, is_found=row is not None)
+            if not answer.decision.allowed or row is None:
+                return denied(answer)
+        return Response(row)
+
+    @get(
+        "/v1/operations/{tenant:str}/{operation:str}/artifact",
+        tags=["operation"],
+        summary="What an operation made for the one who asked for it.",
+    )
+    async def artifact(request: AnyRequest, tenant: str, operation: str) -> Response[Any]:
+        identify = context.identify(request)
+        who = identify()
+        row = await context.in_thread(lists.operation, services, who, tenant, operation)
+        name = ((row or {}).get("result") or {}).get("artifact", "")
+        if row is None or row["principal"] != who.name or not name:
+            return denied(await context.permit_of(identify, "operation.read", tenant, operation, is_found=False))
+        suffix = name.rpartition(".")[2]
+        path = services.spool.artifact(tenant, operation, suffix)
+        if not path.exists():
+            raise InvalidInput("the artifact's time is over; ask for it again", code="artifact-expired")
+        return File(path, filename=name, media_type=_ARTIFACT_TYPES.get(suffix, "application/octet-stream"))
+
+    return [operation, artifact]
+
+
+def list_routes(context: Context) -> list[Any]:
+    """What a tenant has."""
+    services = context.services
+
+    @get("/v1/list/{tenant:str}/{what:str}", tags=["list"], summary="What a tenant has: datasets, runs, models, ...")
+    async def listing(request: AnyRequest, tenant: str, what: str, limit: int = 50) -> Response[Any]:
+        identify = context.identify(request)
+        who = identify()
+        rows = lists.find(what)
+        bounded = max(1, min(limit, lists.MAX_ROWS))
+        if what == "decisions":
+            answer = await context.permit(identify, "decision.read", tenant, own=False)
+            own_only = not answer.decision.allowed
+            if own_only:
+                answer = await context.permit(identify, "decision.read", tenant, own=True)
+        else:
+            own_only = False
+            answer = await context.permit(identify, "operation.read", tenant, own=True)
+        if not answer.decision.allowed:
+            return denied(answer)
+        items = await context.in_thread(rows, services, who, bounded, own_only)
+        return Response({"items": items})
+
+    return [listing]
+
+
+def decision_routes(context: Context) -> list[Any]:
+    """Decisions, their records and why they were made."""
+
+    @get("/v1/decisions/{tenant:str}/{decision:str}", tags=["decision"], summary="The record of a decision.")
+    async def decision_record(request: AnyRequest, tenant: str, decision: str) -> Response[Any]:
+        return await _of_decision(context, request, tenant, decision, "decision.read", lists.decision_record)
+
+    @get(
+        "/v1/decisions/{tenant:str}/{decision:str}/explain",
+        tags=["decision"],
+        summary="Why it was decided so, from the record: what failed with its values, and the path to yes.",
+    )
+    async def decision_explain(request: AnyRequest, tenant: str, decision: str) -> Response[Any]:
+        return await _of_decision(context, request, tenant, decision, "decision.explain", lists.decision_explanation)
+
+    return [decision_record, decision_explain]
+
+
+def log_routes(context: Context) -> list[Any]:
+    """The log and the public keys."""
+    services = context.services
+
+    @get("/v1/log/{tenant:str}", tags=["log"], summary="Size, root and signed checkpoint of the tenant's log.")
+    async def log_head(request: AnyRequest, tenant: str) -> Response[Any]:
+        answer = await context.permit(context.identify(request), "log.read", tenant, own=False)
+        if not answer.decision.allowed:
+            return denied(answer)
+        return Response(await context.in_thread(lists.log_head, services, tenant))
+
+    @get("/v1/log/{tenant:str}/entries", tags=["log"], summary="Headers of the log's entries.")
+    async def log_entries(request: AnyRequest, tenant: str, first: int = 0, count: int = 100) -> Response[Any]:
+        answer = await context.permit(context.identify(request), "log.read", tenant, own=False)
+        if not answer.decision.allowed:
+            return denied(answer)
+        bounded = max(0, min(count, lists.MAX_ROWS))
+        return Response(await context.in_thread(lists.log_entries, services, tenant, max(0, first), bounded))
+
+    @get("/v1/trust-root", tags=["log"], summary="The public keys. Take them once, by a way you trust, and keep them.")
+    async def trust_root() -> dict[str, Any]:
+        return services.trust_root.to_dict()
+
+    return [log_head, log_entries, trust_root]
+
+
+def health_routes(context: Context) -> list[Any]:
+    """How the service is."""
+    services = context.services
+
+    @get("/health/live", tags=["health"], summary="Whether the process answers.", media_type=MediaType.JSON)
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @get("/health/ready", tags=["health"], summary="Whether everything that a request needs answers.")
+    async def ready() -> Response[Any]:
+        faults = await context.in_thread(_faults, services)
+        return Response(
+            {"status": "ready" if not faults else "not ready", "faults": faults}, status_code=503 if faults else 200
+        )
+
+    return [live, ready]
+
+
+async def _of_decision(  # noqa: PLR0917 - one call for two routes that differ in the last two only.
+    context: Context, request: AnyRequest, tenant: str, decision: str, action: str, render: Callable[..., Any]
+) -> Response[Any]:
+    identify = context.identify(request)
+    who = identify()
+    row = await context.in_thread(lists.decision_row, context.services, who, tenant, decision)
+    if row is None:
+        return denied(await context.permit_of(identify, action, tenant, decision, is_found=False))
+    answer = await context.permit(identify, action, tenant, own=row.principal == who.id)
+    if not answer.decision.allowed:
+        return denied(answer)
+    return Response(await context.in_thread(render, context.services, who, row))
+
+
+def _faults(services: Services) -> list[str]:
+    faults = []
+    try:
+        services.signer.public()
+    except LicetAttestationError:
+        faults.append("signer")
+    if not services.sequencer.is_alive():
+        faults.append("sequencer")
+    try:
+        with read_transaction(services.engine) as connection:
+            connection.execute(text("SELECT 1"))
+    except Exception:  # noqa: BLE001 - whatever it is, the database does not answer.
+        faults.append("database")
+    return faults
