@@ -213,6 +213,20 @@ class LicetClient:
         )
         return _answer(action, resource, response)
 
+    def explain(self, answer: Answer) -> Explanation | None:
+        """Why an answer fell as it did, and what would turn a denial into a permission.
+
+        Returns:
+            The explanation; None for who may not read it, and for what is unknown or foreign.
+        """
+        # Where nothing was named there is nothing to ask for: a foreign log would only note the attempt.
+        if not answer.is_explained:
+            return None
+        try:
+            return self.decision.explain(answer.resource.partition("/")[0], answer.decision_id)
+        except (Denied, RequestRefused):
+            return None
+
     # --- operations -----------------------------------------------------------------------------------------------------
 
     def operation(self, tenant: str, operation_id: str) -> Operation:
@@ -453,7 +467,8 @@ def _raise_for(response: httpx.Response, idempotency_key: str | None) -> None:
     if status == _CONFLICT:
         raise StateConflict(message, code=code, status=status)
     if status == _FORBIDDEN and isinstance(body.get("decision"), dict):
-        raise Denied(_read(lambda b: Answer.from_json("this", "this resource", b), body))
+        looked_up = response.request.url.path.removeprefix("/v1/")
+        raise Denied(_read(lambda b: Answer.from_json("reading", looked_up, b), body))
     kind = RequestRefused if _BAD_REQUEST <= status < _SERVER_ERROR else ServerFault
     raise kind(message, code=code, status=status)
 

@@ -35,25 +35,25 @@ class LicetClientError(Exception):
         self.status = status
 
 
-class RequestRefused(LicetClientError):  # noqa: N818  # Names the server's act; the root says it is an error.
+class RequestRefused(LicetClientError):  # Names the server's act; the root says it is an error.
     """What was sent is not acceptable: change it. Nothing was done."""
 
     default_code = "request-refused"
 
 
-class NotAuthenticated(LicetClientError):  # noqa: N818  # As above.
+class NotAuthenticated(LicetClientError):  # As above.
     """The token is missing, unknown, expired or revoked: present another. Nothing was done."""
 
     default_code = "unauthenticated"
 
 
-class StateConflict(LicetClientError):  # noqa: N818  # As above.
+class StateConflict(LicetClientError):  # As above.
     """It was allowed, but the resource is not in a state for it: look at it again. Nothing was done."""
 
     default_code = "conflict"
 
 
-class ServerUnavailable(LicetClientError):  # noqa: N818  # As above.
+class ServerUnavailable(LicetClientError):  # As above.
     """No answer, or "try later", in every attempt. Repeat the call with the same ``idempotency_key``: it is done once.
 
     Attributes:
@@ -69,19 +69,19 @@ class ServerUnavailable(LicetClientError):  # noqa: N818  # As above.
         self.idempotency_key = idempotency_key
 
 
-class ServerFault(LicetClientError):  # noqa: N818  # As above.
+class ServerFault(LicetClientError):  # As above.
     """The server failed, or what answered is no Licet server. Its operator should look."""
 
     default_code = "server-fault"
 
 
-class StillRunning(LicetClientError):  # noqa: N818  # As above.
+class StillRunning(LicetClientError):  # As above.
     """An operation did not end in the time given to wait for it; it goes on. Wait again."""
 
     default_code = "still-running"
 
 
-class Denied(LicetClientError):  # noqa: N818  # As above.
+class Denied(LicetClientError):  # As above.
     """Raised by ``Answer.require`` alone: the caller asked to be stopped by a denial.
 
     Attributes:
@@ -95,7 +95,7 @@ class Denied(LicetClientError):  # noqa: N818  # As above.
         self.answer = answer
 
 
-class OperationFailed(LicetClientError):  # noqa: N818  # As above.
+class OperationFailed(LicetClientError):  # As above.
     """Raised by ``Operation.require`` alone: the operation ended, and not as done.
 
     Attributes:
@@ -303,7 +303,6 @@ class Answer:
             "action": self.action,
             "resource": self.resource,
             "allowed": self.allowed,
-            "approval_pending": self.is_approval_pending,
             "decision": {
                 "id": self.decision_id,
                 "decision": "allow" if self.allowed else "deny",
@@ -335,16 +334,6 @@ class Answer:
         if self.allowed:
             return ()
         return tuple(word.removeprefix(APPROVAL) for word in self.requires if word.startswith(APPROVAL))
-
-    @property
-    def is_approval_pending(self) -> bool:
-        """Whether it is denied and nothing but approvals is missing."""
-        return (
-            not self.allowed
-            and not self.errors
-            and bool(self.policies)
-            and all(p.requires and all(word.startswith(APPROVAL) for word in p.requires) for p in self.policies)
-        )
 
     def sentence(self) -> str:
         """The answer in words."""
@@ -395,6 +384,14 @@ class Explanation:
     decision: Mapping[str, Any]
     explanation: Mapping[str, Any]
     path: Mapping[str, Any]
+
+    @property
+    def is_approval_pending(self) -> bool:
+        """Whether approvals, and nothing else, would turn the denial into a permission."""
+        steps = self.path.get("steps") or ()
+        return bool(self.path.get("possible") and steps) and all(
+            str(step.get("name", "")).startswith(APPROVAL) for step in steps
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The explanation as JSON."""

@@ -41,7 +41,7 @@ _MIN_ROWS_A_SIDE = 10
 _EXACT_ROWS = 50_000
 _CHUNK_ELEMENTS = 4_000_000
 _ATTRIBUTION_STEPS = 32
-_MAX_ATTRIBUTED_ROWS = 2_000
+_MAX_ATTRIBUTED_ROWS = 1_000
 _TIE = 1e-9
 
 
@@ -229,83 +229,90 @@ def check_drift(case: Case) -> dict[str, Any]:
     """Do held-out rows look like training rows, feature by feature."""
     alpha = case.spec["drift_alpha_micro"] / tabular.MICRO
     effect_min = case.spec["drift_effect_min_micro"]
-    tests: list[dict[str, Any]] = []
-    for feature in case.declaration["features"]:
-        name = feature["name"]
-        test = _two_samples(case, case.train[name], case.held_out[name], binary=feature["encoding"] == "yes-no")
-        tests.append({"feature": name, **test})
-    adjusted = _holm([test["p"] for test in tests])
+    train_rows, held_out_rows = len(case.train[case.label]), len(case.labels)
+    pooled = [np.concatenate([case.train[name], case.held_out[name]]) for name in case.names]
+    binary = [feature["encoding"] == "yes-no" for feature in case.declaration["features"]]
+    tests = [_two_samples(values, train_rows, binary=two) for values, two in zip(pooled, binary, strict=True)]
+    permuted = train_rows + held_out_rows <= _EXACT_ROWS
+    p_values = _permutation_p_values(case, pooled, train_rows) if permuted else [p for _, p in tests]
     drifted = 0
     features: dict[str, Any] = {}
-    for test, p_adjusted in zip(tests, adjusted, strict=True):
-        effect = tabular.micro(test["effect"])
-        found = p_adjusted < alpha and effect >= effect_min
+    for name, two, (effect, _), p, adjusted in zip(case.names, binary, tests, p_values, _holm(p_values), strict=True):
+        effect_micro = tabular.micro(effect)
+        found = adjusted < alpha and effect_micro >= effect_min
         drifted += found
-        features[test["feature"]] = {
-            "test": test["test"], "effect_micro": effect, "p_micro": tabular.micro(test["p"]),
-            "p_adjusted_micro": tabular.micro(p_adjusted), "drifted": bool(found),
-        }  # fmt: skip
+        features[name] = {
+            "test": "chi-squared" if two else "kolmogorov-smirnov",
+            "effect_micro": effect_micro,
+            "p_micro": tabular.micro(p),
+            "p_adjusted_micro": tabular.micro(adjusted),
+            "drifted": bool(found),
+        }
     return {
         "kind": "drift",
         "passed": drifted <= case.threshold("drift_max_features"),
         "figures": {"drifted_features": int(drifted)},
         "detail": {
+            "p_values": f"{case.spec['permutation_rounds']} permutations" if permuted else "asymptotic",
             "correction": "Holm",
             "alpha_micro": case.spec["drift_alpha_micro"],
             "effect_min_micro": effect_min,
-            "rows": {"train": len(case.train[case.label]), "held_out": len(case.labels)},
+            "rows": {"train": train_rows, "held_out": held_out_rows},
             "features": features,
         },
     }
 
 
-def _two_samples(case: Case, first: tabular.Floats, second: tabular.Floats, *, binary: bool) -> dict[str, Any]:
-    """Kolmogorov-Smirnov for numbers, chi-squared for yes and no; p by permutation where that is feasible."""
+def _two_samples(pooled: tabular.Floats, first_rows: int, *, binary: bool) -> tuple[float, float]:
+    """Kolmogorov-Smirnov for numbers, chi-squared for yes and no: the effect and its asymptotic p."""
     from scipy.stats import chi2_contingency, ks_2samp  # noqa: PLC0415  # Half a second, for those who need it.
 
-    pooled = np.concatenate([first, second])
-    kind = "chi-squared" if binary else "kolmogorov-smirnov"
     if pooled.min() == pooled.max():
-        return {"test": f"{kind}, constant", "effect": 0.0, "p": 1.0}
+        return 0.0, 1.0
+    first, second = pooled[:first_rows], pooled[first_rows:]
     if binary:
         counts = [[int((part > 0).sum()), int((part <= 0).sum())] for part in (first, second)]
         found = chi2_contingency(counts, correction=False)
-        # With two rows and two columns the effect (Cramer's V) is the absolute correlation.
-        effect, p = float(np.sqrt(found.statistic / len(pooled))), float(found.pvalue)
-    else:
-        outcome = ks_2samp(first, second, method="asymp")
-        effect, p = float(outcome.statistic), float(outcome.pvalue)
-    if len(pooled) > _EXACT_ROWS:
-        return {"test": f"{kind}, asymptotic", "effect": effect, "p": p}
-    return {"test": f"{kind}, permutation", "effect": effect, "p": _permutation_p(case, pooled, len(first))}
+        # With two rows and two columns this is Cramer's V.
+        return float(np.sqrt(found.statistic / len(pooled))), float(found.pvalue)
+    outcome = ks_2samp(first, second, method="asymp")
+    return float(outcome.statistic), float(outcome.pvalue)
 
 
-def _permutation_p(case: Case, pooled: tabular.Floats, first_rows: int) -> float:
-    """How often rows dealt out at random differ at least as much as these do.
+def _permutation_p_values(case: Case, pooled: Sequence[tabular.Floats], first_rows: int) -> list[float]:
+    """For each feature, how often rows dealt out at random differ at least as much as these do.
 
     The difference is the greatest gap between the two cumulative shares: for numbers that is the Kolmogorov-Smirnov
-    statistic itself; for two values, with the margins that permuting keeps, chi-squared rises and falls with it.
+    statistic itself; for two values, with the margins that permuting keeps, chi-squared rises and falls with it. The
+    same deals serve all features: a deal knows nothing of a feature's values, only of how many of them are equal.
     """
-    generator = case.generator()
-    rows = len(pooled)
-    order = np.argsort(pooled, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(pooled[order]) != 0, [True]))
+    rows = len(pooled[0])
+    own = np.arange(rows) < first_rows
+    orders = [np.argsort(values, kind="stable") for values in pooled]
+    ends = [
+        np.flatnonzero(np.append(np.diff(values[order]) != 0, [True]))
+        for values, order in zip(pooled, orders, strict=True)
+    ]
 
-    def gaps(dealt: Bools) -> Floats:
-        in_first = np.cumsum(dealt, axis=1, dtype=np.int32)[:, ends]
-        found: Floats = np.abs(in_first / first_rows - (ends + 1 - in_first) / (rows - first_rows)).max(axis=1)
+    def gaps(in_first: npt.NDArray[np.int32], at: npt.NDArray[np.int64]) -> Floats:
+        counts = in_first[:, at]
+        found: Floats = np.abs(counts / first_rows - (at + 1 - counts) / (rows - first_rows)).max(axis=1)
         return found
 
-    own = np.arange(rows) < first_rows
-    observed = gaps(own[order][None, :])[0]
+    observed = [
+        gaps(np.cumsum(own[order], dtype=np.int32)[None, :], at)[0] for order, at in zip(orders, ends, strict=True)
+    ]
+    generator = case.generator()
     rounds = case.spec["permutation_rounds"]
-    reached = done = 0
+    reached = [0] * len(pooled)
+    done = 0
     while done < rounds:
         chunk = min(rounds - done, max(1, _CHUNK_ELEMENTS // rows))
-        dealt = generator.permuted(np.tile(own, (chunk, 1)), axis=1)
-        reached += int((gaps(dealt) >= observed - _TIE).sum())
+        in_first = np.cumsum(generator.permuted(np.tile(own, (chunk, 1)), axis=1), axis=1, dtype=np.int32)
+        for index, at in enumerate(ends):
+            reached[index] += int((gaps(in_first, at) >= observed[index] - _TIE).sum())
         done += chunk
-    return float((reached + 1) / (rounds + 1))
+    return [(count + 1) / (rounds + 1) for count in reached]
 
 
 def _holm(p_values: Sequence[float]) -> list[float]:
@@ -347,6 +354,7 @@ def main() -> None:
     reporter = tabular.Reporter(asked.report_fd)
     with tabular.refusals_reported(reporter):
         check(asked.inputs, asked.output, reporter)
+    tabular.finish()
 
 
 if __name__ == "__main__":

@@ -159,6 +159,8 @@ def train(inputs: Path, output: Path, reporter: tabular.Reporter | None) -> None
     group_names = [] if spec["mitigation"] is None else [spec["mitigation"]["group"]]
     columns = tabular.read_columns(inputs / "train.csv", [*names, spec["label"], *group_names])
     labels = torch.from_numpy(columns[spec["label"]])
+    if not bool(((labels == 0) | (labels == 1)).all()):
+        raise tabular.Refused("input.label", "train.csv: a label is neither yes nor no")
     if not 0 < int(labels.sum()) < len(labels):
         raise tabular.Refused("input.label", "train.csv: all labels are the same")
     group = torch.from_numpy(columns[group_names[0]] > 0) if group_names else None
@@ -201,6 +203,7 @@ def main() -> None:
     reporter = tabular.Reporter(asked.report_fd)
     with tabular.refusals_reported(reporter):
         train(asked.inputs, asked.output, reporter)
+    tabular.finish()
 
 
 if __name__ == "__main__":

@@ -95,7 +95,6 @@ def action_of(verb: str, ref: str) -> str:
     "--param", "parameters", multiple=True, type=JSON_PAIR, help="Another parameter; JSON or text. Repeatable."
 )
 @click.option("--parameters-file", type=click.Path(path_type=Path), help="JSON object of parameters.")
-@click.option("--explain/--no-explain", default=True, show_default=True, help="Have a denial explained.")
 @asking
 def ask(
     desk: Desk,
@@ -103,8 +102,6 @@ def ask(
     ref: str,
     parameters: tuple[tuple[str, Any], ...],
     parameters_file: Path | None,
-    *,
-    explain: bool,
     **named: str | None,
 ) -> None:
     """Ask whether VERB on REF would be permitted; nothing is done.
@@ -119,4 +116,4 @@ def ask(
     given |= {name.rstrip("_"): value for name, value in named.items() if value is not None}
     given |= dict(parameters)
     answer = desk.client.ask(action_of(verb, ref), ref, given, claimed=desk.claimed)
-    desk.finish(answer, explain=explain)
+    desk.finish(answer)

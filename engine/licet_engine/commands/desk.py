@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from licet_engine.client import LicetClient
-    from licet_engine.client_values import Answer, Explanation, Operation
+    from licet_engine.client_values import Answer, Operation
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -84,54 +84,29 @@ class Desk:
         else:
             click.echo("\n".join(lines))
 
-    def finish(self, answer: Answer, *, explain: bool = True, value: Mapping[str, Any] | None = None) -> None:
-        """Show an answer, wait for its operation if that was asked for, and end with the right exit code.
-
-        Args:
-            answer: The server's.
-            explain: Whether to have a denial explained.
-            value: More members of the JSON document.
-        """
+    def finish(self, answer: Answer) -> None:
+        """Show an answer, wait for its operation if that was asked for, and end with the right exit code."""
         if not answer.allowed:
-            explanation = self.explanation_of(answer) if explain else None
-            self.show(
-                {
-                    **answer.to_json(),
-                    **(value or {}),
-                    **(
-                        {}
-                        if explanation is None
-                        else {"explanation": explanation.explanation, "path": explanation.path}
-                    ),
-                },
-                answer_lines(answer, explanation),
-            )
-            raise click.exceptions.Exit(EXIT_APPROVAL_PENDING if answer.is_approval_pending else EXIT_DENIED)
+            explanation = self.client.explain(answer)
+            pending = explanation is not None and explanation.is_approval_pending
+            document = {**answer.to_json(), "approval_pending": pending, "explanation": None, "path": None}
+            if explanation is not None:
+                document |= {"explanation": explanation.explanation, "path": explanation.path}
+            self.show(document, answer_lines(answer, explanation))
+            raise click.exceptions.Exit(EXIT_APPROVAL_PENDING if pending else EXIT_DENIED)
         operation = answer.operation
         if operation is None or not self.wait:
             lines = answer_lines(answer)
             if operation is not None:
                 lines.append(f"  operation {operation.ref} is {operation.state}; follow it with")
                 lines.append(f"    licet operation wait {operation.ref}")
-            self.show({**answer.to_json(), **(value or {})}, lines)
+            self.show(answer.to_json(), lines)
             return
         if self.format_ == "text":
             click.echo("\n".join(answer_lines(answer)))
         ended = self.wait_for(operation)
-        self.show({**answer.to_json(), **(value or {}), "operation": ended.to_json()}, operation_lines(ended))
+        self.show({**answer.to_json(), "operation": ended.to_json()}, operation_lines(ended))
         raise click.exceptions.Exit(exit_code_of(ended))
-
-    def explanation_of(self, answer: Answer) -> Explanation | None:
-        """Why it was denied, to who may know; None to who may not."""
-        from licet_engine.client import Denied, RequestRefused  # noqa: PLC0415  # As above.
-
-        # Where nothing was named there is nothing to ask for: a foreign log would only note the attempt.
-        if not answer.is_explained:
-            return None
-        try:
-            return self.client.decision.explain(answer.resource.partition("/")[0], answer.decision_id)
-        except (Denied, RequestRefused):
-            return None
 
     def wait_for(self, operation: Operation | str) -> Operation:
         """Wait for an operation to end, its progress on a live display on stderr."""

@@ -397,15 +397,17 @@ def examine(settings: Settings) -> list[Finding]:
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Folder of the installation; LICET_DATA or ./data if not given."
 )
+@click.option("--host", help="Address of the API; LICET_HOST or 127.0.0.1 if not given.")
+@click.option("--port", type=click.IntRange(1, 65_535), help="Port of the API; LICET_PORT or 8000 if not given.")
 @local
-def doctor(data: Path | None, format_: str) -> None:
+def doctor(data: Path | None, host: str | None, port: int | None, format_: str) -> None:
     """Look at the installation on this machine, and say what is weak and how to mend it.
 
     Exit 0: all is well; 1: something is weak; 2: something is broken.
     """
     from licet_engine.settings import load_settings  # noqa: PLC0415  # Only where an installation is.
 
-    found = examine(load_settings(data=data))
+    found = examine(load_settings(data=data, host=host, port=port))
     states = {finding.state for finding in found}
     worst = "broken" if "broken" in states else "weak" if "weak" in states else "ok"
     if format_ == "json":

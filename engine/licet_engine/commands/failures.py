@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from licet_engine.commands.render import answer_lines
 from licet_engine.commands.text import clean
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 def report(error: BaseException, format_: str) -> int:
     """Show an error: in JSON on stdout, where the caller reads; in text on stderr. Returns the exit code."""
+    answer = getattr(error, "answer", None)
+    if answer is not None:  # A look-up that was denied: no error, but an answer.
+        click.echo(json.dumps(answer.to_json(), indent=2) if format_ == "json" else "\n".join(answer_lines(answer)))
+        return EXIT_DENIED
     if os.environ.get("LICET_DEBUG"):
         traceback.print_exception(error, file=sys.stderr)
     found = describe(error)

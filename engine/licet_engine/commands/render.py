@@ -33,7 +33,8 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 
 def answer_lines(answer: Answer, explanation: Explanation | None = None) -> list[str]:
     """An answer, with why and what to do about it."""
-    word = verdict(allowed=answer.allowed, pending=answer.is_approval_pending)
+    pending = explanation is not None and explanation.is_approval_pending
+    word = verdict(allowed=answer.allowed, pending=pending)
     lines = [f"{word}  {clean(answer.action)} on {clean(answer.resource)}"]
     reports = {} if explanation is None else _reports(explanation.explanation, "deciding")
     for policy in answer.policies:
@@ -118,12 +119,24 @@ def path_lines(path: Mapping[str, Any]) -> list[str]:
         return []
     steps = path.get("steps") or ()
     if not path.get("possible") or not steps:
-        return [labelled("path to yes", path.get("message") or "No declared fact would do.", indent=2, label_chars=19)]
+        message = path.get("message") or "No declared fact would do."
+        return [labelled("path to yes", f"{message}{_still(path)}", indent=2, label_chars=19)]
     lines = ["  path to yes" + ("" if path.get("minimal") else " (perhaps not the shortest)")]
     for number, step in enumerate(steps, 1):
         name = step.get("name")
         lines.append(labelled(f"{number}.", f"{step.get('describe') or name}  [{name}]", indent=4, label_chars=4))
     return lines
+
+
+def _still(path: Mapping[str, Any]) -> str:
+    """What denies even with everything that could be got."""
+    still = path.get("still")
+    if path.get("possible") or not isinstance(still, dict):
+        return ""
+    named = [*(still.get("reasons") or ()), *(still.get("errors") or ())]
+    if not named:
+        return " Then no policy would permit it to this principal."
+    return f" Then it would still be denied by {', '.join(map(str, named))}."
 
 
 def explanation_lines(explanation: Explanation) -> list[str]:

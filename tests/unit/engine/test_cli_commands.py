@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from licet_engine import client as client_module
 from licet_engine.cli import run
 from licet_engine.commands.failures import report
@@ -57,6 +58,7 @@ def explained(*reports: dict[str, Any], nearest: list[dict[str, Any]] | None = N
     }
 
 
+APPROVAL = {"name": "approval:model-risk", "describe": "Have model risk approve it."}
 REPORT = {
     "id": "sr-11-7.checks.bias",
     "effect": "forbid",
@@ -97,11 +99,20 @@ def test_a_denied_ask_shows_the_conjunct_its_values_and_the_path_to_yes(licet: R
 
 def test_where_only_approvals_are_missing_the_ask_ends_with_3(licet: Run, script: Any, world: Any) -> None:
     script.answer(200, {"decision": world.deny(world.policy("p", "approval:model-risk"))})
-    code, out, _ = licet("ask", "promote", "northbank/m@1", "--no-explain", "--format", "json")
+    script.answer(200, explained(possible=True, steps=[APPROVAL]))
+    code, out, _ = licet("ask", "promote", "northbank/m@1", "--format", "json")
     assert code == 3
     shown = json.loads(out)
     assert (shown["allowed"], shown["approval_pending"]) == (False, True)
-    assert len(script.asked) == 1
+    assert shown["path"]["steps"] == [APPROVAL]
+
+
+def test_approvals_that_would_not_suffice_do_not_end_with_3(licet: Run, script: Any, world: Any) -> None:
+    script.answer(200, {"decision": world.deny(world.policy("p", "approval:model-risk"))})
+    script.answer(200, explained(still={"decision": "deny", "reasons": [], "errors": []}))
+    code, out, _ = licet("ask", "promote", "northbank/m@1")
+    assert code == 1
+    assert "no policy would permit it to this principal" in " ".join(out.split())
 
 
 def test_a_denial_without_reasons_is_not_asked_about_again(licet: Run, script: Any) -> None:
@@ -135,7 +146,8 @@ def test_an_explanation_that_may_not_be_read_is_left_out(licet: Run, script: Any
 
 def test_a_policy_that_errs_is_said_to_mean_no(licet: Run, script: Any, world: Any) -> None:
     script.answer(200, {"decision": world.deny(world.policy("p", "approval:legal"), errors=["own.broken"])})
-    code, out, _ = licet("ask", "promote", "northbank/m@1", "--no-explain")
+    script.problem(403, "denied", "no", decision={"id": "x", "decision": "deny"})
+    code, out, _ = licet("ask", "promote", "northbank/m@1")
     assert code == 1
     assert "own.broken could not be evaluated, and an error means no" in out
 
@@ -143,7 +155,10 @@ def test_a_policy_that_errs_is_said_to_mean_no(licet: Run, script: Any, world: A
 def test_hostile_text_in_an_answer_is_shown_harmless(licet: Run, script: Any, world: Any) -> None:
     evil = world.policy("p", "approval:legal", title="\x1b]0;owned\x07", advice="a\u202eb")
     script.answer(200, {"decision": world.deny(evil)})
-    _, out, _ = licet("ask", "promote", "northbank/m@1", "--no-explain")
+    script.answer(
+        200, explained({**REPORT, "id": "p", "failing": [{"source": "\x1b[2J", "values": [{"text": "\x9b"}]}]})
+    )
+    _, out, _ = licet("ask", "promote", "northbank/m@1")
     assert all(char.isprintable() or char == "\n" for char in out)
 
 
@@ -183,7 +198,7 @@ def test_a_denied_promotion_ends_with_3_when_approvals_are_all_that_is_missing(
 ) -> None:
     denial = world.deny(world.policy("p", "approval:compliance"))
     script.problem(403, "denied", "no", decision=denial)
-    script.answer(200, explained())
+    script.answer(200, explained(possible=True, steps=[APPROVAL]))
     code, out, _ = licet("model", "promote", "northbank/m@2", "--to", "prod", "--wait")
     assert code == 3
     assert "not yet" in out
@@ -426,6 +441,13 @@ def test_an_error_says_what_is_wrong_on_stderr_and_ends_with_2(licet: Run, scrip
     code, out, err = licet("dataset", "archive", "northbank/hmda")
     assert (code, out) == (2, "")
     assert "what is wrong, and what to do" in err
+
+
+def test_a_look_up_that_is_denied_ends_with_1(licet: Run, script: Any) -> None:
+    script.problem(403, "denied", "no", decision={"id": "x", "decision": "deny"})
+    code, out, err = licet("dataset", "list", "lakeside")
+    assert (code, err) == (1, "")
+    assert "denied  reading on list/lakeside/datasets" in out
 
 
 def test_an_error_in_json_stands_on_stdout(licet: Run, script: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import pytest
+
 from licet_engine.commands.ask import action_of
 from licet_engine.commands.desk import read_token
 from licet_engine.commands.options import JSON_PAIR, MOMENT, PAIR, SECONDS, read_json_object, words

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from licet_engine import client as client_module
 from licet_engine.client import (
     Denied,
@@ -60,7 +61,6 @@ def test_a_denial_is_a_value_and_not_an_exception(licet: LicetClient, script: An
     answer = licet.training.launch("northbank/run-1", dataset="northbank/hmda", environment="eu", use="credit-risk")
     assert not answer.allowed
     assert answer.policies[0].requires == ("region:allowed",)
-    assert not answer.is_approval_pending
     with pytest.raises(Denied) as caught:
         answer.require()
     assert caught.value.answer is answer
@@ -70,32 +70,36 @@ def test_asking_gives_a_denial_with_status_200(licet: LicetClient, script: Any, 
     script.answer(200, {"decision": world.deny(world.policy("p", "approval:model-risk"))})
     answer = licet.ask("model.promote", "northbank/m@1", {"stage": "prod"}, claimed={"ticket": "T-1"})
     assert not answer.allowed
-    assert answer.is_approval_pending
     assert answer.missing_approvals == ("model-risk",)
     assert script.asked[0].json["claimed"] == {"ticket": "T-1"}
 
 
 @pytest.mark.parametrize(
-    ("policies", "errors", "pending"),
+    ("path", "pending"),
     [
-        ([("a", ["approval:legal"]), ("b", ["approval:security", "approval:legal"])], [], True),
-        ([("a", ["approval:legal"]), ("b", ["check:bias"])], [], False),
-        ([("a", ["approval:legal", "check:bias"])], [], False),
-        ([("a", ["approval:legal"]), ("b", [])], [], False),
-        ([("a", ["approval:legal"])], ["b"], False),
-        ([], [], False),
+        ({"possible": True, "steps": [{"name": "approval:legal"}, {"name": "approval:security"}]}, True),
+        ({"possible": True, "steps": [{"name": "approval:legal"}, {"name": "check:bias"}]}, False),
+        ({"possible": True, "steps": [{"describe": "approval:legal"}]}, False),
+        ({"possible": True, "steps": []}, False),
+        ({"possible": False, "steps": [{"name": "approval:legal"}]}, False),
+        ({}, False),
+        (None, False),
     ],
 )
-def test_approval_is_pending_only_where_nothing_else_is_missing(
-    licet: LicetClient,
-    script: Any,
-    world: Any,
-    policies: list[tuple[str, list[str]]],
-    errors: list[str],
-    pending: bool,
+def test_approval_is_pending_only_where_approvals_alone_would_do(
+    licet: LicetClient, script: Any, world: Any, path: Any, pending: bool
 ) -> None:
-    script.answer(200, {"decision": world.deny(*(world.policy(n, *r) for n, r in policies), errors=errors)})
-    assert licet.ask("model.promote", "northbank/m@1").is_approval_pending is pending
+    script.answer(200, {"decision": world.deny(world.policy("p", "approval:legal"))})
+    script.answer(200, {"record": {}, "explanation": {}, "path": path})
+    explanation = licet.explain(licet.ask("model.promote", "northbank/m@1"))
+    assert explanation is not None
+    assert explanation.is_approval_pending is pending
+
+
+def test_what_was_not_explained_at_all_is_not_asked_about(licet: LicetClient, script: Any) -> None:
+    script.answer(200, {"decision": {"id": "x", "decision": "deny"}})
+    assert licet.explain(licet.ask("model.promote", "lakeside/m@1")) is None
+    assert len(script.asked) == 1
 
 
 def test_a_lost_connection_and_503_are_retried_with_the_same_idempotency_key(

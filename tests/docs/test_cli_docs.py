@@ -1,0 +1,86 @@
+"""The reference of the command line is what the commands say of themselves.
+
+Write it anew with ``python tests/docs/test_cli_docs.py``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from licet_engine.cli import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "cli.md"
+
+INTRODUCTION = """\
+# The command line
+
+`licet NOUN VERB`: every command, as it describes itself with `--help`. This page is generated; a test compares it with the commands.
+
+**Connection.** `--url` or `LICET_URL` names the server. The token is read from the file that `--token-file` or `LICET_TOKEN_FILE` names,
+which nobody else may be able to read (mode 0600), or from `LICET_TOKEN`; it is never typed on the command line. It is not sent
+unencrypted to another machine.
+
+**Output.** The answer goes to stdout, as text or with `--format json` as one JSON document; progress and errors go to stderr. With
+`--format json` an error stands on stdout as `{"error": {"code", "message"}}`.
+
+**Exit codes.**
+
+| code | meaning |
+|---|---|
+| 0 | allowed; and with `--wait`: done |
+| 1 | denied; `licet verify`: not verified; `licet doctor`: something is weak |
+| 2 | error; the operation failed; `licet doctor`: something is broken |
+| 3 | denied, and approvals are all that is missing |
+
+**Work that takes longer** is accepted as an operation. `--wait` follows it to its end; without it the answer names the operation, and
+`licet operation wait TENANT/ID` follows it later.
+
+**Repeating.** A command that met a lost connection is repeated under its idempotency key by itself. If it gives up it names the key;
+repeat it with `--idempotency-key`, and it is done once.
+"""
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ("licet",)) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name in sorted(command.commands):
+            if not command.commands[name].hidden:
+                yield from commands(command.commands[name], (*path, name))
+
+
+def reference() -> str:
+    parts = [INTRODUCTION]
+    for path, command in commands(cli):
+        context = click.Context(command, info_name=" ".join(path), max_content_width=110, terminal_width=110)
+        level = "##" if len(path) < 3 else "###"  # noqa: PLR2004  # A noun's verbs stand below it.
+        parts.append(f"{level} {' '.join(path)}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(parts)
+
+
+def test_the_reference_is_what_the_commands_say() -> None:
+    assert REFERENCE.read_text("utf-8") == reference(), "docs/cli.md is old: python tests/docs/test_cli_docs.py"
+
+
+def test_every_command_and_option_is_described() -> None:
+    for path, command in commands(cli):
+        assert command.help, path
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, (path, parameter.name)
+
+
+def test_every_command_that_talks_to_a_server_can_answer_in_json() -> None:
+    for path, command in commands(cli):
+        names = {parameter.name for parameter in command.params}
+        if "url" in names:
+            assert "format_" in names, path
+            assert "token" not in names, path
+
+
+if __name__ == "__main__":
+    REFERENCE.write_text(reference(), "utf-8")
