@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from dbos import DBOSClient, EnqueueOptions
@@ -22,6 +21,8 @@ from licet_attestations.rpc import RpcServer
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
 from licet_engine import __version__
+from licet_engine.api.routes import build_app
+from licet_engine.api.services import Services
 from licet_engine.lifecycle.asking import Desk, Enqueued
 from licet_engine.lifecycle.operations import Operations
 from licet_engine.lifecycle.spool import Spool
@@ -37,23 +38,6 @@ QUEUE: Final = "operations"
 WORKFLOW: Final = "perform"
 APPLICATION: Final = "licet"
 _SWEEP_EVERY_S: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """Everything that the routes use."""
-
-    settings: Settings
-    engine: Engine
-    sequencer: Sequencer
-    tenants: Tenants
-    desk: Desk
-    operations: Operations
-    notary: Notary
-    signer: SignerClient
-    trust_root: TrustRoot
-    spool: Spool
-    threads: ThreadPoolExecutor
 
 
 class Enqueuer:
@@ -146,8 +130,6 @@ class Housekeeper:
 
 def create_app(settings: Settings | None = None) -> Litestar:
     """The api as an ASGI application."""
-    from licet_engine.api.routes import build_app  # noqa: PLC0415 - routes import Services from here.
-
     settings = settings or load_settings()
     services = build_services(settings)
 

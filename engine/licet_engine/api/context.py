@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from litestar import Request
 from litestar.exceptions import ClientException
@@ -16,14 +16,12 @@ from litestar.exceptions import ClientException
 from licet_attestations import canonical
 from licet_attestations.errors import FormatError
 from licet_engine.api import authzen_forms
+from licet_engine.api.services import Services
 from licet_engine.domain.errors import InvalidInput, TooLarge
 from licet_engine.domain.refs import parse_tenant
 from licet_engine.lifecycle.asking import Answer, Asked, parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.verbs import Verb, Who
-
-if TYPE_CHECKING:
-    from licet_engine.app import Services
 
 _T = TypeVar("_T")
 AnyRequest = Request[Any, Any, Any]
@@ -91,10 +89,10 @@ class Context:
             return await self.services.desk.ask_async(identify, asked, self.in_thread)
         return await self.in_thread(self.services.desk.ask, identify, asked)
 
-    async def permit(self, identify: Callable[[], Who], action: str, tenant: str, *, own: bool) -> Answer:
-        """Ask whether something of a tenant's log may be read."""
+    async def permit(self, identify: Callable[[], Who], action: str, tenant: str, *, own: bool | None) -> Answer:
+        """Ask whether something of a tenant's log may be read; ``own`` says whether it is the asker's, where that counts."""
         asked = parse_asked(VERBS[action], parse_tenant(tenant), {}, is_dry=True)
-        return await self.ask(identify, replace(asked, context=(("own", own),)))
+        return await self.ask(identify, replace(asked, context=() if own is None else (("own", own),)))
 
     async def permit_of(
         self, identify: Callable[[], Who], action: str, tenant: str, name: str, *, is_found: bool

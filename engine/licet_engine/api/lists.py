@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlmodel import SQLModel, col, select
 
 from licet_attestations import canonical
+from licet_engine.api.services import Services
 from licet_engine.decide.bundle import CompiledBundle
 from licet_engine.decide.entities import Fact, FactSet
 from licet_engine.decide.explain import explain
@@ -20,12 +21,9 @@ from licet_engine.log import store
 from licet_engine.store import tables
 from licet_engine.store.db import read_transaction, tenant_session
 
-if TYPE_CHECKING:
-    from licet_engine.app import Services
-
 MAX_ROWS: Final = 1000
 
-Rows = Callable[["Services", Who, int, bool], list[dict[str, Any]]]
+Rows = Callable[[Services, Who, int, bool], list[dict[str, Any]]]
 
 
 def operation(services: Services, who: Who, tenant: str, identifier: str) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ Rules kept here: what one may see of one's own operations was permitted with the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from litestar import MediaType, Response, get
 from litestar.response import File
@@ -16,11 +16,9 @@ from licet_attestations.errors import LicetAttestationError
 from licet_engine.api import lists
 from licet_engine.api.context import AnyRequest, Context
 from licet_engine.api.problems import denied
+from licet_engine.api.services import Services
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.store.db import read_transaction
-
-if TYPE_CHECKING:
-    from licet_engine.app import Services
 
 _ARTIFACT_TYPES: Final = {"csv": "text/csv", "zip": "application/zip"}
 
@@ -111,14 +109,14 @@ def log_routes(context: Context) -> list[Any]:
 
     @get("/v1/log/{tenant:str}", tags=["log"], summary="Size, root and signed checkpoint of the tenant's log.")
     async def log_head(request: AnyRequest, tenant: str) -> Response[Any]:
-        answer = await context.permit(context.identify(request), "log.read", tenant, own=False)
+        answer = await context.permit(context.identify(request), "log.read", tenant, own=None)
         if not answer.decision.allowed:
             return denied(answer)
         return Response(await context.in_thread(lists.log_head, services, tenant))
 
     @get("/v1/log/{tenant:str}/entries", tags=["log"], summary="Headers of the log's entries.")
     async def log_entries(request: AnyRequest, tenant: str, first: int = 0, count: int = 100) -> Response[Any]:
-        answer = await context.permit(context.identify(request), "log.read", tenant, own=False)
+        answer = await context.permit(context.identify(request), "log.read", tenant, own=None)
         if not answer.decision.allowed:
             return denied(answer)
         bounded = max(0, min(count, lists.MAX_ROWS))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from litestar import Litestar, Response, post, put
 from litestar.exceptions import HTTPException
@@ -30,13 +30,11 @@ from licet_engine.api.problems import (
     on_http_exception,
     on_licet_error,
 )
+from licet_engine.api.services import Services
 from licet_engine.domain.errors import InvalidInput, LicetError
 from licet_engine.lifecycle.asking import Asked, parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.verbs import Verb, Who
-
-if TYPE_CHECKING:
-    from licet_engine.app import Services
 
 
 def _verb_route(context: Context, verb: Verb) -> HTTPRouteHandler:

@@ -286,8 +286,11 @@ def look_at_processes(settings: Settings) -> Iterator[Finding]:
     except rpc.RpcUnavailable as error:
         yield Finding("signer", "broken", f"does not answer: {error}", start)
     yield from _look_at_worker(settings, start)
+    # What listens on every address is asked at this machine's own.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104  # Nothing is bound here.
+    address = f"[{host}]" if ":" in host else host
     for part in ("live", "ready"):
-        url = f"http://{settings.host}:{settings.port}/health/{part}"
+        url = f"http://{address}:{settings.port}/health/{part}"
         try:
             with _opener().open(url, timeout=_SOCKET_TIMEOUT_S) as response:
                 body = response.read(4096).decode("utf-8", "replace")

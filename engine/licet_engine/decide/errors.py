@@ -47,7 +47,7 @@ class RecordError(DecideError):
     default_code = "invalid-record"
 
 
-class ReplayMismatch(DecideError):  # noqa: N818  # What an auditor calls it.
+class ReplayMismatch(DecideError):  # What an auditor calls it.
     """A recorded decision does not follow from what its record names.
 
     Attributes:

@@ -1,0 +1,35 @@
+"""Everything that the routes use, constructed in ``app.py``."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from licet_attestations.signer.client import SignerClient
+from licet_attestations.trustroot import TrustRoot
+from licet_engine.lifecycle.asking import Desk
+from licet_engine.lifecycle.operations import Operations
+from licet_engine.lifecycle.spool import Spool
+from licet_engine.lifecycle.tenants import Tenants
+from licet_engine.log.notary import Notary
+from licet_engine.log.sequencer import Sequencer
+from licet_engine.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The parts of the api."""
+
+    settings: Settings
+    engine: Engine
+    sequencer: Sequencer
+    tenants: Tenants
+    desk: Desk
+    operations: Operations
+    notary: Notary
+    signer: SignerClient
+    trust_root: TrustRoot
+    spool: Spool
+    threads: ThreadPoolExecutor
