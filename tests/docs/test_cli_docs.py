@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
 from licet_engine.cli import cli
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ repeat it with `--idempotency-key`, and it is done once.
 """
 
 
-def commands(command: click.Command, path: tuple[str, ...] = ("licet",)) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(
+    command: click.Command, path: tuple[str, ...] = ("licet",)
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     yield path, command
     if isinstance(command, click.Group):
         for name in sorted(command.commands):
@@ -57,7 +60,7 @@ def reference() -> str:
     parts = [INTRODUCTION]
     for path, command in commands(cli):
         context = click.Context(command, info_name=" ".join(path), max_content_width=110, terminal_width=110)
-        level = "##" if len(path) < 3 else "###"  # noqa: PLR2004  # A noun's verbs stand below it.
+        level = "##" if len(path) < 3 else "###"
         parts.append(f"{level} {' '.join(path)}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from licet_engine.cli import run
 from licet_engine.client import LicetClient, Operation
 
@@ -162,7 +163,7 @@ def test_3_training_abroad_is_denied_with_the_path_to_yes(licet: Run) -> None:
 
 def test_4_a_model_is_trained_registered_and_checked(licet: Run, service: Service) -> None:
     line = "train launch northbank/run-1 --dataset northbank/loans --environment us-east --use credit-risk"
-    document = _must(licet("ana", f"{line} --spec epochs=30 --wait"))
+    document = _must(licet("ana", f"{line} --spec epochs=150 --wait"))
     assert document["operation"]["result"]["attestation"]
     document = _must(licet("ana", "model register northbank/risk --run northbank/run-1 --tier low --wait"))
     assert document["result"]["version"] == "northbank/risk@1"

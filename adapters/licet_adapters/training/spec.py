@@ -72,7 +72,7 @@ class TrainingSpec(_Strict):
         learning_rate_micro: Adam's.
         weight_decay_micro: Adam's.
         mitigation: Against bias, or None.
-        checkpoint_every_epochs: How much a kill may cost.
+        checkpoint_every_epochs: At which epochs a checkpoint may be written.
     """
 
     v: Literal[1] = 1

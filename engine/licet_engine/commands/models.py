@@ -25,7 +25,7 @@ _VERSION = "TENANT/MODEL@VERSION"
 
 @click.group()
 def model() -> None:
-    """Model versions: register, read, download, check, request, approve, promote, roll back, retire, delete, list."""
+    """Model versions: register, check, approve, promote, roll back, retire, ..."""
 
 
 @model.command()

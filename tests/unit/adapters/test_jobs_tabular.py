@@ -101,6 +101,7 @@ def test_resuming_from_any_checkpoint_gives_the_very_bits(tmp_path: Path, monkey
     whole = trained(tmp_path / "whole", rows, rows, epochs=8, mitigation=_mitigation())
     wanted = hashlib.sha256((whole / "model.safetensors").read_bytes()).hexdigest()
     monkeypatch.setattr(train_tabular, "_REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr(train_tabular, "_CHECKPOINT_EVERY_S", 0.0)
     for cut in range(1, 8):
         folder = tmp_path / f"cut-{cut}"
         folder.mkdir()

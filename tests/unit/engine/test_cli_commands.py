@@ -6,14 +6,16 @@ import hashlib
 import json
 import stat
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from licet_engine import client as client_module
 from licet_engine.cli import run
 from licet_engine.commands.failures import report
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OPERATION = {"id": "0" * 32, "tenant": "northbank", "state": "accepted"}
 Run = Callable[..., tuple[int, str, str]]
@@ -228,8 +230,10 @@ def test_a_denied_promotion_ends_with_3_when_approvals_are_all_that_is_missing(
         ("hold place northbank/hmda --reason suit", "/v1/dataset/hold", "northbank/hmda", {"reason": "suit"}),
         ("hold lift northbank/m@2 --reason over", "/v1/model/lift-hold", "northbank/m@2", {"reason": "over"}),
         (
-            "train launch northbank/run-1 --dataset northbank/hmda --environment us-east --use credit-risk"
-            " --spec epochs=20 --spec hidden=[8]",
+            (
+                "train launch northbank/run-1 --dataset northbank/hmda --environment us-east --use credit-risk"
+                " --spec epochs=20 --spec hidden=[8]"
+            ),
             "/v1/training/launch",
             "northbank/run-1",
             {
@@ -285,7 +289,7 @@ def test_a_denied_promotion_ends_with_3_when_approvals_are_all_that_is_missing(
     ],
 )
 def test_a_command_sends_what_it_says(
-    licet: Run, script: Any, world: Any, arguments: str, path: str, resource: str, parameters: dict[str, Any]
+    licet: Run, script: Any, world: Any, *, arguments: str, path: str, resource: str, parameters: dict[str, Any]
 ) -> None:
     script.answer(200, {"decision": world.allow, "result": {}, "operation": None})
     code, _, err = licet(*arguments.split(), "--idempotency-key", "k1")

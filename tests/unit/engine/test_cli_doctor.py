@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from licet_engine.cli import run
 from licet_engine.commands import doctor
 from licet_engine.init import initialise
 from licet_engine.settings import load_settings
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_a_trust_root_that_is_not_the_signers_is_broken(examine: Any, made: Path
     assert "not the signer's own" in finding.detail
 
 
-def test_a_log_ahead_of_the_clock_is_broken(examine: Any, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_ahead_of_the_clock_is_broken(examine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     yesterday_s = time.time() - 86_400
     monkeypatch.setattr(doctor.time, "time", lambda: yesterday_s)
     (finding,) = examine()["clock"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
@@ -16,6 +15,9 @@ from licet_engine.commands.desk import read_token
 from licet_engine.commands.options import JSON_PAIR, MOMENT, PAIR, SECONDS, read_json_object, words
 from licet_engine.commands.policy import chosen_packs
 from licet_engine.commands.text import block, clean, labelled, micro_text, table, time_text, value_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_a_choice_of_packs_that_makes_no_sense_is_refused(packs: list[str], para
 def test_a_file_that_holds_no_json_object_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "spec.json"
     file.write_bytes(content)
-    with pytest.raises(click.BadParameter, match="spec.json"):
+    with pytest.raises(click.BadParameter, match="--spec-file"):
         read_json_object(file, "--spec-file")
 
 
@@ -195,7 +197,7 @@ def test_values_are_written_as_their_names_say() -> None:
     assert value_text("expires_at_ms", 1_893_456_000_000) == "2030-01-01 00:00:00Z"
     assert value_text("auc_lower_micro", 700_000) == "0.7"
     assert value_text("digest_hex", "ab" * 32, short=True) == "ab" * 8
-    assert value_text("signed", True) == "yes"
+    assert value_text("signed", value=True) == "yes"
     assert value_text("roles", []) == "-"
     assert value_text("checks", {"auc_micro": 1}) == "auc_micro=0.000001"
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +23,9 @@ from licet_engine.client import (
     StillRunning,
 )
 from licet_engine.lifecycle.catalogue import VERBS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OPERATION = {"id": "0" * 32, "tenant": "northbank", "state": "accepted"}
 
@@ -87,7 +89,7 @@ def test_asking_gives_a_denial_with_status_200(licet: LicetClient, script: Any, 
     ],
 )
 def test_approval_is_pending_only_where_approvals_alone_would_do(
-    licet: LicetClient, script: Any, world: Any, path: Any, pending: bool
+    licet: LicetClient, script: Any, world: Any, *, path: Any, pending: bool
 ) -> None:
     script.answer(200, {"decision": world.deny(world.policy("p", "approval:legal"))})
     script.answer(200, {"record": {}, "explanation": {}, "path": path})
@@ -264,7 +266,7 @@ def test_waiting_ends_in_time_and_says_that_the_operation_goes_on(licet: LicetCl
         licet.wait(Operation.from_json(OPERATION), timeout_s=0)
 
 
-def test_an_operation_that_may_not_be_read_is_denied(licet: LicetClient, script: Any, world: Any) -> None:
+def test_an_operation_that_may_not_be_read_is_denied(licet: LicetClient, script: Any) -> None:
     script.problem(403, "denied", "no", decision={"id": "x", "decision": "deny"})
     with pytest.raises(Denied):
         licet.operation("northbank", "0" * 32)
