@@ -29,6 +29,7 @@ from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
+from licet_engine.processes import die_with_server
 from licet_engine.settings import Settings, load_settings
 from licet_engine.store.db import open_engine
 
@@ -121,11 +122,13 @@ class Housekeeper:
         while not self._stop.wait(self._services.settings.checkpoint_interval_s):
             try:
                 self._services.notary.sign_all()
+                if time.monotonic() - swept_at_s > _SWEEP_EVERY_S:
+                    self._services.spool.sweep()
+                    swept_at_s = time.monotonic()
             except SignerError as error:
                 logger.warning("checkpoints are not signed", extra={"reason": str(error)})
-            if time.monotonic() - swept_at_s > _SWEEP_EVERY_S:
-                self._services.spool.sweep()
-                swept_at_s = time.monotonic()
+            except Exception as error:  # A locked database, a full disk: the next turn may go better, and there must be one.
+                logger.exception("housekeeping failed", extra={"reason": str(error)})
 
 
 def create_app(settings: Settings | None = None) -> Litestar:
@@ -153,5 +156,6 @@ def create_app(settings: Settings | None = None) -> Litestar:
 
 
 def application(*_args: Any) -> Litestar:
-    """Factory for an ASGI server."""
+    """Factory for an ASGI server, called in the process that answers."""
+    die_with_server()
     return create_app()

@@ -11,7 +11,6 @@ Rules kept here:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -20,7 +19,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -29,6 +27,7 @@ import httpx
 
 from licet_engine.domain.errors import ConfigurationError
 from licet_engine.init import initialise, is_initialised, prepare_database
+from licet_engine.processes import die_with
 from licet_engine.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,6 @@ _READY_WITHIN_S: Final = 60.0
 _STOP_WITHIN_S: Final = 15.0
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 10.0
-_PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass(slots=True)
@@ -56,11 +54,15 @@ class Supervisor:
     Args:
         settings: Of the installation.
         log: Where the children's standard output and error go; this process's own if None.
+        longest_pause_s: How long a child that keeps ending is left alone at most before it is started again.
     """
 
-    def __init__(self, settings: Settings, *, log: Path | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, log: Path | None = None, longest_pause_s: float = _LONGEST_PAUSE_S
+    ) -> None:
         self._settings = settings
         self._log = log
+        self._longest_pause_s = longest_pause_s
         self._stop = threading.Event()
         self._children = [
             _Child("signer", self._signer_command()),
@@ -165,7 +167,7 @@ class Supervisor:
             if child.process is not None and child.process.poll() is not None:
                 lived_s = time.monotonic() - child.started_at_s
                 child.pause_s = (
-                    _FIRST_PAUSE_S if lived_s > _LONGEST_PAUSE_S else min(child.pause_s * 2, _LONGEST_PAUSE_S)
+                    _FIRST_PAUSE_S if lived_s > _LONGEST_PAUSE_S else min(child.pause_s * 2, self._longest_pause_s)
                 )
                 child.restart_at_s = time.monotonic() + child.pause_s
                 logger.warning("%s ended with status %s; starting it again", child.name, child.process.returncode)
@@ -186,25 +188,13 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - it only sets a flag of the child's own.
+                preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - it only sets a flag of the child's own.
                 start_new_session=True,
             )
         finally:
             if output is not None:
                 os.close(output)
         child.started_at_s = time.monotonic()
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    """Ask the kernel to end the child when its parent does."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def set_up() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # It ended before the flag was set.
-            os._exit(1)
-
-    return set_up
 
 
 def main(settings: Settings, *, init: bool = False) -> None:

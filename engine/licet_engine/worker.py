@@ -4,9 +4,13 @@ Rules kept here:
 
 - DBOS holds the queue and the record of each step, with the settings that make "once" true: a pinned application
   version, one executor id per process slot, JSON only. A row marked as pickled is refused, never decoded.
-- An error of a step is recorded as a value, so that a replay takes the same way as the first run did.
+- An error of a step is recorded as a value, so that a replay takes the same way as the first run did. What a step gave
+  is kept by its name over all rounds, and steps are recorded in the order in which they ended; so a replay in which
+  something outside a step goes better than it did the first time still finds each record where it looks for it.
 - What may pass (a part that is away, a job that was killed) is tried again as a new attempt under new warrants; anything
   else ends the operation, with the reason in the log.
+- An operation never ends without the api knowing: to begin and to end it, the worker waits for the api as long as it
+  takes, and is found where it was if it dies meanwhile, however often.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from typing import Any, Final
 from dbos import DBOS, DBOSConfig
 from dbos import _serialization as dbos_serialization
 
-from licet_adapters.errors import AdapterError, JobFailed
+from licet_adapters.errors import AdapterError
 from licet_adapters.errors import Unavailable as AdapterUnavailable
 from licet_adapters.loader import load_adapters
 from licet_adapters.ports import AdapterContext
@@ -34,7 +38,7 @@ from licet_attestations.errors import SignerRefused, SignerUnavailable
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
 from licet_engine import __version__
-from licet_engine.domain.errors import LicetError, Unavailable
+from licet_engine.domain.errors import InvalidInput, LicetError, Unavailable
 from licet_engine.domain.refs import now_ms
 from licet_engine.evidence.export import Exporter
 from licet_engine.lifecycle.catalogue import VERBS
@@ -50,10 +54,19 @@ QUEUE: Final = "operations"
 WORKFLOW: Final = "perform"
 APPLICATION: Final = "licet"
 EXECUTOR: Final = "worker-1"
-MAX_ROUNDS: Final = 5
+MAX_ROUNDS: Final = 10
+"""Attempts of one performance while a part is away: with the pauses between them, most of a minute."""
+MAX_KILLED: Final = 5
+"""Attempts at a job that is killed again and again."""
+_LONGEST_PAUSE_S: Final = 10.0
 _CONCURRENCY: Final = 4
 _POLLING_S: Final = 0.1
-_TRANSIENT_CODES: Final = frozenset({"unavailable", "job.killed", "conflict.busy", "signer.stale", "expired"})
+_KILLED: Final = "job.killed"
+# ``internal`` is what the other side of a door says of a fault that it did not foresee, such as a locked database.
+_AWAY: Final = frozenset({"unavailable", "busy", "log-busy", "log-unavailable", "stale-facts", "internal"})
+_TRANSIENT_CODES: Final = frozenset(
+    {_KILLED, "conflict.busy", "signer.error", "signer.stale", "signer.state", "signer.unavailable", "warrant.expired"}
+)
 _REFUSED_CODES: Final = frozenset({"refused"})
 
 
@@ -89,7 +102,7 @@ def describe(error: Exception) -> dict[str, Any]:
         transient = (
             code in _TRANSIENT_CODES
             or isinstance(error, (Unavailable, AdapterUnavailable, SignerUnavailable))
-            or (isinstance(error, JobFailed) and code in _TRANSIENT_CODES)
+            or (isinstance(error, rpc.RpcFault) and code in _AWAY)
         )
         return {"code": code, "message": str(error), "transient": transient}
     logger.error("step failed", exc_info=error)
@@ -112,35 +125,51 @@ class Performer:
 
     def perform(self, tenant: str, operation: str) -> str:
         """Perform one accepted operation to its end; return the state it ended in."""
-        door = self._tools.door
+        record = _recorder()
         error: dict[str, Any] = {}
+        killed = 0
         for round_ in range(MAX_ROUNDS):
-            begun = door.call("begin", tenant=tenant, operation=operation)
+            begun = self._tell("begin", tenant=tenant, operation=operation)
             if begun["state"] != "running":
                 return str(begun["state"])
-            deed = Deed(self._tools, tenant, operation, begun, _recorder(round_))
+            deed = Deed(self._tools, tenant, operation, begun, record)
             try:
                 verb = VERBS[deed.action]
                 if verb.do is None:
-                    raise Unavailable(f"{deed.action} is nothing that a worker performs")
+                    raise InvalidInput(f"{deed.action} is nothing that a worker performs")
                 result = dict(verb.do(deed))
-                return str(door.call("finish", tenant=tenant, operation=operation, result=result)["state"])
+                return str(self._tools.door.call("finish", tenant=tenant, operation=operation, result=result)["state"])
             except Exception as raised:  # noqa: BLE001 - whatever it was, the operation must end, with its reason logged.
                 error = describe(raised)
                 logger.warning(
                     "attempt failed",
                     extra={"tenant": tenant, "operation": operation, "attempt": deed.attempt, "code": error["code"]},
                 )
-                if not error["transient"]:
+                killed += error["code"] == _KILLED
+                if not error["transient"] or killed >= MAX_KILLED:
                     break
-                time.sleep(min(0.2 * 2**round_, 5.0))
+                time.sleep(min(0.2 * 2**round_, _LONGEST_PAUSE_S))
         told = {"code": error["code"], "message": error["message"]}
         refused = error["code"] in _REFUSED_CODES
-        return str(door.call("fail", tenant=tenant, operation=operation, error=told, refused=refused)["state"])
+        return str(self._tell("fail", tenant=tenant, operation=operation, error=told, refused=refused)["state"])
+
+    def _tell(self, method: str, **params: Any) -> Any:
+        """Call the api until it answers: without it an operation can neither begin nor end."""
+        pause_s = 0.2
+        while True:
+            try:
+                return self._tools.door.call(method, **params)
+            except (Unavailable, rpc.RpcFault) as error:
+                if not describe(error)["transient"]:
+                    raise
+                logger.warning("the api does not take %s; trying again", method, extra={"reason": str(error)})
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
 
-def _recorder(round_: int) -> Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]:
-    """Runs steps so that DBOS remembers what they gave."""
+def _recorder() -> Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]:
+    """Runs steps so that DBOS remembers what they gave, for one performance of one operation."""
+    given: dict[str, dict[str, Any]] = {}
 
     def record(name: str, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         def once() -> dict[str, Any]:
@@ -149,11 +178,12 @@ def _recorder(round_: int) -> Callable[[str, Callable[[], dict[str, Any]]], dict
             except Exception as error:  # noqa: BLE001 - recorded as a value, and raised again right below.
                 return {"error": describe(error)}
 
-        outcome = DBOS.run_step({"name": f"{name}#{round_}"}, once)
-        if "error" in outcome:
-            raise StepFailed(outcome["error"])
-        ok: dict[str, Any] = outcome["ok"]
-        return ok
+        if name not in given:
+            outcome = DBOS.run_step({"name": name}, once)
+            if "error" in outcome:
+                raise StepFailed(outcome["error"])
+            given[name] = outcome["ok"]
+        return given[name]
 
     return record
 
@@ -211,7 +241,8 @@ def main(settings: Settings | None = None) -> None:
     }
     DBOS(config=config)
 
-    @DBOS.workflow(name=WORKFLOW)
+    # Without a bound on how often it is found again: an accepted operation is never left where it is.
+    @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
     def perform(tenant: str, operation: str) -> str:
         return performer.perform(tenant, operation)
 

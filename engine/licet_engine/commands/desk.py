@@ -12,7 +12,6 @@ import functools
 import json
 import os
 import stat
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -304,8 +303,3 @@ def mutation(function: F) -> F:
 def waiting(function: F) -> F:
     """A command that waits for work in any case; gets a ``Desk``."""
     return _at_desk(function, (*_TIMEOUT, *_SENT, _FORMAT, *_CONNECTION))
-
-
-def is_interactive() -> bool:
-    """Whether a person watches stderr."""
-    return sys.stderr.isatty()

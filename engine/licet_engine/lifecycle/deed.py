@@ -245,16 +245,20 @@ class Deed:
     def attest(self, statement: Statement) -> str:
         """Have a statement signed and logged; return the digest under which it is known."""
 
+        names = "+".join(subject.name for subject in statement.subject)
+        kind = str(statement.predicate.get("passedTests", "")) + str(statement.predicate.get("failedTests", ""))
+        label = f"{statement.predicate_type}:{names}:{kind}"
+        # Recorded first, with the time it states: signed again after a crash, it is the same statement, known already.
+        stated = self._record(f"state:{label}", lambda: {"statement": statement.to_bytes().decode()})["statement"]
+
         def sign() -> dict[str, Any]:
-            envelope = self.signer.attest(self.tenant, statement.to_bytes())
+            envelope = self.signer.attest(self.tenant, stated.encode())
             told: dict[str, Any] = self._tools.door.call(
                 "attest", tenant=self.tenant, operation=self.id, envelope=envelope.decode()
             )
             return told
 
-        names = "+".join(subject.name for subject in statement.subject)
-        kind = str(statement.predicate.get("passedTests", "")) + str(statement.predicate.get("failedTests", ""))
-        return str(self._record(f"attest:{statement.predicate_type}:{names}:{kind}", sign)["digest"])
+        return str(self._record(f"attest:{label}", sign)["digest"])
 
     # --- leases and telemetry --------------------------------------------------------------------------------------
 

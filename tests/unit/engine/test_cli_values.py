@@ -129,7 +129,7 @@ def test_a_choice_of_packs_that_makes_no_sense_is_refused(packs: list[str], para
 def test_a_file_that_holds_no_json_object_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "spec.json"
     file.write_bytes(content)
-    with pytest.raises(click.BadParameter, match="--spec-file"):
+    with pytest.raises(click.BadParameter, match=r"spec\.json"):
         read_json_object(file, "--spec-file")
 
 

@@ -1,0 +1,42 @@
+"""Processes that belong together die together, however one of them ends."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def die_with(parent: int) -> Callable[[], None]:
+    """What a child calls between fork and exec, so that the kernel ends it when its parent ends.
+
+    NOTE: The kernel takes the thread that forked for the parent: it must live as long as the child should.
+
+    Args:
+        parent: Process id of the parent.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def set_up() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # It ended before the flag was set.
+            os._exit(1)
+
+    return set_up
+
+
+def die_with_server() -> None:
+    """Ask the kernel to end this process of a server when the one that started it ends.
+
+    The flag of a supervisor's child is not inherited: without one of its own, what a killed server had started would go
+    on answering, on the same port, beside the server that is started in its place.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    server = multiprocessing.parent_process()
+    if server is not None and not server.is_alive():  # It ended before the flag was set.
+        os._exit(1)
