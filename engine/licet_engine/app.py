@@ -127,7 +127,9 @@ class Housekeeper:
                     swept_at_s = time.monotonic()
             except SignerError as error:
                 logger.warning("checkpoints are not signed", extra={"reason": str(error)})
-            except Exception as error:  # A locked database, a full disk: the next turn may go better, and there must be one.
+            except (
+                Exception
+            ) as error:  # A locked database, a full disk: the next turn may go better, and there must be one.
                 logger.exception("housekeeping failed", extra={"reason": str(error)})
 
 

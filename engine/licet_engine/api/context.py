@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from litestar import Request
@@ -83,14 +84,17 @@ class Context:
                 f"the body is not JSON of the form this takes: {error}", code="malformed-json"
             ) from error
 
-    async def ask(self, identify: Callable[[], Who], asked: Asked) -> Answer:
-        """Put a question."""
+    async def ask(
+        self, identify: Callable[[], Who], asked: Asked, verify: Callable[[Who], None] | None = None
+    ) -> Answer:
+        """Put a question; ``verify`` raises if what it names beside its resource is not there."""
         if asked.is_dry:
             return await self.services.desk.ask_async(identify, asked, self.in_thread)
-        return await self.in_thread(self.services.desk.ask, identify, asked)
+        return await self.in_thread(partial(self.services.desk.ask, identify, asked, verify=verify))
 
     async def permit(self, identify: Callable[[], Who], action: str, tenant: str, *, own: bool | None) -> Answer:
         """Ask whether something of a tenant's log may be read; ``own`` says whether it is the asker's, where that counts."""
+        identify()  # Before the form of what was sent is looked at.
         asked = parse_asked(VERBS[action], parse_tenant(tenant), {}, is_dry=True)
         return await self.ask(identify, replace(asked, context=() if own is None else (("own", own),)))
 

@@ -54,7 +54,7 @@ def _verb_route(context: Context, verb: Verb) -> HTTPRouteHandler:
     )
     async def handle(request: AnyRequest) -> Response[Any]:
         identify = context.identify(request)
-        who = identify()
+        identify()
         body = members(await context.body(request), frozenset({"resource", "parameters", "claimed"}))
         asked = parse_asked(
             verb,
@@ -63,8 +63,7 @@ def _verb_route(context: Context, verb: Verb) -> HTTPRouteHandler:
             claimed=body.get("claimed"),
             key=request.headers.get("idempotency-key", ""),
         )
-        _check_uploads(context, who, asked)
-        answer = await context.ask(identify, asked)
+        answer = await context.ask(identify, asked, lambda who: _check_uploads(context, who, asked))
         if not answer.decision.allowed:
             return denied(answer)
         if answer.conflict is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pickle  # noqa: S403 - only to make one that must be refused; nothing is ever loaded.
+import pickle
 import signal
 import subprocess
 import sys
@@ -311,13 +311,17 @@ def hold(stage: Stage) -> None:
 def evidence(stage: Stage) -> None:
     """Evidence is exported, and verified offline by a process that has only the attestations room."""
     cora = stage.as_("northbank/cora")
-    answer = stage.ask("cora exports the evidence of northbank", lambda: cora.evidence.export("northbank"), allowed=True)
+    answer = stage.ask(
+        "cora exports the evidence of northbank", lambda: cora.evidence.export("northbank"), allowed=True
+    )
     done = stage.done("northbank/cora", answer)
     archive = stage.folder / "northbank.evidence.zip"
     with archive.open("wb") as file:
         cora.fetch_artifact(done, file)
     trust_root = stage.folder / "trust-root.json"
-    stage.tell(f"{archive} ({archive.stat().st_size // 1024} KiB, {done.result['entries']} entries), trust root {trust_root}")
+    stage.tell(
+        f"{archive} ({archive.stat().st_size // 1024} KiB, {done.result['entries']} entries), trust root {trust_root}"
+    )
     code, told = _verify(archive, trust_root)
     report = json.loads(told) if code == 0 else {}
     stage.holds("licet_attestations verifies it; exit status", code, 0)
@@ -332,7 +336,9 @@ def evidence(stage: Stage) -> None:
         resign(archive, forged, tenant="northbank", origin=report["origin"])
         code, told = _verify(forged, trust_root)
         problem = json.loads(told) if code == 1 else {}
-        stage.tell(f"wholly signed anew with other keys: refused at step {problem.get('step')}, in {problem.get('where')}")
+        stage.tell(
+            f"wholly signed anew with other keys: refused at step {problem.get('step')}, in {problem.get('where')}"
+        )
         stage.holds("exit status for the re-signed copy", code, 1)
     code, told = _verify(archive, trust_root, "--replay", "licet_engine.commands.verify:replay")
     replayed = json.loads(told)["counts"]["replayed"] if code == 0 else 0
@@ -374,7 +380,10 @@ def _figures(found: dict[str, Any]) -> str:
     for name, value in found["figures"].items():
         figure = f"{value / 1e6:.3f}" if name.endswith("_micro") else str(value)
         interval = intervals.get(name.removesuffix("_micro"))
-        told.append(f"{name.removesuffix('_micro')} {figure}" + (f" [{interval[0] / 1e6:.3f}, {interval[1] / 1e6:.3f}]" if interval else ""))
+        told.append(
+            f"{name.removesuffix('_micro')} {figure}"
+            + (f" [{interval[0] / 1e6:.3f}, {interval[1] / 1e6:.3f}]" if interval else "")
+        )
     return f"{found['kind']:<15} {word}  {'; '.join(told)}"
 
 
@@ -417,5 +426,3 @@ def _verify(archive: Path, trust_root: Path, *more: str) -> tuple[int, str]:
         [*command, "--tenant", "northbank", "--format", "json", *more], capture_output=True, text=True, check=False
     )
     return ended.returncode, ended.stdout
-
-

@@ -164,12 +164,18 @@ class Stage:
             self.console.print(f"   [bold]because[/]  {escape(line)}", soft_wrap=True)
         decided = {policy.id for policy in answer.policies}
         missing = [policy for policy in by if policy not in decided]
-        self.check(what, answer.allowed == allowed and not missing, "allow" if answer.allowed else "deny", "allow" if allowed else "deny", began_s)
+        self.check(
+            what,
+            answer.allowed == allowed and not missing,
+            "allow" if answer.allowed else "deny",
+            "allow" if allowed else "deny",
+            began_s,
+        )
         if missing:
             raise Unexpected(f"{what}: {', '.join(missing)} should have decided, not {', '.join(sorted(decided))}")
         return answer
 
-    def check(self, what: str, is_so: bool, outcome: str, expected: str, began_s: float) -> None:  # noqa: FBT001, PLR0917 - a line of the table.
+    def check(self, what: str, is_so: bool, outcome: str, expected: str, began_s: float) -> None:  # noqa: FBT001 - a line of the table.
         """Put an outcome into the table; one that is not as it must be ends the story."""
         self._scenes.append(_Scene(self._act, what, outcome, expected, time.monotonic() - began_s))
         if not is_so:
@@ -196,7 +202,9 @@ class Stage:
             )
         told = "" if ended.error is None else f": {ended.error['message']}"
         attempts = "" if ended.attempt == 1 else f", attempt {ended.attempt}"
-        self.console.print(f"   [bold]ran[/]      {escape(ended.action)}: {ended.state}{attempts}{escape(told)}", soft_wrap=True)
+        self.console.print(
+            f"   [bold]ran[/]      {escape(ended.action)}: {ended.state}{attempts}{escape(told)}", soft_wrap=True
+        )
         for name_, digest in _attested(ended):
             self.console.print(f"   [bold]attested[/] {escape(name_)} [dim]{digest}[/]")
         self.check(what, ended.state == state, ended.state, state, began_s)

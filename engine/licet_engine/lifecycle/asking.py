@@ -231,12 +231,14 @@ class Desk:
 
     # --- the two ways to ask ---------------------------------------------------------------------------------------
 
-    def ask(self, identify: Callable[[], Who], asked: Asked) -> Answer:
+    def ask(self, identify: Callable[[], Who], asked: Asked, *, verify: Callable[[Who], None] | None = None) -> Answer:
         """Answer a question; blocks until its decision is durable.
 
         Args:
             identify: Tells who asks; asked again for every try.
             asked: The question.
+            verify: Raises if what the question names beside its resource is not there. Not called for a question that
+                was answered before: by then it may be used up.
 
         Raises:
             Unauthenticated: Nobody who may ask.
@@ -248,6 +250,8 @@ class Desk:
             known = self._replayed(who, asked)
             if known is not None:
                 return known
+            if verify is not None:
+                verify(who)
             prepared = self._prepare(self._question(who, asked))
             try:
                 receipt = self._sequencer.append(prepared.submission)
@@ -322,11 +326,12 @@ class Desk:
             if found is None:
                 raise Busy(f"tenant {who.tenant} is not there yet; try again")
             view, in_force = found
-            principal = view.principal(who.name)
+            # Whose permissions count: who asks on behalf of another was permitted to do so by a decision of its own.
+            subject = asked.subject or who
+            principal = view.principal(subject.name)
             asker: list[Entity] = [view.tenant_entity()]
             if principal is not None:
                 asker.append(view.principal_entity(principal))
-            subject = asked.subject or who
             proposal, owner_version = self._propose(view, subject, asked, ids)
         extra = facts_of.elsewhere_entities(asked.sent) if proposal is None else [proposal.resource]
         resource = extra[0]
@@ -582,7 +587,12 @@ def _operation_row(question: _Question, answer: Answer) -> dict[str, Any]:
 
 
 def _request_digest_hex(asked: Asked) -> str:
-    sent = {"action": asked.verb.action, "resource": asked.sent, "body": asked.body.model_dump_json()}
+    sent = {
+        "action": asked.verb.action,
+        "resource": asked.sent,
+        "body": asked.body.model_dump_json(),
+        "claimed": [list(claim) for claim in asked.claimed],
+    }
     return canonical.digest(sent).hex()
 
 

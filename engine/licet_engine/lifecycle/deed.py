@@ -244,7 +244,6 @@ class Deed:
 
     def attest(self, statement: Statement) -> str:
         """Have a statement signed and logged; return the digest under which it is known."""
-
         names = "+".join(subject.name for subject in statement.subject)
         kind = str(statement.predicate.get("passedTests", "")) + str(statement.predicate.get("failedTests", ""))
         label = f"{statement.predicate_type}:{names}:{kind}"

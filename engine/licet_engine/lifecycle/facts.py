@@ -32,6 +32,7 @@ from licet_engine.store.tables import (
     Dataset,
     Environment,
     Hold,
+    Metric,
     ModelVersion,
     Operation,
     PolicyBundle,
@@ -191,6 +192,16 @@ class View:
         """Whether the principal has that token, not revoked."""
         query = select(ApiToken).where(
             ApiToken.principal == principal, ApiToken.id == token_id, col(ApiToken.revoked_at_ms).is_(None)
+        )
+        return self._session.exec(query).first() is not None
+
+    def has_metric(self, metric: Metric) -> bool:
+        """Whether that figure of that run was reported at that step already."""
+        query = select(Metric).where(
+            Metric.run == metric.run,
+            Metric.name == metric.name,
+            Metric.step == metric.step,
+            Metric.attempt == metric.attempt,
         )
         return self._session.exec(query).first() is not None
 

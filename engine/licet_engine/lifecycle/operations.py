@@ -47,6 +47,8 @@ from licet_engine.store.db import read_transaction, tenant_session
 ENDED: Final = frozenset({"done", "failed", "refused"})
 _MAX_TRIES: Final = 8
 _MAX_METRIC_ROWS: Final = 10_000
+_IRREVERSIBLE: Final = frozenset({"dataset.delete", "model.delete", "key.destroy"})
+"""Decided again right before they are done, however fresh the decision: a hold may have been placed since."""
 
 
 class NoSuchOperation(LicetError):
@@ -159,7 +161,7 @@ class Operations:
         row = self._operation(tenant, operation_id)
         decision_id = row.last_decision_id or row.decision_id
         index, at_ms = self._placed(tenant, decision_id)
-        if now_ms() - at_ms > self._max_age_ms:
+        if row.action in _IRREVERSIBLE or now_ms() - at_ms > self._max_age_ms:
             index = self._decide_again(tenant, row, step)
         return self._material(tenant, index).to_json()
 

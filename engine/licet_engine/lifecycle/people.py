@@ -74,6 +74,8 @@ class AdministerTenant(Body):
     def _something(self) -> AdministerTenant:
         if not self.environments and not self.budgets:
             raise ValueError("nothing to change: give environments or budgets")
+        if len({place.name for place in self.environments}) < len(self.environments):
+            raise ValueError("an environment is named twice: name each once")
         return self
 
 

@@ -309,7 +309,14 @@ def ask_log(view: View, _who: Who, ref: Ref, body: LogMetric, ids: Ids) -> Propo
         value=body.value,
         at_ms=ids.now_ms,
     )
-    return Proposal(resource=view.run_entity(row), change=Change(inserts=(Insert(MetricRow, metric.model_dump()),)))
+    conflict = None
+    if view.has_metric(metric):
+        conflict = Conflict(f"run {ref} has a figure {body.name!r} at step {body.step} already: what is logged stays")
+    return Proposal(
+        resource=view.run_entity(row),
+        change=Change(inserts=(Insert(MetricRow, metric.model_dump()),)),
+        conflict=conflict,
+    )
 
 
 def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal | None:

@@ -70,6 +70,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_MAX_QUEUED: Final = 10_000
 DEFAULT_MAX_GROUP: Final = 512
 DEFAULT_MAX_CLOCK_STEP_BACK_MS: Final = 1_000
+GATHER_S: Final = 0.002
+"""How long a group waits for as many as the one before had."""
 
 _BUDGETS: Final = store.table_of(Budget)
 _INSERT_LEAVES: Final = insert(store.LEAVES)
@@ -156,7 +158,8 @@ class Sequencer:
         self._changed = threading.Condition()  # Guards the three below.
         self._queue: deque[_Pending] = deque()
         self._closing = False
-        self._waiting = False
+        self._wanted = 0  # Of the thread: at how many that wait it is to be woken; 0 for never.
+        self._last_group = 1
         self._updates: dict[tuple[Any, ...], Any] = {}  # Of the thread: statements by shape.
         self._thread = threading.Thread(target=self._run, name="licet-sequencer", daemon=True)
         self._thread.start()
@@ -224,7 +227,7 @@ class Sequencer:
             if len(self._queue) >= self._max_queued:
                 raise LogBusy(f"{len(self._queue)} submissions wait to be logged: try again later")
             self._queue.append(pending)
-            if self._waiting:
+            if len(self._queue) == self._wanted:
                 self._changed.notify()
 
     # --- The thread -----------------------------------------------------------------------------------------------------
@@ -253,14 +256,27 @@ class Sequencer:
         """Wait for submissions and take a group of them; ``None`` once all is done and the sequencer closes."""
         with self._changed:
             while not self._queue and not self._closing:
-                self._waiting = True
-                self._changed.wait()
-                self._waiting = False
+                self._wait(1, None)
+            # Callers that were answered together come back together. Those who come first wait a moment for the rest: a
+            # group costs the same for one as for twenty, and its writing would only hold up the others' thread.
+            until_s = time.monotonic() + GATHER_S
+            while len(self._queue) < self._last_group and not self._closing:
+                left_s = until_s - time.monotonic()
+                if left_s <= 0 or not self._wait(self._last_group, left_s):
+                    break
             if not self._queue:
                 return None
             taken = [self._queue.popleft() for _ in range(min(len(self._queue), self._max_group))]
+            self._last_group = len(taken)
         # From here on a future of ours cannot be cancelled any more; what was cancelled before is not logged.
         return [pending for pending in taken if pending.loop is not None or _starts(pending.future)]
+
+    def _wait(self, wanted: int, timeout_s: float | None) -> bool:
+        """Wait until so many submissions are there, or the sequencer closes; whether that came before the time was over."""
+        self._wanted = wanted
+        came = self._changed.wait(timeout_s)
+        self._wanted = 0
+        return came
 
     def _sequence(self, group: list[_Pending]) -> None:
         """Give every submission of the group its outcome."""

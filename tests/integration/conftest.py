@@ -1,0 +1,40 @@
+"""One real installation for the tests that walk it as its users do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from service_world import Installation, table  # noqa: E402  # The line above finds it.
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[Installation]:
+    """Two tenants with their people and one dataset each."""
+    installation = Installation(max_body_bytes=64 << 10, max_upload_bytes=4 << 20)
+    try:
+        installation.start()
+        for tenant, region in (("northbank", "us"), ("lakeside", "eu")):
+            installation.people(tenant, region)
+            assert installation.register(f"{tenant}/ana", "loans", table()).state == "done"
+        yield installation
+    finally:
+        installation.stop()
+
+
+@pytest.fixture(scope="session")
+def trained(world: Installation) -> str:
+    """A model version of northbank, trained by its pipeline and registered, in no stage."""
+    ci = world.client("northbank/ci")
+    launch = {"dataset": "northbank/loans", "environment": "us-east", "use": "credit-risk", "spec": {"epochs": 20}}
+    assert world.done(ci, ci.act("training.launch", "northbank/run-1", launch)).state == "done"
+    answer = ci.act("model.register", "northbank/risk", {"run": "northbank/run-1", "tier": "high"})
+    assert world.done(ci, answer).state == "done"
+    version: str = answer.result["version"]
+    assert version == "northbank/risk@1"
+    return version
