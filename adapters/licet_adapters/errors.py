@@ -27,7 +27,7 @@ class AdapterError(Exception):
         self.code = code
 
 
-class WarrantRefused(AdapterError):  # noqa: N818  # A refusal, named as the house names it.
+class WarrantRefused(AdapterError):  # A refusal, named as the house names it.
     """The warrant does not permit this act: nothing was done. The caller needs another warrant, or must stop.
 
     Attributes:
@@ -39,21 +39,21 @@ class WarrantRefused(AdapterError):  # noqa: N818  # A refusal, named as the hou
         self.reason: RefusalCode = reason
 
 
-class InputRefused(AdapterError):  # noqa: N818  # As above.
+class InputRefused(AdapterError):  # As above.
     """What was handed in is not acceptable (a disguised pickle, a wrong digest): the asker must change it."""
 
     def __init__(self, message: str, *, code: str = "input.refused") -> None:
         super().__init__(message, code=code)
 
 
-class Conflict(AdapterError):  # noqa: N818  # As above.
+class Conflict(AdapterError):  # As above.
     """Something else already stands where this act would write, or a newer attempt has begun."""
 
     def __init__(self, message: str, *, code: str = "conflict") -> None:
         super().__init__(message, code=code)
 
 
-class NotFound(AdapterError):  # noqa: N818  # As above.
+class NotFound(AdapterError):  # As above.
     """What the warrant names is not there."""
 
     def __init__(self, message: str, *, code: str = "not-found") -> None:
@@ -67,14 +67,14 @@ class IntegrityError(AdapterError):
         super().__init__(message, code=code)
 
 
-class Unavailable(AdapterError):  # noqa: N818  # As above.
+class Unavailable(AdapterError):  # As above.
     """A disk, the signer or a sandbox cannot be had now: nothing half-done is visible, retry with a new warrant."""
 
     def __init__(self, message: str, *, code: str = "unavailable") -> None:
         super().__init__(message, code=code)
 
 
-class JobFailed(AdapterError):  # noqa: N818  # As above.
+class JobFailed(AdapterError):  # As above.
     """A job ran and failed by itself (its code raised, it broke a limit): a retry would fail the same way."""
 
     def __init__(self, message: str, *, code: str = "job.failed") -> None:

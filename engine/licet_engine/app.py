@@ -16,11 +16,9 @@ from dbos import _serialization as dbos_serialization
 from litestar import Litestar
 from sqlalchemy import Connection, Engine
 
-from licet_attestations.errors import SignerError
 from licet_attestations.rpc import RpcServer
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
-from licet_engine import __version__
 from licet_engine.api.routes import build_app
 from licet_engine.api.services import Services
 from licet_engine.lifecycle.asking import Desk, Enqueued
@@ -32,12 +30,10 @@ from licet_engine.log.sequencer import Sequencer
 from licet_engine.processes import die_with_server
 from licet_engine.settings import Settings, load_settings
 from licet_engine.store.db import open_engine
+from licet_engine.workflow import APPLICATION, QUEUE, WORKFLOW, WORKFLOW_VERSION
 
 logger = logging.getLogger(__name__)
 
-QUEUE: Final = "operations"
-WORKFLOW: Final = "perform"
-APPLICATION: Final = "licet"
 _SWEEP_EVERY_S: Final = 60.0
 
 
@@ -62,7 +58,7 @@ class Enqueuer:
             "queue_name": QUEUE,
             # One workflow for each operation, whatever is retried.
             "workflow_id": f"{item.tenant}/{item.operation}",
-            "app_version": __version__,
+            "app_version": WORKFLOW_VERSION,
             "application_name": APPLICATION,
         }
         self._client.enqueue_in_transaction(connection, options, item.tenant, item.operation)
@@ -125,12 +121,8 @@ class Housekeeper:
                 if time.monotonic() - swept_at_s > _SWEEP_EVERY_S:
                     self._services.spool.sweep()
                     swept_at_s = time.monotonic()
-            except SignerError as error:
-                logger.warning("checkpoints are not signed", extra={"reason": str(error)})
-            except (
-                Exception
-            ) as error:  # A locked database, a full disk: the next turn may go better, and there must be one.
-                logger.exception("housekeeping failed", extra={"reason": str(error)})
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may go better, and there must be one.
+                logger.warning("housekeeping failed", extra={"reason": f"{type(error).__name__}: {error}"})
 
 
 def create_app(settings: Settings | None = None) -> Litestar:

@@ -28,10 +28,8 @@ class Settings:
         decision_max_age_s: How old a decision may be when a warrant is asked for, before it is decided again.
         lease_s: How long long-running work goes on before it is decided again.
         checkpoint_interval_s: How often changed logs get a signed checkpoint.
-        fact_cache_entries: How many facts are kept in memory, all tenants together.
         api_threads: Threads for requests that do more than decide.
         adapters: Names of the adapters that the worker may load, separated by commas.
-        training_timeout_s: Longest time that one job may run in the sandbox.
         key_passphrase_file: File with the passphrase of the signer's keys; empty for none.
     """
 
@@ -45,10 +43,8 @@ class Settings:
     decision_max_age_s: int = 45
     lease_s: int = 30
     checkpoint_interval_s: float = 1.0
-    fact_cache_entries: int = 100_000
     api_threads: int = 16
     adapters: str = "local-objects,local-registry,local-training,local-checks"
-    training_timeout_s: int = 3600
     key_passphrase_file: str = ""
 
     @property

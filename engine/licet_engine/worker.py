@@ -16,6 +16,7 @@ Rules kept here:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -31,14 +32,14 @@ from dbos import _serialization as dbos_serialization
 
 from licet_adapters.errors import AdapterError
 from licet_adapters.errors import Unavailable as AdapterUnavailable
+from licet_adapters.guard import WarrantGuard
 from licet_adapters.loader import load_adapters
 from licet_adapters.ports import AdapterContext
 from licet_attestations import rpc
 from licet_attestations.errors import SignerRefused, SignerUnavailable
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
-from licet_engine import __version__
-from licet_engine.domain.errors import InvalidInput, LicetError, Unavailable
+from licet_engine.domain.errors import ConfigurationError, InvalidInput, LicetError, Unavailable
 from licet_engine.domain.refs import now_ms
 from licet_engine.evidence.export import Exporter
 from licet_engine.lifecycle.catalogue import VERBS
@@ -47,12 +48,10 @@ from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
 from licet_engine.settings import Settings, load_settings
 from licet_engine.store.db import open_engine
+from licet_engine.workflow import APPLICATION, QUEUE, WORKFLOW, WORKFLOW_VERSION
 
 logger = logging.getLogger(__name__)
 
-QUEUE: Final = "operations"
-WORKFLOW: Final = "perform"
-APPLICATION: Final = "licet"
 EXECUTOR: Final = "worker-1"
 MAX_ROUNDS: Final = 10
 """Attempts of one performance while a part is away: with the pauses between them, most of a minute."""
@@ -149,6 +148,7 @@ class Performer:
                 if not error["transient"] or killed >= MAX_KILLED:
                     break
                 time.sleep(min(0.2 * 2**round_, _LONGEST_PAUSE_S))
+        deed.clean_up()
         told = {"code": error["code"], "message": error["message"]}
         refused = error["code"] in _REFUSED_CODES
         return str(self._tell("fail", tenant=tenant, operation=operation, error=told, refused=refused)["state"])
@@ -198,6 +198,8 @@ def build_tools(settings: Settings) -> Tools:
     loaded = load_adapters(settings.adapter_names, context)
     door = Door(settings.api_socket)
     engine = open_engine(settings.database)
+    # The export is our own adapter: it admits its warrant like any other.
+    guard = WarrantGuard("evidence", trust_root, settings.worker_data / "adapters" / "evidence", now_ms)
     return Tools(
         settings=settings,
         door=door,
@@ -216,7 +218,7 @@ def build_tools(settings: Settings) -> Tools:
         ),
         tables=Tables(),
         instance=trust_root.instance,
-        export=Exporter(engine, door, signer, trust_root).export,
+        export=Exporter(engine, door, signer, trust_root, guard).export,
     )
 
 
@@ -224,6 +226,7 @@ def main(settings: Settings | None = None) -> None:
     """Run the worker until it is told to stop."""
     settings = settings or load_settings()
     refuse_pickles()
+    _only_worker(settings)
     shutil.rmtree(settings.worker_data / "plain", ignore_errors=True)  # What a killed worker left decrypted.
     tools = build_tools(settings)
     performer = Performer(tools)
@@ -231,7 +234,7 @@ def main(settings: Settings | None = None) -> None:
         "name": APPLICATION,
         "system_database_url": f"sqlite:///{settings.database}",
         "system_database_engine": open_engine(settings.database),
-        "application_version": __version__,
+        "application_version": WORKFLOW_VERSION,
         "executor_id": EXECUTOR,
         "run_migrations": False,
         "serializer": dbos_serialization.DBOSPortableJSON,
@@ -259,6 +262,19 @@ def main(settings: Settings | None = None) -> None:
         with contextlib.suppress(FileNotFoundError):
             tools.spool.sweep()
     DBOS.destroy(workflow_completion_timeout_sec=0)
+
+
+def _only_worker(settings: Settings) -> None:
+    """Hold the one place of a worker in this installation until this process ends."""
+    settings.worker_data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(settings.worker_data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # Held by the open descriptor, which is never closed: the kernel lets go of it when the process ends.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigurationError(
+            f"another worker runs on {settings.worker_data}; there is one place for one"
+        ) from error
 
 
 def _announce(settings: Settings) -> None:

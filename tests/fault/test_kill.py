@@ -12,7 +12,7 @@ answers), the worker, or the supervisor with all of them. One installation lives
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import json
 import os
 import random
 import signal
@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,8 +31,10 @@ import pytest
 from sqlmodel import select
 
 from licet_attestations.checkpoint import parse_note
+from licet_attestations.leaf import Leaf, verify_commitment
 from licet_attestations.signer.client import SignerClient
-from licet_engine.client import LicetClient
+from licet_attestations.statement import APPROVAL
+from licet_engine.client import Answer, LicetClient
 from licet_engine.init import initialise
 from licet_engine.log import store
 from licet_engine.log.fsck import verify_logs
@@ -42,14 +43,25 @@ from licet_engine.store import tables
 from licet_engine.store.db import open_engine, read_transaction, tenant_session
 
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
-from service_world import FAR_MS, Installation, free_port, poll, table  # The line above finds it.
+from service_world import FAR_MS, free_port, poll, table  # The line above finds it.
 
 pytestmark = pytest.mark.slow
 
-ROUNDS = 100
-VICTIMS = ("signer", "server", "api", "worker", "supervisor")
+ROUNDS = 15
+# Of a kind and how often, in relation: the api is two processes, a server and the one that answers.
+VICTIMS = {"signer": 3, "server": 2, "api": 2, "worker": 3, "supervisor": 1}
 BACK_WITHIN_S = 40.0
 BUDGET = 1_000_000
+TENANT = "northbank"
+ENDED = frozenset({"done", "failed", "refused"})
+ROLES = ["compliance", "data-scientist", "security-engineer"]
+REGISTER = {
+    "classification": "internal",
+    "residency": ["us"],
+    "uses": ["credit-risk"],
+    "expires_at_ms": FAR_MS,
+    "label": "deny",
+}
 
 SUPERVISE = """
 import signal, sys
@@ -92,7 +104,9 @@ class Supervised:
     """An installation under a supervisor that is a process of its own, so that it can be killed."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings: Settings = load_settings({}, data=folder / "d", port=free_port(), checkpoint_interval_s=0.2)
+        self.settings: Settings = load_settings(
+            {}, data=folder / "d", port=free_port(), checkpoint_interval_s=0.2, max_uploads_per_principal=1000
+        )
         self.log = folder / "service.log"
         initialise(self.settings)
         self.process: subprocess.Popen[bytes] | None = None
@@ -137,8 +151,14 @@ class Supervised:
             return False
         ready = self.settings.data / "run" / "worker.ready"
         try:
-            return ready.read_text() == str(now["worker"]) and bool(httpx.get(f"{self.url}/health/ready").is_success)
-        except (OSError, httpx.HTTPError):
+            return ready.read_text() == str(now["worker"]) and self.is_ready()
+        except OSError:
+            return False
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/ready", trust_env=False).is_success
+        except httpx.HTTPError:
             return False
 
     def kill(self, victim: str) -> dict[str, int]:
@@ -164,52 +184,243 @@ class Supervised:
 
 @dataclass
 class Load:
-    """A user who does not tire: asks, registers, spends; sends again what was not answered, under the same key."""
+    """A user who does not tire: asks, holds, registers, spends, judges; what is not answered is sent again, under its key."""
 
     url: str
     token: str
     number: int
+    folder: Path
     stop: threading.Event
-    decisions: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    operations: dict[str, str] = field(default_factory=dict)
+    decisions: dict[str, bool] = field(default_factory=dict)
+    datasets: dict[str, str] = field(default_factory=dict)
+    runs: dict[str, str] = field(default_factory=dict)
+    verdicts: dict[str, str] = field(default_factory=dict)
+    holds: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    turns: int = 0
 
     def run(self) -> None:
         try:
-            with LicetClient(self.url, self.token, attempts=200) as client:
+            with LicetClient(self.url, self.token, attempts=100) as client:
+                turn = 0
                 while not self.stop.is_set():
-                    self.turn(client)
+                    self.turn(client, turn, f"x-{self.number}-{turn}")
+                    turn += 1
         except Exception as error:  # noqa: BLE001  # Told by the test, which would otherwise not know.
             self.errors.append(repr(error))
 
-    def turn(self, client: LicetClient) -> None:
-        self.turns += 1
-        name = f"d-{self.number}-{self.turns}"
+    def turn(self, client: LicetClient, turn: int, name: str) -> None:
         asked = client.ask("dataset.read", "northbank/loans")
-        self.decisions[asked.decision_id] = ("dataset.read", asked.allowed)
-        held = client.act("dataset.hold", "northbank/loans", {"reason": name})
-        self.decisions[held.decision_id] = ("dataset.hold", held.allowed)
-        if self.turns % 2:
-            data = table(20, odd=self.number * 100_000 + self.turns)
-            path = Path(self.folder) / name
-            path.write_bytes(data)
-            upload = client.upload(path)
-            body = {
-                **upload.to_parameters(),
-                "classification": "internal",
-                "residency": ["us"],
-                "uses": ["credit-risk"],
-                "expires_at_ms": FAR_MS,
-                "label": "deny",
-            }
-            done = client.act("dataset.register", f"northbank/{name}", body)
-            assert done.allowed
-            assert done.operation is not None
-            self.decisions[done.decision_id] = ("dataset.register", True)
-            self.operations[done.operation.id] = name
-            path.unlink()
+        self.decisions[asked.decision_id] = asked.allowed
+        # Something to be left behind in each turn, in turn: a fact alone, or an operation of each kind.
+        match turn % 4:
+            case 0:
+                self.did(client.act("dataset.hold", "northbank/kept", {"reason": name}))
+                self.holds.append(name)
+            case 1:
+                self.datasets[
+                    self.accepted(client.act("dataset.register", f"northbank/{name}", self.rows(client, turn)))
+                ] = name
+            case 2:
+                # Too few rows to be divided: the run is paid for, and fails without a job.
+                body = {"dataset": "northbank/few", "environment": "us-east", "use": "credit-risk", "cost": 3}
+                self.runs[self.accepted(client.act("training.launch", f"northbank/{name}", body))] = name
+            case _:
+                body = {"track": "compliance", "verdict": "rejected", "reason": name}
+                self.verdicts[self.accepted(client.act("model.approve", "northbank/risk@1", body))] = name
 
-    @property
-    def folder(self) -> str:
-        return tempfile.gettempdir()
+    def did(self, answer: Answer) -> None:
+        assert answer.allowed
+        self.decisions[answer.decision_id] = True
+
+    def accepted(self, answer: Answer) -> str:
+        self.did(answer)
+        assert answer.operation is not None
+        return answer.operation.id
+
+    def rows(self, client: LicetClient, turn: int) -> dict[str, Any]:
+        path = self.folder / f"{self.number}.csv"
+        path.write_bytes(table(20, odd=self.number * 100_000 + turn))
+        return client.upload(path).to_parameters() | REGISTER
+
+
+class Checks:
+    """Looks into the installation's own files, which nothing that was killed could have set right in passing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.engine = open_engine(settings.database)
+        self.signer = SignerClient(settings.signer_socket)
+        self.objects = settings.worker_data / "adapters" / "local-objects" / "objects" / TENANT
+        self.seen: set[str] = set()
+
+    def logs_are_whole(self) -> None:
+        verify_logs(self.engine)
+
+    def decisions_stand(self, decisions: dict[str, bool]) -> None:
+        """What was acknowledged since the last look stands in the log, under its number."""
+        fresh = {key: allowed for key, allowed in decisions.items() if key not in self.seen}
+        with tenant_session(self.engine, TENANT) as session:
+            rows = {row.id: row for row in session.exec(select(tables.Decision)).all() if row.id in fresh}
+        assert set(rows) == set(fresh)
+        with read_transaction(self.engine) as connection:
+            for key, allowed in fresh.items():
+                entry = store.read_entry(connection, TENANT, rows[key].leaf_index)
+                record = json.loads(entry.record or b"")
+                assert (record["id"], record["decision"]) == (key, "allow" if allowed else "deny")
+                assert entry.salt is not None
+                verify_commitment(Leaf.from_bytes(entry.header.encode()), entry.salt, entry.record or b"")
+        self.seen |= set(fresh)
+
+    def signer_is_not_ahead(self) -> None:
+        """The last checkpoint that was signed is one of this log."""
+        size, root = self.signer.last_checkpoint(TENANT)
+        with read_transaction(self.engine) as connection:
+            assert size <= store.read_head(connection, TENANT).size
+            assert size > 0
+            assert store.root_at(connection, TENANT, size) == root
+
+    def operations(self) -> dict[str, tables.Operation]:
+        with tenant_session(self.engine, TENANT) as session:
+            return {row.id: row for row in session.exec(select(tables.Operation)).all()}
+
+    def records(self) -> list[dict[str, Any]]:
+        with read_transaction(self.engine) as connection:
+            size = store.read_head(connection, TENANT).size
+            found = store.read_entries(connection, TENANT, 0, size)
+        return [json.loads(entry.record or b"{}") for entry in found]
+
+    def rows(self, kind: type[Any]) -> list[Any]:
+        with tenant_session(self.engine, TENANT) as session:
+            return list(session.exec(select(kind)).all())
+
+
+@pytest.fixture
+def service() -> Iterator[Supervised]:
+    with tempfile.TemporaryDirectory(prefix="lc-") as folder:
+        supervised = Supervised(Path(folder))
+        supervised.start()
+        try:
+            yield supervised
+        finally:
+            supervised.stop()
+
+
+def prepare(service: Supervised, folder: Path) -> list[str]:
+    """A tenant, two who may do everything, a dataset, and a model that others made; return the tokens of the two."""
+    operator = LicetClient(service.url, (service.settings.data / "operator.token").read_text().strip())
+    made = operator.act("tenant.create", TENANT, {"region": "us", "packs": [{"name": "sr-11-7"}]}).require()
+    admin = LicetClient(service.url, made.result["token"])
+    place = {"environments": [{"name": "us-east", "region": "us"}], "budgets": {"training": BUDGET}}
+    admin.act("tenant.administer", TENANT, place).require()
+    tokens = []
+    for name, roles in (("ana", ["data-scientist"]), ("one", ROLES), ("two", ROLES)):
+        admin.act("person.administer", f"{TENANT}/{name}", {"roles": roles}).require()
+        tokens.append(admin.act("token.issue", f"{TENANT}/{name}", {}).require().result["token"])
+    with LicetClient(service.url, tokens[0]) as ana:
+        for name, rows in (("loans", 400), ("kept", 20), ("few", 6)):
+            path = folder / f"{name}.csv"
+            path.write_bytes(table(rows))
+            body = ana.upload(path).to_parameters() | REGISTER
+            done(ana, ana.act("dataset.register", f"{TENANT}/{name}", body))
+        launch = {"dataset": "northbank/loans", "environment": "us-east", "use": "credit-risk", "spec": {"epochs": 5}}
+        done(ana, ana.act("training.launch", "northbank/run-1", launch))
+        done(ana, ana.act("model.register", "northbank/risk", {"run": "northbank/run-1", "tier": "high"}))
+    operator.close()
+    admin.close()
+    return tokens[1:]
+
+
+def done(client: LicetClient, answer: Answer) -> None:
+    operation = answer.require().operation
+    assert operation is not None
+    ended = client.wait(operation, timeout_s=120)
+    assert ended.state == "done", ended
+
+
+@pytest.mark.timeout(900)
+def test_killed_a_hundred_times_nothing_is_lost_and_nothing_is_done_twice(service: Supervised, tmp_path: Path) -> None:
+    poll("the installation to be ready", service.is_ready, BACK_WITHIN_S)
+    tokens = prepare(service, tmp_path)
+    checks = Checks(service.settings)
+    before = {row.id for row in checks.operations().values()}
+    objects_before = {path for path in checks.objects.rglob("*") if path.is_file()}
+    (budget_before,) = (row.remaining for row in checks.rows(tables.Budget))
+    stop = threading.Event()
+    loads = [Load(service.url, token, number, tmp_path, stop) for number, token in enumerate(tokens)]
+    threads = [threading.Thread(target=load.run) for load in loads]
+    seed = os.environ.get("LICET_TEST_SEED", "kill")
+    chance = random.Random(seed)  # noqa: S311  # Chooses moments, no secrets.
+    killed: Counter[str] = Counter()
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(ROUNDS):
+            (victim,) = chance.choices(list(VICTIMS), weights=list(VICTIMS.values()))
+            stop.wait(chance.uniform(0.0, 0.3))  # The moment of the kill is what is random here.
+            import time; t=time.time(); service.kill(victim); print("DBG", number, victim, round(time.time()-t,2), [len(l.decisions) for l in loads], flush=True)
+            killed[victim] += 1
+            assert not any(load.errors for load in loads), (number, victim, seed, loads[0].errors, loads[1].errors)
+            for load in loads:
+                checks.decisions_stand(dict(load.decisions))
+            checks.signer_is_not_ahead()
+            if number % 20 == 19:
+                checks.logs_are_whole()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(120)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not any(load.errors for load in loads), (seed, [load.errors for load in loads])
+    assert set(killed) == set(VICTIMS)
+
+    # Every accepted operation reaches its end.
+    told = [row for load in loads for row in (load.datasets | load.runs | load.verdicts).items()]
+    assert len(told) > ROUNDS / 4, "too little was accepted to tell"
+    fresh = poll(
+        "every accepted operation to end",
+        lambda: (found := checks.operations()) and all(row.state in ENDED for row in found.values()) and found,
+        120.0,
+    )
+    ours = {key: row for key, row in fresh.items() if key not in before}
+    # One operation for each that was acknowledged, and none beside it: a request sent again was not accepted again.
+    assert Counter(row.resource for row in ours.values() if row.action != "model.approve") == Counter(
+        f"northbank/{name}" for load in loads for name in (*load.datasets.values(), *load.runs.values())
+    )
+    verdicts = {key: name for load in loads for key, name in load.verdicts.items()}
+    assert {key for key, row in ours.items() if row.action == "model.approve"} == set(verdicts)
+    ends = Counter((row.action, row.state) for row in ours.values())
+    assert set(ends) == {("dataset.register", "done"), ("training.launch", "failed"), ("model.approve", "done")}, [
+        (row.action, row.state, row.error) for row in ours.values() if row.error
+    ]
+    assert {row.error["code"] for row in ours.values() if row.error} == {"input.split"}
+
+    # Their effects happened once.
+    datasets = [name for load in loads for name in load.datasets.values()]
+    stored = {path for path in checks.objects.rglob("*") if path.is_file()} - objects_before
+    assert len(stored) == len(datasets)
+    (budget,) = (row.remaining for row in checks.rows(tables.Budget))
+    assert budget_before - budget == 3 * sum(len(load.runs) for load in loads)
+    held = Counter(row.reason for row in checks.rows(tables.Hold))
+    assert held == Counter(name for load in loads for name in load.holds)
+    judged = Counter(row.reason for row in checks.rows(tables.Approval))
+    assert judged == Counter(verdicts.values())
+    records = checks.records()
+    ended = Counter(record["operation"] for record in records if record.get("type") == "operation")
+    assert {key: ended[key] for key in ours} == dict.fromkeys(ours, 1)
+    attested = Counter(
+        record["operation"]
+        for record in records
+        if record.get("type") == "attestation" and record["predicate_type"] == APPROVAL
+    )
+    assert {key: attested[key] for key in verdicts} == dict.fromkeys(verdicts, 1)
+
+    # And the logs are whole, to the last entry, and go on.
+    checks.logs_are_whole()
+    checks.signer_is_not_ahead()
+    for load in loads:
+        checks.decisions_stand(load.decisions)
+    with LicetClient(service.url, tokens[0]) as client:
+        head = client.get_json("/v1/log", TENANT)
+    checkpoint, _, _ = parse_note(head["checkpoint"])
+    assert (checkpoint.size, checkpoint.root.hex()) == (head["size"], head["root_hex"])
+    assert checkpoint.size >= len(records)
+    checks.engine.dispose()

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from service_world import Installation, table  # noqa: E402  # The line above finds it.
+from service_world import Installation, table  # The line above finds it.
 
 
 @pytest.fixture(scope="session")

@@ -27,9 +27,7 @@ from licet_engine.settings import Settings, load_settings
 from licet_engine.store.db import open_engine, read_transaction
 
 FAR_MS: Final = 4_000_000_000_000
-EVERY_ROLE: Final = (
-    *("administrator", "auditor", "compliance", "data-scientist", "model-risk", "security-engineer"),
-)
+EVERY_ROLE: Final = (*("administrator", "auditor", "compliance", "data-scientist", "model-risk", "security-engineer"),)
 PEOPLE: Final[Mapping[str, tuple[str, Sequence[str]]]] = {
     # All that a person may be: what such a one is denied elsewhere, the wall alone denies.
     "all": ("person", EVERY_ROLE),

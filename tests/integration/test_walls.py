@@ -105,7 +105,10 @@ def asker(world: Installation, request: pytest.FixtureRequest) -> Iterator[tuple
 
 
 BOTH_WAYS = pytest.mark.parametrize(
-    "asker", [("lakeside", "northbank"), ("northbank", "lakeside")], indirect=True, ids=["from-lakeside", "from-northbank"]
+    "asker",
+    [("lakeside", "northbank"), ("northbank", "lakeside")],
+    indirect=True,
+    ids=["from-lakeside", "from-northbank"],
 )
 
 
@@ -375,4 +378,3 @@ def test_the_same_bytes_are_stored_under_names_that_do_not_tell_so(world: Instal
     assert names["northbank"].read_bytes() != names["lakeside"].read_bytes()
     for path in names.values():
         assert data[:40] not in path.read_bytes()
-

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PREFIX = "case_"
 
 
-class ConformanceFailed(AssertionError):  # noqa: N818  # A finding, not a defect of this program.
+class ConformanceFailed(AssertionError):  # A finding, not a defect of this program.
     """The adapter does not keep what its port promises."""
 
 

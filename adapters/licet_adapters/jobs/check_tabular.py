@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ class Case:
         self.network, self.declaration = tabular.load_network(inputs)
         self.names = [feature["name"] for feature in self.declaration["features"]]
         self.label, self.group = self.declaration["target"], self.spec["group"]
-        wanted = list(dict.fromkeys([*self.names, self.label, self.group]))
+        wanted = list(dict.fromkeys([*self.names, self.label, *([self.group] if self.group else [])]))
         self.train = tabular.read_columns(inputs / "train.csv", wanted)
         self.held_out = tabular.read_columns(inputs / "held-out.csv", wanted)
         self.rows = tabular.stack(self.held_out, self.names)
@@ -68,7 +69,11 @@ class Case:
         if not np.isfinite(self.scores).all():
             raise tabular.Refused("job.figure", "the model gives scores that are not finite")
         self.labels = self._two_sided(self.label)
-        self.groups = self._two_sided(self.group)
+
+    @cached_property
+    def groups(self) -> Bools:
+        """Which held-out rows are of the group; only for checks that compare groups, which are not run without one."""
+        return self._two_sided(self.group)
 
     def _two_sided(self, name: str) -> Bools:
         values: Bools = self.held_out[name] > 0

@@ -130,6 +130,9 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_COMPARE_GROUPS = frozenset({"bias", "explainability"})
+
+
 class CheckSpec(_Strict):
     """What a check job reads: members ``kinds``, ``thresholds`` and ``spec`` of the parameters of a ``checks.run``.
 
@@ -138,7 +141,7 @@ class CheckSpec(_Strict):
         kinds: Which checks, in order.
         thresholds: What figures are held against.
         seed: Of bootstrap and permutations.
-        group: Protected attribute, ``yes-no``.
+        group: Protected attribute, ``yes-no``; None where nothing is compared between groups.
         bootstrap_rounds: Draws of each interval.
         permutation_rounds: Deals of each drift test.
         proxy_association_min_micro: Area under the ROC curve of a column for the group from which it counts as a proxy;
@@ -153,7 +156,7 @@ class CheckSpec(_Strict):
     )
     thresholds: Thresholds
     seed: Seed = 0
-    group: ColumnName
+    group: ColumnName | None = None
     bootstrap_rounds: int = Field(default=1_000, ge=200, le=20_000)
     permutation_rounds: int = Field(default=1_999, ge=199, le=20_000)
     proxy_association_min_micro: int = Field(default=700_000, ge=500_000, le=1_000_000)
@@ -164,6 +167,8 @@ class CheckSpec(_Strict):
     def _thresholds_are_given(self) -> CheckSpec:
         if len(set(self.kinds)) != len(self.kinds):
             raise ValueError("a kind is named twice")
+        if self.group is None and (compared := [kind for kind in self.kinds if kind in _COMPARE_GROUPS]):
+            raise ValueError(f"check {compared[0]} compares groups, and no group is named")
         for kind in self.kinds:
             for name in _NEEDED[kind]:
                 if getattr(self.thresholds, name) is None:

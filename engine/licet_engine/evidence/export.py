@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from sqlalchemy import Engine
 from sqlmodel import select
 
+from licet_adapters.guard import WarrantGuard
 from licet_attestations import canonical, evidence
 from licet_attestations.checkpoint import parse_note
 from licet_attestations.isolation import isolation
@@ -37,6 +38,7 @@ class Exporting(Protocol):
 
     tenant: str
     id: str
+    parameters: dict[str, Any]
 
     @property
     def spool(self) -> Any:
@@ -60,16 +62,29 @@ class Exporter:
         door: The internal door, for the checkpoint.
         signer: Signs the export statement and the isolation answer.
         trust_root: Names the log's origin.
+        guard: Admits the warrants of exports.
     """
 
-    def __init__(self, engine: Engine, door: Any, signer: Attester, trust_root: TrustRoot) -> None:
+    def __init__(self, engine: Engine, door: Any, signer: Attester, trust_root: TrustRoot, guard: WarrantGuard) -> None:
         self._engine = engine
         self._door = door
         self._signer = signer
         self._trust_root = trust_root
+        self._guard = guard
 
-    def export(self, deed: Exporting, _warrant: bytes) -> dict[str, Any]:
-        """Write the archive of the deed's tenant as its artifact; return what it is."""
+    def export(self, deed: Exporting, warrant: bytes) -> dict[str, Any]:
+        """Write the archive of the deed's tenant as its artifact; return what it is.
+
+        Raises:
+            WarrantRefused: The warrant is not for this, or was used.
+        """
+        self._guard.admit(
+            warrant,
+            tenant=deed.tenant,
+            operation="evidence.export",
+            parameters=deed.parameters,
+            resources={"tenant": deed.tenant},
+        )
         told = self._door.call("checkpoint", tenant=deed.tenant)
         size, note = told["size"], told["note"]
         with deed.spool.new_artifact(deed.tenant, deed.id, "zip") as path:

@@ -28,10 +28,13 @@ from licet_engine.lifecycle.verbs import (
     Verb,
     Who,
 )
-from licet_engine.store.tables import Approval, CheckResult, ModelVersion, Operation, Run
+from licet_engine.store.tables import Approval, CheckResult, Dataset, ModelVersion, Operation, Run
 
 if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed
+
+GROUP_CHECKS = frozenset({"bias", "explainability"})
+"""The checks that compare the groups of a protected column."""
 
 SCHEMA_FIGURES = {
     "technical": ("auc_lower_micro", "calibration_error_micro"),
@@ -74,10 +77,10 @@ class RegisterModel(Body):
 
 
 class CheckModel(Body):
-    """Which checks to run."""
+    """Which checks to run; left out, all that the data allows."""
 
     kinds: list[Annotated[str, Field(pattern="^(" + "|".join(CHECK_KINDS) + ")$")]] = Field(
-        default_factory=lambda: list(CHECK_KINDS), min_length=1, max_length=len(CHECK_KINDS)
+        default_factory=list, max_length=len(CHECK_KINDS)
     )
 
 
@@ -355,7 +358,7 @@ def ask_check(view: View, _who: Who, ref: Ref, body: CheckModel, _ids: Ids) -> P
         raise InvalidInput(f"{ref} has no lineage, so there is nothing to check it on")
     parameters = {
         **registry_parameters(row, ref),
-        "kinds": [kind for kind in CHECK_KINDS if kind in body.kinds],
+        "kinds": _kinds(body, dataset, ref),
         "thresholds": view.thresholds(row.tier, tuple(Thresholds.model_fields)),
         "revision": row.revision,
         "model_digest_hex": row.digest_hex,
@@ -366,12 +369,23 @@ def ask_check(view: View, _who: Who, ref: Ref, body: CheckModel, _ids: Ids) -> P
         "missing": dataset.missing,
         "split": run.spec["split"],
         "exclude": run.spec["exclude"],
-        "spec": {"group": run.spec["group"], "seed": run.spec["spec"]["seed"]},
+        "spec": {"group": run.spec["group"] or None, "seed": run.spec["spec"]["seed"]},
     }
     conflict = not_ready(row, ref) or (
         None if dataset.state in {"ready", "archived"} else Conflict(f"the data behind {ref} is {dataset.state}")
     )
     return Proposal(resource=view.model_version_entity(row), parameters=parameters, conflict=conflict)
+
+
+def _kinds(body: CheckModel, dataset: Dataset, ref: Ref) -> list[str]:
+    """The checks to run, in their order; two of them compare the groups of a protected column."""
+    possible = CHECK_KINDS if dataset.protected else tuple(kind for kind in CHECK_KINDS if kind not in GROUP_CHECKS)
+    impossible = sorted(set(body.kinds) - set(possible))
+    if impossible:
+        raise InvalidInput(
+            f"{', '.join(impossible)}: the data behind {ref} has no protected column whose groups to compare"
+        )
+    return [kind for kind in possible if kind in (body.kinds or possible)]
 
 
 def do_check(deed: Deed) -> Mapping[str, Any]:

@@ -34,7 +34,7 @@ def do_export(deed: Deed) -> Mapping[str, Any]:
     return deed.step(
         "export",
         lambda warrant, _attempt: deed.export_evidence(warrant),
-        adapter="signer",
+        adapter="evidence",
         operation="evidence.export",
         resources={"tenant": deed.tenant},
     )

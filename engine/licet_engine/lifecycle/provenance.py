@@ -7,12 +7,11 @@ the statement is canonical JSON; each predicate names the tenant, which the form
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
+from licet_adapters.sandbox import shipped_code
 from licet_attestations import canonical
 from licet_attestations.statement import APPROVAL, SLSA_PROVENANCE, SLSA_VSA, TEST_RESULT, Statement, Subject
 
@@ -23,15 +22,9 @@ BUILD_TYPE: Final = "urn:licet:training:v1"
 CHECK_LABEL: Final = "urn:licet:check:v1"
 
 
-def _code_digest_hex(name: str) -> str:
-    return hashlib.sha256(resources.files("licet_adapters.jobs").joinpath(name).read_bytes()).hexdigest()
-
-
-TRAINING_CODE_DIGEST_HEX: Final = _code_digest_hex("train_tabular.py")
-"""SHA-256 of the training job that is shipped with the platform."""
-
-CHECK_CODE_DIGEST_HEX: Final = _code_digest_hex("check_tabular.py")
-"""SHA-256 of the checks that are shipped with the platform."""
+TRAINING_CODE_DIGEST_HEX: Final = shipped_code("train_tabular.py").digest_hex
+"""Digest of the training job that is shipped with the platform, all its files: what an environment approves, what the
+runner reports, and what provenance names."""
 
 
 def model_digest_hex(files: Mapping[str, str]) -> str:

@@ -70,8 +70,9 @@ class Tables:
         data = path.read_bytes()
         columns = dict(parameters.get("columns") or infer_columns(data))
         for name in (parameters["label"], *parameters["protected"]):
-            if name not in columns:
-                raise InvalidInput(f"the table has no yes-no column {name!r}", code="input.csv")
+            if columns.get(name) != "yes-no":
+                found = columns.get(name, "no column of it, or of no kind that is known")
+                raise InvalidInput(f"column {name!r} must be yes-no; it is {found}", code="input.csv")
         try:
             schema = _schema(columns, parameters)
             table = read_table(data, schema)

@@ -100,7 +100,13 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
     if place is None:
         names = ", ".join(row.name for row in view.environments()) or "none is declared yet"
         raise InvalidInput(f"environment {body.environment!r} is not declared in {ref.tenant}; declared: {names}")
-    job = _job(dataset, body.spec)
+    conflict = None
+    if view.run(ref.name) is not None:
+        conflict = Conflict(f"run {ref} exists already: launch it under another name")
+    elif dataset.state != "ready":
+        conflict = Conflict(f"dataset {body.dataset} is {dataset.state}: only a ready one can be trained on")
+    # Of a dataset that is not ready the columns are not known, so no job can be written for it.
+    job = _job(dataset, body.spec) if dataset.state == "ready" else {}
     row = Run(
         tenant_id=ref.tenant,
         name=ref.name,
@@ -120,11 +126,6 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
         operation_id=ids.operation,
         created_at_ms=ids.now_ms,
     )
-    conflict = None
-    if view.run(ref.name) is not None:
-        conflict = Conflict(f"run {ref} exists already: launch it under another name")
-    elif dataset.state != "ready":
-        conflict = Conflict(f"dataset {body.dataset} is {dataset.state}: only a ready one can be trained on")
     parameters = {
         "run": str(ref),
         "dataset": body.dataset,
@@ -137,6 +138,7 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
         "missing": dataset.missing,
         "environment": place.name,
         "region": place.region,
+        "code_digest_hex": provenance.TRAINING_CODE_DIGEST_HEX,
         **job,
     }
     change = Change(inserts=(Insert(Run, row.model_dump()),), spends=(Spend(TRAINING_BUDGET, body.cost),))
@@ -146,7 +148,13 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
 def _job(dataset: Dataset, spec: Spec) -> dict[str, Any]:
     """What the job is told: the rows it gets, and how to train on them."""
     group = spec.group or (dataset.protected[0] if dataset.protected else "")
+    if spec.exclude and (unknown := sorted(set(spec.exclude) - set(dataset.columns))):
+        raise InvalidInput(
+            f"spec.exclude: {', '.join(unknown)}: no column of {dataset.name}; it has {', '.join(dataset.columns)}"
+        )
     unseen = {dataset.label, *dataset.protected, *spec.exclude}
+    if not set(dataset.columns) - unseen:
+        raise InvalidInput("spec.exclude leaves no column to train on")
     wanted: dict[str, Any] = {
         "seed": spec.seed,
         "features": [{"name": n, "encoding": e} for n, e in sorted(dataset.columns.items()) if n not in unseen],
@@ -208,6 +216,8 @@ def do_launch(deed: Deed) -> Mapping[str, Any]:
             outcome = deed.adapters.training.run(warrant, job, deed.report, deed.should_stop)
             if outcome.stopped:
                 raise deed.stopped()
+            if outcome.digests["code"] != p["code_digest_hex"]:
+                raise Conflict("other code ran than was approved; what it made is not kept", code="other-code")
             return {
                 "digests": dict(outcome.digests),
                 "output": outcome.output_dir.name,
@@ -237,7 +247,8 @@ def do_launch(deed: Deed) -> Mapping[str, Any]:
 def _last_figures(metrics: Any) -> dict[str, int]:
     last: dict[str, int] = {}
     for metric in metrics:
-        last |= {**metric.values_micro, "epoch": metric.epoch, "step": metric.step}
+        last |= {f"{name}_micro": value for name, value in metric.values_micro.items()}
+        last |= {"epoch": metric.epoch, "step": metric.step}
     return last
 
 

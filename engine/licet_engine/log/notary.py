@@ -16,7 +16,9 @@ from typing import Protocol
 
 from sqlalchemy import Engine, select
 
+from licet_attestations.errors import SignerRefused
 from licet_engine.log import store
+from licet_engine.log.errors import LogCorrupt, LogError
 from licet_engine.log.sequencer import wall_clock_ms
 from licet_engine.store.db import read_transaction, write_transaction
 
@@ -74,10 +76,21 @@ class Notary:
             return head.size, note
 
     def sign_all(self) -> int:
-        """Have every log signed that grew since its last checkpoint; return how many."""
+        """Have every log signed that grew since its last checkpoint; return how many.
+
+        Raises:
+            LogCorrupt: Some log is not an extension of what was signed before; the others were signed.
+        """
         with read_transaction(self._engine) as connection:
             heads = connection.execute(select(store.HEADS.c.tenant_id, store.HEADS.c.size)).all()
         grown = [t for t, size in heads if size and self._notes.get(t, (0, ""))[0] < size]
+        refused: list[str] = []
         for tenant in grown:
-            self.checkpoint(tenant)
+            try:
+                self.checkpoint(tenant)
+            except (LogError, SignerRefused) as error:
+                # Of this log something is not as it was; that must not keep the others from their checkpoints.
+                refused.append(f"{tenant}: {error}")
+        if refused:
+            raise LogCorrupt(f"no checkpoint could be signed of {'; '.join(refused)}; run licet log fsck")
         return len(grown)
