@@ -27,7 +27,9 @@ from licet_engine.settings import load_settings
 
 SECONDS = 4.0
 BATCH = 100
-CSV = "amount,region,label,grp\n" + "".join(f"{i},{i % 7},{'yes' if i % 3 else 'no'},{'yes' if i % 2 else 'no'}\n" for i in range(200))
+CSV = "amount,region,label,grp\n" + "".join(
+    f"{i},{i % 7},{'yes' if i % 3 else 'no'},{'yes' if i % 2 else 'no'}\n" for i in range(200)
+)
 
 
 def free_port() -> int:
@@ -45,7 +47,9 @@ async def _one(host: str, port: int, request: bytes, until_s: float, took_s: lis
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200"), head[:200]
-        length = next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+        length = next(
+            int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+        )
         body = await reader.readexactly(length)
         assert b'"decision":false' not in body, body[:300]
         took_s.append(time.perf_counter() - began_s)
@@ -102,7 +106,9 @@ def service() -> Iterator[tuple[Supervisor, str, float]]:
     try:
         operator = LicetClient(supervisor.url, (settings.data / "operator.token").read_text("ascii").strip())
         packs = [{"name": "sr-11-7", "mode": "enforce", "parameters": {}}]
-        made = operator.act("tenant.create", "bench", {"region": "us", "administrator": "admin", "packs": packs}).require()
+        made = operator.act(
+            "tenant.create", "bench", {"region": "us", "administrator": "admin", "packs": packs}
+        ).require()
         admin = LicetClient(supervisor.url, made.result["token"])
         admin.act("person.administer", "bench/ana", {"kind": "person", "roles": ["data-scientist"]}).require()
         token = admin.act("token.issue", "bench/ana", {}).require().result["token"]
@@ -142,11 +148,18 @@ def main() -> None:
         single = http_request("POST", "/access/v1/evaluation", token, one)
         batch = http_request("POST", "/access/v1/evaluations", token, {**one, "evaluations": [{}] * BATCH})
         print(f"cold start to ready: {cold_s:.2f} s")
-        print(f"{'connections':>11} {'what':<16} {'requests/s':>10} {'decisions/s':>11} {'p50 ms':>7} {'p99 ms':>7} {'of noop':>8}")
+        print(
+            f"{'connections':>11} {'what':<16} {'requests/s':>10} {'decisions/s':>11} {'p50 ms':>7} {'p99 ms':>7} {'of noop':>8}"
+        )
         for connections in (16, 256):
             bases = []
             rows = []
-            for what, request, each in (("noop", noop, 0), ("single", single, 1), (f"batch of {BATCH}", batch, BATCH), ("noop again", noop, 0)):
+            for what, request, each in (
+                ("noop", noop, 0),
+                ("single", single, 1),
+                (f"batch of {BATCH}", batch, BATCH),
+                ("noop again", noop, 0),
+            ):
                 rate, p50_ms, p99_ms = measure(host, port, request, connections)
                 rows.append((what, rate, each, p50_ms, p99_ms))
                 if not each:
@@ -154,7 +167,9 @@ def main() -> None:
             base = statistics.mean(bases)
             for what, rate, each, p50_ms, p99_ms in rows:
                 decisions = f"{rate * each:,.0f}" if each else "-"
-                print(f"{connections:>11} {what:<16} {rate:>10,.0f} {decisions:>11} {p50_ms:>7.1f} {p99_ms:>7.1f} {rate / base:>7.0%}")
+                print(
+                    f"{connections:>11} {what:<16} {rate:>10,.0f} {decisions:>11} {p50_ms:>7.1f} {p99_ms:>7.1f} {rate / base:>7.0%}"
+                )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Final
 
 import httpx
 
+from licet_engine import logs
 from licet_engine.domain.errors import ConfigurationError
 from licet_engine.init import initialise, is_initialised, prepare_database
 from licet_engine.processes import die_with
@@ -207,6 +208,7 @@ def main(settings: Settings, *, init: bool = False) -> None:
     Raises:
         ConfigurationError: There is none, or it does not start.
     """
+    logs.configure()
     if not is_initialised(settings):
         if not init:
             raise ConfigurationError(

@@ -39,6 +39,7 @@ from licet_attestations import rpc
 from licet_attestations.errors import SignerRefused, SignerUnavailable
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
+from licet_engine import logs
 from licet_engine.domain.errors import ConfigurationError, InvalidInput, LicetError, Unavailable
 from licet_engine.domain.refs import now_ms
 from licet_engine.evidence.export import Exporter
@@ -47,7 +48,7 @@ from licet_engine.lifecycle.deed import Adapters, Deed, Door, Tools
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
 from licet_engine.settings import Settings, load_settings
-from licet_engine.store.db import open_engine
+from licet_engine.store.db import always_writing, open_engine
 from licet_engine.workflow import APPLICATION, QUEUE, WORKFLOW, WORKFLOW_VERSION
 
 logger = logging.getLogger(__name__)
@@ -224,6 +225,7 @@ def build_tools(settings: Settings) -> Tools:
 
 def main(settings: Settings | None = None) -> None:
     """Run the worker until it is told to stop."""
+    logs.configure()
     settings = settings or load_settings()
     refuse_pickles()
     _only_worker(settings)
@@ -233,7 +235,7 @@ def main(settings: Settings | None = None) -> None:
     config: DBOSConfig = {
         "name": APPLICATION,
         "system_database_url": f"sqlite:///{settings.database}",
-        "system_database_engine": open_engine(settings.database),
+        "system_database_engine": always_writing(open_engine(settings.database)),
         "application_version": WORKFLOW_VERSION,
         "executor_id": EXECUTOR,
         "run_migrations": False,

@@ -64,8 +64,10 @@ def denied(answer: Answer) -> Response[dict[str, Any]]:
     return problem(403, "denied", "This is not permitted.", decision=answer.decision_json())
 
 
-def on_licet_error(_request: AnyRequest, error: LicetError) -> Response[dict[str, Any]]:
+def on_licet_error(request: AnyRequest, error: LicetError) -> Response[dict[str, Any]]:
     """An error of ours, told as it is."""
+    # Who sent nonsense, or a token that does not count, is nobody whose log it could stand in: it stands in ours.
+    logger.info("request refused", extra={"code": error.code, "method": request.method, "path": request.url.path[:200]})
     if error.status >= HTTP_500_INTERNAL_SERVER_ERROR:
         logger.warning("request failed", extra={"code": error.code, "reason": error.message})
     if error.status == HTTP_500_INTERNAL_SERVER_ERROR:

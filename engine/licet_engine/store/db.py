@@ -112,6 +112,15 @@ def open_engine(database: str | Path, *, busy_timeout_ms: int = DEFAULT_BUSY_TIM
     return engine
 
 
+def always_writing(engine: Engine) -> Engine:
+    """The same engine for whoever does not say which of its transactions write, such as the workflow engine.
+
+    Every transaction then begins as a writer. On SQLite one that begins as a reader and writes later fails at once where
+    somebody else wrote in between, however long it would be willing to wait.
+    """
+    return engine.execution_options(**{_WRITE: True})
+
+
 @contextmanager
 def write_lock(engine: Engine) -> Iterator[None]:
     """Hold the lock of the database's writers, where the database needs one beside its own."""
