@@ -263,7 +263,10 @@ def main(settings: Settings | None = None) -> None:
             break
         with contextlib.suppress(FileNotFoundError):
             tools.spool.sweep()
-    DBOS.destroy(workflow_completion_timeout_sec=0)
+    # It ends at once, as if it were killed: what is at work is found where it was, as a new attempt. Were DBOS closed
+    # under it instead, the steps at work would fail for that reason, and their operations with them.
+    logging.shutdown()
+    os._exit(0)
 
 
 def _only_worker(settings: Settings) -> None:
