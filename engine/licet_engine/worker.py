@@ -58,6 +58,8 @@ MAX_ROUNDS: Final = 10
 """Attempts of one performance while a part is away: with the pauses between them, most of a minute."""
 MAX_KILLED: Final = 5
 """Attempts at a job that is killed again and again."""
+MAX_ATTEMPTS: Final = 100
+"""Attempts over all lives of the worker: what takes it down each time ends, too."""
 _LONGEST_PAUSE_S: Final = 10.0
 _CONCURRENCY: Final = 4
 _POLLING_S: Final = 0.1
@@ -73,14 +75,10 @@ _REFUSED_CODES: Final = frozenset({"refused"})
 class StepFailed(Exception):
     """A step failed; what is known of it is plain data, the same at every replay."""
 
-    def __init__(self, error: Mapping[str, Any]) -> None:
+    def __init__(self, error: Mapping[str, Any], *, is_replayed: bool) -> None:
         super().__init__(error["message"])
         self.error = dict(error)
-
-    @property
-    def is_transient(self) -> bool:
-        """Whether another attempt may go better."""
-        return bool(self.error["transient"])
+        self.is_replayed = is_replayed
 
 
 def refuse_pickles() -> None:
@@ -127,13 +125,13 @@ class Performer:
         """Perform one accepted operation to its end; return the state it ended in."""
         record = _recorder()
         error: dict[str, Any] = {}
-        killed = 0
-        for round_ in range(MAX_ROUNDS):
-            begun = self._tell("begin", tenant=tenant, operation=operation)
-            if begun["state"] != "running":
-                return str(begun["state"])
+        rounds = killed = 0
+        begun = self._tell("begin", tenant=tenant, operation=operation)
+        while begun["state"] == "running":
             deed = Deed(self._tools, tenant, operation, begun, record)
             try:
+                if deed.attempt > MAX_ATTEMPTS:
+                    raise InvalidInput(f"it was begun {MAX_ATTEMPTS} times and never ended", code="too-many-attempts")
                 verb = VERBS[deed.action]
                 if verb.do is None:
                     raise InvalidInput(f"{deed.action} is nothing that a worker performs")
@@ -141,15 +139,23 @@ class Performer:
                 return str(self._tools.door.call("finish", tenant=tenant, operation=operation, result=result)["state"])
             except Exception as raised:  # noqa: BLE001 - whatever it was, the operation must end, with its reason logged.
                 error = describe(raised)
+                killed += error["code"] == _KILLED
+                if not error["transient"] or killed >= MAX_KILLED:
+                    break
+                if isinstance(raised, StepFailed) and raised.is_replayed:
+                    continue  # It tells how an earlier life of this worker fared, not how things are now.
+                rounds += 1
                 logger.warning(
                     "attempt failed",
                     extra={"tenant": tenant, "operation": operation, "attempt": deed.attempt, "code": error["code"]},
                 )
-                killed += error["code"] == _KILLED
-                if not error["transient"] or killed >= MAX_KILLED:
+                if rounds >= MAX_ROUNDS:
                     break
-                time.sleep(min(0.2 * 2**round_, _LONGEST_PAUSE_S))
-        deed.clean_up()
+                time.sleep(min(0.1 * 2**rounds, _LONGEST_PAUSE_S))
+                begun = self._tell("begin", tenant=tenant, operation=operation)
+        else:
+            return str(begun["state"])
+        logger.warning("operation failed", extra={"tenant": tenant, "operation": operation, "code": error["code"]})
         told = {"code": error["code"], "message": error["message"]}
         refused = error["code"] in _REFUSED_CODES
         return str(self._tell("fail", tenant=tenant, operation=operation, error=told, refused=refused)["state"])
@@ -173,7 +179,11 @@ def _recorder() -> Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
     given: dict[str, dict[str, Any]] = {}
 
     def record(name: str, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        ran = False
+
         def once() -> dict[str, Any]:
+            nonlocal ran
+            ran = True
             try:
                 return {"ok": act()}
             except Exception as error:  # noqa: BLE001 - recorded as a value, and raised again right below.
@@ -182,7 +192,7 @@ def _recorder() -> Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
         if name not in given:
             outcome = DBOS.run_step({"name": name}, once)
             if "error" in outcome:
-                raise StepFailed(outcome["error"])
+                raise StepFailed(outcome["error"], is_replayed=not ran)
             given[name] = outcome["ok"]
         return given[name]
 

@@ -47,7 +47,7 @@ from service_world import FAR_MS, free_port, poll, table  # The line above finds
 
 pytestmark = pytest.mark.slow
 
-ROUNDS = 15
+ROUNDS = 100
 # Of a kind and how often, in relation: the api is two processes, a server and the one that answers.
 VICTIMS = {"signer": 3, "server": 2, "api": 2, "worker": 3, "supervisor": 1}
 BACK_WITHIN_S = 40.0
@@ -144,14 +144,13 @@ class Supervised:
                     found["api"] = pid
         return found
 
-    def is_back(self, before: dict[str, int], victim: str) -> bool:
-        """Whether everything is there, and in the place of the killed a new one that has begun to work."""
+    def is_settled(self) -> bool:
+        """Whether everything is there and has begun to work."""
         now = self.pids()
-        if set(now) != set(VICTIMS) or now[victim] == before[victim]:
+        if set(now) != set(VICTIMS):
             return False
-        ready = self.settings.data / "run" / "worker.ready"
         try:
-            return ready.read_text() == str(now["worker"]) and self.is_ready()
+            return (self.settings.data / "run" / "worker.ready").read_text() == str(now["worker"]) and self.is_ready()
         except OSError:
             return False
 
@@ -161,20 +160,23 @@ class Supervised:
         except httpx.HTTPError:
             return False
 
-    def kill(self, victim: str) -> dict[str, int]:
-        """Kill one, wait until all are back; return who was there before."""
+    def settle(self) -> None:
+        poll("everything to be back", self.is_settled, BACK_WITHIN_S)
+
+    def kill(self, victim: str) -> None:
+        """Kill one, in whatever it is doing, if only starting; wait until there is another in its place."""
+        pid = poll(f"a {victim} to kill", lambda: self.pids().get(victim))
         before = self.pids()
-        os.kill(before[victim], signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         if victim == "supervisor":
             assert self.process is not None
             assert self.process.wait(10) == -signal.SIGKILL
             # Its children die with it, however it ends.
             poll("the children of a killed supervisor to end", lambda: all(map(is_gone, before.values())), 10.0)
             self.start()
-        if victim == "server":
+        if victim == "server" and "api" in before:
             poll("what the killed server had started to end", lambda: is_gone(before["api"]), 10.0)
-        poll(f"everything to be back after {victim} was killed", lambda: self.is_back(before, victim), BACK_WITHIN_S)
-        return before
+        poll(f"another {victim}", lambda: self.pids().get(victim, pid) != pid, BACK_WITHIN_S)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -339,7 +341,7 @@ def done(client: LicetClient, answer: Answer) -> None:
 
 @pytest.mark.timeout(900)
 def test_killed_a_hundred_times_nothing_is_lost_and_nothing_is_done_twice(service: Supervised, tmp_path: Path) -> None:
-    poll("the installation to be ready", service.is_ready, BACK_WITHIN_S)
+    service.settle()
     tokens = prepare(service, tmp_path)
     checks = Checks(service.settings)
     before = {row.id for row in checks.operations().values()}
@@ -357,12 +359,15 @@ def test_killed_a_hundred_times_nothing_is_lost_and_nothing_is_done_twice(servic
         for number in range(ROUNDS):
             (victim,) = chance.choices(list(VICTIMS), weights=list(VICTIMS.values()))
             stop.wait(chance.uniform(0.0, 0.3))  # The moment of the kill is what is random here.
-            import time; t=time.time(); service.kill(victim); print("DBG", number, victim, round(time.time()-t,2), [len(l.decisions) for l in loads], flush=True)
+            service.kill(victim)
             killed[victim] += 1
             assert not any(load.errors for load in loads), (number, victim, seed, loads[0].errors, loads[1].errors)
             for load in loads:
                 checks.decisions_stand(dict(load.decisions))
-            checks.signer_is_not_ahead()
+            if number % 4 == 3:
+                # In between they may all do some work; what is killed before is often only starting.
+                service.settle()
+                checks.signer_is_not_ahead()
             if number % 20 == 19:
                 checks.logs_are_whole()
     finally:
@@ -374,6 +379,7 @@ def test_killed_a_hundred_times_nothing_is_lost_and_nothing_is_done_twice(servic
     assert set(killed) == set(VICTIMS)
 
     # Every accepted operation reaches its end.
+    service.settle()
     told = [row for load in loads for row in (load.datasets | load.runs | load.verdicts).items()]
     assert len(told) > ROUNDS / 4, "too little was accepted to tell"
     fresh = poll(

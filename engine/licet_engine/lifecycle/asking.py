@@ -467,20 +467,21 @@ class Desk:
         companions += _rows(change, question.owner)
         enqueue: list[Enqueued] = []
         if answer.operation is not None and proposal is not None:
-            companions.append(Insert(tables.Operation, [_operation_row(question, answer)]))
+            # What the decision changes itself is no reason to decide again.
+            stands_on = question.in_force.facts_version + (1 if _changes_facts(change) else 0)
+            companions.append(Insert(tables.Operation, [_operation_row(question, answer, stands_on)]))
             enqueue.append(Enqueued(who.tenant, answer.operation))
         if asked.key and (change.inserts or change.updates or answer.operation):
             companions.append(Insert(tables.IdempotencyKey, [_key_row(question, answer)]))
         expect = {who.tenant: question.in_force.facts_version}
         if question.owner_version is not None:
             expect[question.owner] = question.owner_version
-        changes = bool(change.inserts or change.updates or change.spends)
         return Submission(
             entries=entries,
             expect=expect,
             companions=companions,
             # A new operator's half changes nothing of the operator's own tenant.
-            bump=(question.owner,) if changes else (),
+            bump=(question.owner,) if _changes_facts(change) else (),
             enqueue=enqueue,
             spend=[Spend(question.owner, s.budget, s.amount) for s in change.spends],
         )
@@ -562,7 +563,11 @@ def _rows(change: Change, tenant: str) -> list[Insert | Update]:
     return rows
 
 
-def _operation_row(question: _Question, answer: Answer) -> dict[str, Any]:
+def _changes_facts(change: Change) -> bool:
+    return bool(change.inserts or change.updates or change.spends)
+
+
+def _operation_row(question: _Question, answer: Answer, stands_on: int) -> dict[str, Any]:
     asked, who, proposal = question.asked, question.who, question.proposal
     return {
         "tenant_id": who.tenant,
@@ -572,6 +577,7 @@ def _operation_row(question: _Question, answer: Answer) -> dict[str, Any]:
         "state": "accepted",
         "decision_id": answer.decision_id,
         "last_decision_id": answer.decision_id,
+        "facts_version": stands_on,
         "principal": who.name,
         "principal_kind": who.kind,
         "parameters": {} if proposal is None else dict(proposal.parameters or {}),

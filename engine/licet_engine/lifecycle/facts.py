@@ -299,7 +299,7 @@ class View:
         attrs = self._owned() | {
             "restrictions": restrictions.to_fact(),
             "held": restrictions.held,
-            "archived": row.state != "ready",
+            "archived": row.state in {"archived", "deleted"},
             "derived": self.derived_count(row.name),
         }
         return entity("Dataset", self._id(row.name), attrs)

@@ -3,8 +3,8 @@
 Rules kept here:
 
 - The worker decides nothing and writes none of our tables: it asks here, through the internal door.
-- A decision that a warrant is to be made on is fresh; an older one is made again, logged, on the facts of now. A deny
-  ends the operation as ``refused``.
+- A decision that a warrant is to be made on is fresh: neither old, nor made on facts that have changed since. Else it is
+  made again, logged, on the facts of now. A deny ends the operation as ``refused``.
 - Every method can be called again after a lost answer: what was done is not done twice.
 - What an operation did becomes facts in one transaction with the log entry that says so.
 """
@@ -195,6 +195,10 @@ class Operations:
             row = session.exec(select(tables.Decision).where(tables.Decision.id == decision_id)).one()
         return row.leaf_index, row.at_ms
 
+    def _facts_version(self, tenant: str) -> int:
+        with read_transaction(self._engine) as connection:
+            return store.read_head(connection, tenant).facts_version
+
     def _material(self, tenant: str, index: int) -> _Material:
         size, note = self._notary.checkpoint(tenant, min_size=index + 1)
         with read_transaction(self._engine) as connection:
@@ -270,7 +274,8 @@ class Operations:
         ]
         if decision.allowed:
             key = {"tenant_id": tenant, "id": row.id}
-            companions.append(Update(tables.Operation, key, {"last_decision_id": ids.decision}))
+            values = {"last_decision_id": ids.decision, "facts_version": in_force.facts_version}
+            companions.append(Update(tables.Operation, key, values))
         submission = Submission(
             entries=[NewEntry(tenant, "decision", tenant, tenant, record)],
             expect={tenant: in_force.facts_version},

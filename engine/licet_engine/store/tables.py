@@ -396,6 +396,8 @@ class Operation(TenantRow, table=True):
     """The decision that accepted it."""
     last_decision_id: str = ""
     """The last decision on it: warrants are made on this one."""
+    facts_version: int = Field(default=0, sa_type=BigInteger)
+    """The version of the tenant's facts on which that decision still stands."""
     principal: str
     principal_kind: str = "person"
     parameters: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)

@@ -105,6 +105,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("decision_id", sa.String(), nullable=False),
         sa.Column("last_decision_id", sa.String(), nullable=False),
+        sa.Column("facts_version", sa.BigInteger(), nullable=False),
         sa.Column("principal", sa.String(), nullable=False),
         sa.Column("principal_kind", sa.String(), nullable=False),
         sa.Column("parameters", sa.Text(), nullable=False),
