@@ -6,7 +6,8 @@ Rules kept here:
   no other file. It has no capability and cannot get one; outside it is an unprivileged user.
 - Started as root, we drop to that user *before* bubblewrap starts: as root it would keep every capability.
 - A sandbox is believed only after a probe has run in it and tried to leave. A machine whose sandbox fails the probe has
-  none: then only code shipped with the platform, known by digest, runs, and every report says so and why.
+  none: then only code shipped with the platform, known by digest, runs, and every report says so and why. Only a probe
+  that held is remembered: one that failed may have failed for want of memory or time, and is made again for the next job.
 - The job dies with the thread that runs it, even by SIGKILL; and no two jobs ever hold one output folder.
 - What a job reports is bounded, line by line and in sum.
 """
@@ -166,11 +167,11 @@ class Sandbox:
         self._drop_to = job_uid if os.geteuid() == 0 else None
         self._candidates = candidates
         self._lock = threading.Lock()
-        self._probed: tuple[Bubblewrap | None, SandboxReport] | None = None
+        self._held: tuple[Bubblewrap, SandboxReport] | None = None
         self._sweep_staging()
 
     def probe(self) -> SandboxReport:
-        """Return how jobs are confined here; the first call runs in the sandbox to find out."""
+        """Return how jobs are confined here; runs in the sandbox to find out, until one has held."""
         return self._confinement()[1]
 
     def run(self, run: JobRun, on_line: Callable[[dict[str, Any]], None], should_stop: Callable[[], bool]) -> JobEnd:
@@ -199,9 +200,12 @@ class Sandbox:
 
     def _confinement(self) -> tuple[Bubblewrap | None, SandboxReport]:
         with self._lock:
-            if self._probed is None:
-                self._probed = self._find()
-            return self._probed
+            if self._held is not None:
+                return self._held
+            bubblewrap, report = self._find()
+            if bubblewrap is not None:
+                self._held = (bubblewrap, report)
+            return bubblewrap, report
 
     def _find(self) -> tuple[Bubblewrap | None, SandboxReport]:
         notes: list[str] = []

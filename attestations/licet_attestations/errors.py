@@ -74,13 +74,13 @@ class SignerError(LicetAttestationError):
     code = "signer.error"
 
 
-class SignerRefused(SignerError):  # noqa: N818  # A refusal, named as the house names it.
+class SignerRefused(SignerError):  # A refusal, named as the house names it.
     """The signer's rules forbid it. Asking again changes nothing."""
 
     code = "signer.refused"
 
 
-class SignerUnavailable(SignerError):  # noqa: N818  # As above.
+class SignerUnavailable(SignerError):  # As above.
     """The signer could not be reached or did not answer in time. Asking again may help."""
 
     code = "signer.unavailable"

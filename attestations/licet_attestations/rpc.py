@@ -45,7 +45,7 @@ Handler = Callable[[dict[str, Any]], Any]
 _log = logging.getLogger(__name__)
 
 
-class RpcFault(LicetAttestationError):  # noqa: N818  # The other side's answer, not this side's failure.
+class RpcFault(LicetAttestationError):  # The other side's answer, not this side's failure.
     """The other side answered with an error: nothing was done, or what ``code`` says."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -53,7 +53,7 @@ class RpcFault(LicetAttestationError):  # noqa: N818  # The other side's answer,
         self.code = code
 
 
-class RpcUnavailable(LicetAttestationError):  # noqa: N818  # As above.
+class RpcUnavailable(LicetAttestationError):  # As above.
     """The other side cannot be reached, or broke off: whether the call was carried out is not known."""
 
     code = "rpc.unavailable"
@@ -91,7 +91,7 @@ def _address(path: Path) -> Iterator[str]:
         os.close(fd)
 
 
-class _Closed(Exception):  # noqa: N818  # Not an error: the peer is done.
+class _Closed(Exception):  # Not an error: the peer is done.
     """The peer closed between two messages."""
 
 

@@ -35,6 +35,8 @@ from licet_engine.workflow import APPLICATION, QUEUE, WORKFLOW, WORKFLOW_VERSION
 logger = logging.getLogger(__name__)
 
 _SWEEP_EVERY_S: Final = 60.0
+_SPARE_CONNECTIONS: Final = 16
+"""For the sequencer, the notary and the calls of the worker, beside the threads of requests."""
 
 
 class Enqueuer:
@@ -66,7 +68,7 @@ class Enqueuer:
 
 def build_services(settings: Settings) -> Services:
     """Construct the api's parts."""
-    engine = open_engine(settings.database)
+    engine = open_engine(settings.database, pool_size=settings.api_threads + _SPARE_CONNECTIONS)
     trust_root = TrustRoot.from_json(settings.trust_root.read_bytes())
     signer = SignerClient(settings.signer_socket)
     sequencer = Sequencer(engine, enqueue=Enqueuer(engine))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbos import DBOS
+from sqlmodel import select
 
 from licet_attestations import canonical
 from licet_attestations.signer.files import create_durably, make_private_directory
@@ -19,8 +20,8 @@ from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Submission
 from licet_engine.settings import Settings
 from licet_engine.store import migrations
-from licet_engine.store.db import open_engine
-from licet_engine.store.tables import ApiToken
+from licet_engine.store.db import UnsafeAllTenants, open_engine
+from licet_engine.store.tables import ApiToken, Tenant
 
 OPERATOR = "operator"
 OPERATOR_TOKEN_TTL_S = 30 * 24 * 3600
@@ -109,8 +110,15 @@ def _first_operator(settings: Settings, region: str) -> str:
         token, row = new_token(
             PLATFORM, OPERATOR, now_ms=at_ms, ttl_s=OPERATOR_TOKEN_TTL_S, token_id=new_id(), label="first operator"
         )
-        rows = tenant_rows(
-            PLATFORM, region=region, administrator=OPERATOR, role="operator", bundle=first_bundle([]), now_ms=at_ms
+        with UnsafeAllTenants(engine, "an installation may have been broken off") as session:
+            began = session.exec(select(Tenant).where(Tenant.tenant_id == PLATFORM)).first() is not None
+        # Where a try before got so far, the operator is there, and a fresh token is all that is missing.
+        rows = (
+            ()
+            if began
+            else tenant_rows(
+                PLATFORM, region=region, administrator=OPERATOR, role="operator", bundle=first_bundle([]), now_ms=at_ms
+            )
         )
         sequencer.append(
             Submission(

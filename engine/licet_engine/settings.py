@@ -123,7 +123,10 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
             values[field.name] = _parse(field.name, field.type, text)
     values.update({name: value for name, value in overrides.items() if value is not None})
     settings = Settings(**values)
-    for name in ("max_body_bytes", "max_upload_bytes", "decision_max_age_s", "lease_s", "api_threads"):
+    for name in (
+        *("max_body_bytes", "max_upload_bytes", "max_uploads_per_principal", "upload_ttl_s"),
+        *("decision_max_age_s", "lease_s", "checkpoint_interval_s", "api_threads"),
+    ):
         if getattr(settings, name) <= 0:
             raise ConfigurationError(f"{PREFIX}{name.upper()} must be above 0, not {getattr(settings, name)}")
     if settings.decision_max_age_s >= 60:  # noqa: PLR2004 - the signer's rule: no warrant on an older decision.

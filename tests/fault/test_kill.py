@@ -20,11 +20,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -34,7 +35,7 @@ from licet_attestations.checkpoint import parse_note
 from licet_attestations.leaf import Leaf, verify_commitment
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.statement import APPROVAL
-from licet_engine.client import Answer, LicetClient
+from licet_engine.client import Answer, LicetClient, ServerUnavailable
 from licet_engine.init import initialise
 from licet_engine.log import store
 from licet_engine.log.fsck import verify_logs
@@ -47,6 +48,7 @@ from service_world import FAR_MS, free_port, poll, table  # The line above finds
 
 pytestmark = pytest.mark.slow
 
+T = TypeVar("T")
 ROUNDS = 100
 # Of a kind and how often, in relation: the api is two processes, a server and the one that answers.
 VICTIMS = {"signer": 3, "server": 2, "api": 2, "worker": 3, "supervisor": 1}
@@ -202,7 +204,7 @@ class Load:
 
     def run(self) -> None:
         try:
-            with LicetClient(self.url, self.token, attempts=100) as client:
+            with LicetClient(self.url, self.token, attempts=1) as client:
                 turn = 0
                 while not self.stop.is_set():
                     self.turn(client, turn, f"x-{self.number}-{turn}")
@@ -212,24 +214,39 @@ class Load:
             self.errors.append(repr(error))
 
     def turn(self, client: LicetClient, turn: int, name: str) -> None:
-        asked = client.ask("dataset.read", "northbank/loans")
+        asked = self.insist(lambda: client.ask("dataset.read", "northbank/loans"))
         self.decisions[asked.decision_id] = asked.allowed
         # Something to be left behind in each turn, in turn: a fact alone, or an operation of each kind.
         match turn % 4:
             case 0:
-                self.did(client.act("dataset.hold", "northbank/kept", {"reason": name}))
+                self.did(self.act(client, "dataset.hold", "northbank/kept", {"reason": name}))
                 self.holds.append(name)
             case 1:
-                self.datasets[
-                    self.accepted(client.act("dataset.register", f"northbank/{name}", self.rows(client, turn)))
-                ] = name
+                body = self.rows(client, turn)
+                answer = self.act(client, "dataset.register", f"northbank/{name}", body)
+                self.datasets[self.accepted(answer)] = name
             case 2:
                 # Too few rows to be divided: the run is paid for, and fails without a job.
                 body = {"dataset": "northbank/few", "environment": "us-east", "use": "credit-risk", "cost": 3}
-                self.runs[self.accepted(client.act("training.launch", f"northbank/{name}", body))] = name
+                self.runs[self.accepted(self.act(client, "training.launch", f"northbank/{name}", body))] = name
             case _:
                 body = {"track": "compliance", "verdict": "rejected", "reason": name}
-                self.verdicts[self.accepted(client.act("model.approve", "northbank/risk@1", body))] = name
+                self.verdicts[self.accepted(self.act(client, "model.approve", "northbank/risk@1", body))] = name
+
+    def insist(self, send: Callable[[], T]) -> T:
+        """Send until there is an answer. The client's own patience would sleep through most of this test."""
+        until_s = time.monotonic() + 120
+        while True:
+            try:
+                return send()
+            except ServerUnavailable:
+                if time.monotonic() > until_s:
+                    raise
+            threading.Event().wait(0.1)
+
+    def act(self, client: LicetClient, action: str, ref: str, body: dict[str, Any]) -> Answer:
+        key = os.urandom(16).hex()
+        return self.insist(lambda: client.act(action, ref, body, idempotency_key=key))
 
     def did(self, answer: Answer) -> None:
         assert answer.allowed
@@ -243,7 +260,7 @@ class Load:
     def rows(self, client: LicetClient, turn: int) -> dict[str, Any]:
         path = self.folder / f"{self.number}.csv"
         path.write_bytes(table(20, odd=self.number * 100_000 + turn))
-        return client.upload(path).to_parameters() | REGISTER
+        return self.insist(lambda: client.upload(path)).to_parameters() | REGISTER
 
 
 class Checks:
@@ -284,6 +301,9 @@ class Checks:
     def operations(self) -> dict[str, tables.Operation]:
         with tenant_session(self.engine, TENANT) as session:
             return {row.id: row for row in session.exec(select(tables.Operation)).all()}
+
+    def ended(self) -> int:
+        return sum(row.state in ENDED for row in self.operations().values())
 
     def records(self) -> list[dict[str, Any]]:
         with read_transaction(self.engine) as connection:
@@ -368,6 +388,8 @@ def test_killed_a_hundred_times_nothing_is_lost_and_nothing_is_done_twice(servic
                 # In between they may all do some work; what is killed before is often only starting.
                 service.settle()
                 checks.signer_is_not_ahead()
+                ended = checks.ended()
+                poll("work to go on", lambda ended=ended: checks.ended() > ended, BACK_WITHIN_S)
             if number % 20 == 19:
                 checks.logs_are_whole()
     finally:

@@ -74,6 +74,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "decision.read": {},
     "decision.explain": {},
     "operation.read": {},
+    "catalogue.read": {},
     "key.destroy": {"reason": "mine"},
 }
 """What every verb is asked with; a verb that is not here fails the test of the table."""

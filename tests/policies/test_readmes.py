@@ -26,7 +26,7 @@ def test_every_role_stands_in_the_readme_with_its_actions() -> None:
         name.strip("`"): set(re.findall(r"`([a-z]+\.[a-z-]+)`", actions))
         for name, actions in re.findall(r"^\| ([^|]+) \| (`.+) \|$", section, re.MULTILINE)
     }
-    found["member"] = found.pop("(everybody, of their own)")
+    found["member"] = found.pop("(everybody in their tenant)")
     assert found == expected
 
 

@@ -19,7 +19,7 @@ NONCE_BYTES = 12
 TAG_BYTES = 16
 
 
-class SealBroken(Exception):  # noqa: N818  # Says what was found, and is always caught by who knows what it means.
+class SealBroken(Exception):  # Says what was found, and is always caught by who knows what it means.
     """The bytes were not sealed with this key, nonce and associated data."""
 
 

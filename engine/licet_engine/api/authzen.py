@@ -97,6 +97,15 @@ async def _evaluate(context: Context, identify: Callable[[], Who], question: _Qu
     return _told(await context.ask(identify, asked))
 
 
+async def _one_of_many(context: Context, identify: Callable[[], Who], item: Evaluation) -> dict[str, Any]:
+    """One evaluation of a batch: what is wrong with it is its own answer, a no, and spoils none of the others."""
+    try:
+        question = _question(item)
+    except InvalidInput as error:
+        return {"decision": False, "context": {"error": {"status": error.status, "message": error.message}}}
+    return await _evaluate(context, identify, question)
+
+
 def _told(answer: Answer) -> dict[str, Any]:
     return {"decision": answer.decision.allowed, "context": answer.decision_json()}
 
@@ -125,13 +134,13 @@ def routes(context: Context) -> list[Any]:
             raise InvalidInput(
                 f"options.evaluations_semantic {semantic!r} is not known: use {', '.join(sorted(_SEMANTICS))}"
             )
-        questions = [_question(_with_defaults(item, sent)) for item in sent.evaluations]
+        items = [_with_defaults(item, sent) for item in sent.evaluations]
         if semantic == "execute_all":
-            answers = list(await asyncio.gather(*(_evaluate(context, identify, q) for q in questions)))
+            answers = list(await asyncio.gather(*(_one_of_many(context, identify, item) for item in items)))
         else:
             answers = []
-            for question in questions:
-                answers.append(await _evaluate(context, identify, question))
+            for item in items:
+                answers.append(await _one_of_many(context, identify, item))
                 if answers[-1]["decision"] is (semantic == "permit_on_first_permit"):
                     break
         return _response(request, {"evaluations": answers})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from sqlmodel import SQLModel, col, select
+from sqlmodel import SQLModel, col, false, select
 
 from licet_attestations import canonical
 from licet_engine.api.services import Services
@@ -22,8 +22,17 @@ from licet_engine.store import tables
 from licet_engine.store.db import read_transaction, tenant_session
 
 MAX_ROWS: Final = 1000
+MAX_INDEX: Final = 1 << 53
 
 Rows = Callable[[Services, Who, int, bool], list[dict[str, Any]]]
+
+
+def may_act(services: Services, who: Who) -> bool:
+    """Whether a principal is active in a tenant that is not suspended."""
+    with tenant_session(services.engine, who.tenant) as session:
+        asker = session.exec(select(tables.Principal).where(tables.Principal.name == who.name)).first()
+        tenant = session.exec(select(tables.Tenant)).first()
+    return asker is not None and asker.active and tenant is not None and not tenant.suspended
 
 
 def operation(services: Services, who: Who, tenant: str, identifier: str) -> dict[str, Any] | None:
@@ -32,7 +41,8 @@ def operation(services: Services, who: Who, tenant: str, identifier: str) -> dic
         return None
     with tenant_session(services.engine, tenant) as session:
         row = session.exec(select(tables.Operation).where(tables.Operation.id == identifier)).first()
-    if row is None:
+    # How one's own operation stands was permitted with it, but only to who may still act.
+    if row is None or not may_act(services, who):
         return None
     return {
         "id": row.id,
@@ -51,10 +61,21 @@ def operation(services: Services, who: Who, tenant: str, identifier: str) -> dic
     }
 
 
-def _of(table: type[SQLModel], newest: Any, hidden: frozenset[str] = frozenset()) -> Rows:
-    def rows(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - of a table of functions.
+def _of(
+    table: type[SQLModel],
+    newest: Any,
+    hidden: frozenset[str] = frozenset(),
+    *,
+    own: Callable[[Who], tuple[Any, ...]] | None = None,
+) -> Rows:
+    """Rows of a table; ``own`` says which of them are of what the asker asked for, where that counts."""
+
+    def rows(services: Services, who: Who, limit: int, own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - of a table of functions.
+        query = select(table).order_by(newest).limit(limit)
+        if own_only:
+            query = query.where(*(false(),) if own is None else own(who))
         with tenant_session(services.engine, who.tenant) as session:
-            found = session.exec(select(table).order_by(newest).limit(limit)).all()
+            found = session.exec(query).all()
         return [row.model_dump(exclude={"tenant_id", *hidden}) for row in found]
 
     return rows
@@ -71,15 +92,6 @@ def _approvals(services: Services, who: Who, limit: int, _own_only: bool) -> lis
     return sorted(told, key=lambda row: -row["at_ms"])[:limit]
 
 
-def _decisions(services: Services, who: Who, limit: int, own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
-    query = select(tables.Decision).order_by(col(tables.Decision.leaf_index).desc()).limit(limit)
-    if own_only:
-        query = query.where(tables.Decision.principal == who.id)
-    with tenant_session(services.engine, who.tenant) as session:
-        found = session.exec(query).all()
-    return [row.model_dump(exclude={"tenant_id"}) for row in found]
-
-
 _ROWS: Final[Mapping[str, Rows]] = {
     "datasets": _of(tables.Dataset, col(tables.Dataset.created_at_ms).desc(), frozenset({"object_id"})),
     "runs": _of(tables.Run, col(tables.Run.created_at_ms).desc(), frozenset({"workdir_id"})),
@@ -88,11 +100,18 @@ _ROWS: Final[Mapping[str, Rows]] = {
     "people": _of(tables.Principal, col(tables.Principal.name)),
     "holds": _of(tables.Hold, col(tables.Hold.placed_at_ms).desc()),
     "operations": _of(
-        tables.Operation, col(tables.Operation.created_at_ms).desc(), frozenset({"parameters", "asked", "claimed"})
+        tables.Operation,
+        col(tables.Operation.created_at_ms).desc(),
+        frozenset({"parameters", "asked", "claimed"}),
+        own=lambda who: (tables.Operation.principal == who.name, tables.Operation.principal_kind == who.kind),
     ),
     "bundles": _of(tables.PolicyBundle, col(tables.PolicyBundle.created_at_ms).desc(), frozenset({"body"})),
     "approvals": _approvals,
-    "decisions": _decisions,
+    "decisions": _of(
+        tables.Decision,
+        col(tables.Decision.leaf_index).desc(),
+        own=lambda who: (tables.Decision.principal == who.id,),
+    ),
 }
 
 

@@ -83,9 +83,10 @@ def on_attestation_error(_request: AnyRequest, error: LicetAttestationError) -> 
     return problem(500, "internal", "Something went wrong here; it was logged.")
 
 
-def on_http_exception(_request: AnyRequest, error: HTTPException) -> Response[dict[str, Any]]:
+def on_http_exception(request: AnyRequest, error: HTTPException) -> Response[dict[str, Any]]:
     """What the framework itself refused."""
     status = error.status_code
+    logger.info("request refused", extra={"status": status, "method": request.method, "path": request.url.path[:200]})
     detail = error.detail if status < HTTP_500_INTERNAL_SERVER_ERROR else "Something went wrong here; it was logged."
     if status >= HTTP_500_INTERNAL_SERVER_ERROR:
         logger.error("request failed", exc_info=error)

@@ -21,6 +21,8 @@ from licet_engine.domain.errors import InvalidInput
 from licet_engine.store.db import read_transaction
 
 _ARTIFACT_TYPES: Final = {"csv": "text/csv", "zip": "application/zip"}
+_READ_OF_ANYBODYS: Final = {"decisions": "decision.read", "operations": "operation.read"}
+"""The lists of what somebody asked for, with the action that reads them; every other list is of the catalogue."""
 
 
 def operation_routes(context: Context) -> list[Any]:
@@ -50,6 +52,10 @@ def operation_routes(context: Context) -> list[Any]:
         name = ((row or {}).get("result") or {}).get("artifact", "")
         if row is None or row["principal"] != who.name or not name:
             return denied(await context.permit_of(identify, "operation.read", tenant, operation, is_found=False))
+        # What it holds was decrypted for this principal; that they may still have it is decided when they fetch it.
+        answer = await context.permit(identify, "operation.read", tenant, own=True)
+        if not answer.decision.allowed:
+            return denied(answer)
         suffix = name.rpartition(".")[2]
         path = services.spool.artifact(tenant, operation, suffix)
         if not path.exists():
@@ -69,14 +75,16 @@ def list_routes(context: Context) -> list[Any]:
         who = identify()
         rows = lists.find(what)
         bounded = max(1, min(limit, lists.MAX_ROWS))
-        if what == "decisions":
-            answer = await context.permit(identify, "decision.read", tenant, own=False)
+        action = _READ_OF_ANYBODYS.get(what)
+        if action is None:
+            own_only = False
+            answer = await context.permit(identify, "catalogue.read", tenant, own=None)
+        else:
+            # Everybody's, or else what the asker asked for.
+            answer = await context.permit(identify, action, tenant, own=False)
             own_only = not answer.decision.allowed
             if own_only:
-                answer = await context.permit(identify, "decision.read", tenant, own=True)
-        else:
-            own_only = False
-            answer = await context.permit(identify, "operation.read", tenant, own=True)
+                answer = await context.permit(identify, action, tenant, own=True)
         if not answer.decision.allowed:
             return denied(answer)
         items = await context.in_thread(rows, services, who, bounded, own_only)
@@ -119,8 +127,8 @@ def log_routes(context: Context) -> list[Any]:
         answer = await context.permit(context.identify(request), "log.read", tenant, own=None)
         if not answer.decision.allowed:
             return denied(answer)
-        bounded = max(0, min(count, lists.MAX_ROWS))
-        return Response(await context.in_thread(lists.log_entries, services, tenant, max(0, first), bounded))
+        begin, most = max(0, min(first, lists.MAX_INDEX)), max(0, min(count, lists.MAX_ROWS))
+        return Response(await context.in_thread(lists.log_entries, services, tenant, begin, most))
 
     @get("/v1/trust-root", tags=["log"], summary="The public keys. Take them once, by a way you trust, and keep them.")
     async def trust_root() -> dict[str, Any]:
@@ -167,6 +175,8 @@ def _faults(services: Services) -> list[str]:
         services.signer.public()
     except LicetAttestationError:
         faults.append("signer")
+    if services.notary.fault:
+        faults.append("log")
     if not services.sequencer.is_alive():
         faults.append("sequencer")
     try:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from licet_engine.demo.acts import ACTS
-from licet_engine.demo.stage import Stage, Unexpected, free_port
+from licet_engine.demo.stage import DATA, Stage, Unexpected, free_port
 from licet_engine.init import initialise
 from licet_engine.serve import Supervisor
 from licet_engine.settings import load_settings
@@ -27,10 +27,16 @@ def main(folder: Path = FOLDER) -> int:
         folder: Where; what a demo before left there is removed, anything else is left alone.
 
     Returns:
-        0 if every outcome, denials included, was the expected one; else 1.
+        0 if every outcome, denials included, was the expected one; else 1. 2 if it could not begin.
     """
     started_at_s = time.monotonic()
     stage = Stage(folder)
+    if not DATA.is_file():
+        stage.fail(
+            f"there is no example data at {DATA}: it comes with the repository, not with the wheel; "
+            "clone the repository and run make demo there"
+        )
+        return 2
     if folder.exists():
         if not (folder / _MARKER).exists():
             stage.fail(f"{folder} exists and was not made by licet demo: move it away, or run this elsewhere")

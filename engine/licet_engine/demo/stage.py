@@ -19,7 +19,8 @@ from licet_engine.client import Answer, Explanation, LicetClient, LicetClientErr
 from licet_engine.serve import Supervisor
 from licet_engine.settings import Settings
 
-DATA: Final = Path("examples/boston-hmda/hmda.csv")
+DATA: Final = Path(__file__).parents[3] / "examples" / "boston-hmda" / "hmda.csv"
+"""The example data of the repository: an installed wheel comes without it."""
 PEOPLE: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "northbank/ana": ("person", ("data-scientist",)),
     "northbank/ravi": ("person", ("model-risk",)),

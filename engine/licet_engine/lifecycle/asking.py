@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -43,6 +43,7 @@ from licet_engine.store.db import tenant_session
 
 MAX_TRIES: Final = 8
 _MAX_REMEMBERED_QUESTIONS: Final = 10_000
+_MAX_REMEMBERED_CHARS: Final = 4096
 _MAX_REMEMBERED_FACTS: Final = 200_000
 _MAX_CLAIMS: Final = 64
 _MAX_CLAIM_CHARS: Final = 1024
@@ -255,12 +256,11 @@ class Desk:
             prepared = self._prepare(self._question(who, asked))
             try:
                 receipt = self._sequencer.append(prepared.submission)
-            except (StaleFacts, SpendRefused):
-                self._grew_old(prepared)
+            except StaleFacts as error:
+                self.tenants.seen(error.tenant_id, error.found)
                 continue
-            except SubmissionConflict:
-                # Another request with this key, or a change of the same rows, came first: look again.
-                self._grew_old(prepared)
+            except (SpendRefused, SubmissionConflict):
+                # Another request with this key, or one that spent or changed the same rows, came first: look again.
                 continue
             return self._answered(prepared, receipt)
         raise Busy(f"the facts of {asked.ref.tenant} change too fast to decide on; try again")
@@ -275,16 +275,11 @@ class Desk:
             prepared = self._prepare(question)
             try:
                 receipt = await self._sequencer.submit_async(prepared.submission)
-            except StaleFacts:
-                self._grew_old(prepared)
+            except StaleFacts as error:
+                self.tenants.seen(error.tenant_id, error.found)
                 continue
             return self._answered(prepared, receipt)
         raise Busy(f"the facts of {asked.ref.tenant} change too fast to decide on; try again")
-
-    def _grew_old(self, prepared: _Prepared) -> None:
-        who = prepared.question.who
-        # One beyond what was seen makes everything remembered at the old version useless.
-        self.tenants.seen(who.tenant, prepared.question.in_force.facts_version + 1)
 
     def _answered(self, prepared: _Prepared, receipt: Receipt) -> Answer:
         question = prepared.question
@@ -332,7 +327,9 @@ class Desk:
             asker: list[Entity] = [view.tenant_entity()]
             if principal is not None:
                 asker.append(view.principal_entity(principal))
-            proposal, owner_version = self._propose(view, subject, asked, ids)
+            proposal, owner_version = self._sketch(view, in_force, subject, asked, asker), None
+            if proposal is None:
+                proposal, owner_version = self._propose(view, subject, asked, ids)
         extra = facts_of.elsewhere_entities(asked.sent) if proposal is None else [proposal.resource]
         resource = extra[0]
         facts = FactSet(Fact.from_entity(entity) for entity in (*asker, *extra))
@@ -354,11 +351,28 @@ class Desk:
             owner=self._owner(who, asked, proposal),
             owner_version=owner_version,
         )
-        if asked.is_dry:
+        if asked.is_dry and asked.verb.sketch is None and len(asked.body.model_dump_json()) <= _MAX_REMEMBERED_CHARS:
             self._remembered[self._recall_key(who, asked)] = question
             while len(self._remembered) > _MAX_REMEMBERED_QUESTIONS:
                 self._remembered.popitem(last=False)
         return question
+
+    def _sketch(
+        self, view: View, in_force: InForce, who: Who, asked: Asked, asker: Sequence[Entity]
+    ) -> Proposal | None:
+        """Where proposing is costly: what is denied on a sketch of it already, so that the cost is not incurred."""
+        if asked.verb.sketch is None or asked.ref.tenant != who.tenant:
+            return None
+        entity = asked.verb.sketch(view, who, asked.ref)
+        request = Request(
+            principal=EntityUid.from_json(who.uid),
+            action=asked.verb.action,
+            resource=EntityUid.from_json(entity["uid"]),
+            context={"claimed": [], "now_ms": view.now_ms},
+        )
+        facts = FactSet(Fact.from_entity(part) for part in (*asker, entity))
+        allowed = decide(in_force.bundle, request, facts, remember=False).allowed
+        return None if allowed else Proposal(resource=entity)
 
     def _propose(self, view: View, who: Who, asked: Asked, ids: Ids) -> tuple[Proposal | None, int | None]:
         """What the question is about, or None for what is unknown or foreign."""

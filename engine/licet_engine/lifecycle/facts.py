@@ -148,7 +148,7 @@ class View:
         return self._session.exec(select(Operation).where(Operation.id == operation_id)).first()
 
     def approvals(self, model: str, version: int) -> list[Approval]:
-        """The approvals of a version that were neither withdrawn nor voided."""
+        """The approvals of a version that were neither withdrawn nor voided, by people who are still active."""
         query = select(Approval).where(
             Approval.model == model,
             Approval.version == version,
@@ -156,7 +156,10 @@ class View:
             col(Approval.withdrawn_at_ms).is_(None),
             col(Approval.voided_at_ms).is_(None),
         )
-        return list(self._session.exec(query.order_by(col(Approval.at_ms))).all())
+        found = self._session.exec(query.order_by(col(Approval.at_ms))).all()
+        # Who may not act any more does not vouch for anything any more.
+        active = {row.name for row in self._session.exec(select(Principal).where(col(Principal.active).is_(True)))}
+        return [row for row in found if row.approver in active]
 
     def checks(self, version: ModelVersion) -> dict[str, CheckResult]:
         """The latest check of each kind for the files that the version has now."""
@@ -225,13 +228,31 @@ class View:
         return self._session.exec(query.order_by(col(ModelVersion.version).desc())).first()
 
     def before_on_stage(self, model: str, stage: str) -> ModelVersion | None:
-        """The version that held a stage before the one that holds it now."""
+        """The version to which a stage goes back: the one that was promoted before the one that holds it now.
+
+        A roll-back takes back the promotion that it undid, so that a second one goes further back, not forward again.
+        """
         query = select(Promotion).where(Promotion.model == model, Promotion.stage == stage)
-        now = self.on_stage(model, stage)
-        for promotion in self._session.exec(query.order_by(col(Promotion.at_ms).desc())).all():
-            if now is None or promotion.version != now.version:
-                return self.model_version(model, promotion.version)
+        held: list[int] = []
+        for promotion in self._session.exec(query.order_by(col(Promotion.at_ms))).all():
+            operation = self.operation(promotion.operation_id or "")
+            if operation is not None and operation.action == "model.roll-back":
+                while held and held[-1] != promotion.version:
+                    held.pop()
+            else:
+                held.append(promotion.version)
+        for number in reversed(held[:-1]):
+            row = self.model_version(model, number)
+            if row is not None and row.state == "ready" and row.stage != "retired" and number != held[-1]:
+                return row
         return None
+
+    def has_open_operation(self, resource: str) -> bool:
+        """Whether an operation on a resource was accepted and has not ended."""
+        query = select(Operation).where(
+            Operation.resource == resource, col(Operation.state).in_(["accepted", "running"])
+        )
+        return self._session.exec(query).first() is not None
 
     def packs(self) -> list[dict[str, Any]]:
         """The packs in force, with their parameters."""
@@ -270,7 +291,7 @@ class View:
     def derived_count(self, dataset: str) -> int:
         """How many runs at work and live model versions stand on a dataset."""
         runs = self._session.exec(select(Run).where(col(Run.state).in_(["accepted", "running"])))
-        versions = self._session.exec(select(ModelVersion).where(col(ModelVersion.state) == "ready"))
+        versions = self._session.exec(select(ModelVersion).where(col(ModelVersion.state).in_(["ready", "registering"])))
         return sum(dataset in row.datasets for row in runs) + sum(dataset in row.datasets for row in versions)
 
     # --- entities --------------------------------------------------------------------------------------------------
@@ -337,6 +358,8 @@ class View:
             dataset_digests_hex=datasets,
             evaluation_digests_hex={k: c.attestation_digest_hex for k, c in self.checks(row).items()},
             policy_digest_hex=self.policy_digest_hex,
+            restrictions=self.lineage_restrictions(row.datasets).to_fact() | {"held": False},
+            tier=row.tier,
         )
 
     def model_version_entity(self, row: ModelVersion) -> Entity:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
+from licet_adapters.modelfiles import inspect_model_files
 from licet_adapters.ports import CheckJob, InputFile, ModelVersionRef, ObjectRef
 from licet_adapters.training.spec import Thresholds
 from licet_engine.domain.errors import Conflict, InvalidInput
@@ -32,6 +33,8 @@ from licet_engine.store.tables import Approval, CheckResult, Dataset, ModelVersi
 
 if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed
+
+WEIGHTS = "model.safetensors"
 
 GROUP_CHECKS = frozenset({"bias", "explainability"})
 """The checks that compare the groups of a protected column."""
@@ -122,7 +125,7 @@ def ask_register(view: View, who: Who, ref: Ref, body: RegisterModel, ids: Ids) 
         version=number,
         revision=1 if present is None else present.revision + 1,
         run=run.name,
-        tier=body.tier if present is None else present.tier,
+        tier=body.tier if present is None or not present.manifest else present.tier,
         use=run.use,
         stage="none",
         digest_hex=provenance.model_digest_hex({name: kept["digest_hex"] for name, kept in files.items()}),
@@ -140,13 +143,14 @@ def ask_register(view: View, who: Who, ref: Ref, body: RegisterModel, ids: Ids) 
         "revision": row.revision,
         "run": body.run,
         "files": files,
+        "weights_of_run": outcome.get("files", {}).get(WEIGHTS, {}).get("digest_hex", ""),
         "replaces": "" if present is None else _standing_digest_hex(present),
     }
     return Proposal(
         resource=view.model_version_entity(row),
         parameters=parameters,
         change=_registration(row, present, ids),
-        conflict=_cannot_register(run, present, files, ref),
+        conflict=_cannot_register(run, present, files, ref) or _cannot_replace(view, present, ref),
         result={"version": f"{ref.tenant}/{ref.name}@{number}"},
     )
 
@@ -166,7 +170,8 @@ def _registration(row: ModelVersion, present: ModelVersion | None, ids: Ids) -> 
     if present is None:
         return Change(inserts=(Insert(ModelVersion, row.model_dump()),))
     where = {"model": row.model, "version": row.version, "revision": present.revision, "stage": "none"}
-    kept = {"tenant_id", "model", "version", "tier", "created_at_ms", "created_by"}
+    # The manifest stays until the registry holds other files: a swap that is refused changes nothing.
+    kept = {"tenant_id", "model", "version", "created_at_ms", "created_by", "manifest"}
     values = {key: value for key, value in row.model_dump().items() if key not in kept}
     note = Note("facts", {"event": "model-replaced", "version": f"{row.tenant_id}/{row.model}@{row.version}"})
     return Change(
@@ -193,10 +198,27 @@ def _cannot_register(run: Run, present: ModelVersion | None, files: Mapping[str,
         return Conflict(f"run {ref.tenant}/{run.name} left no {' and '.join(MODEL_FILES)}")
     if present is not None and (present.stage != "none" or present.state not in {"ready", "failed"}):
         return Conflict(f"{ref} is on stage {present.stage}, {present.state}: its files stand; register a new version")
-    if present is not None and present.run != run.name:
+    if present is not None and present.manifest and present.run != run.name:
         return Conflict(
             f"{ref} was made by run {ref.tenant}/{present.run}: register another run's model as a new version"
         )
+    return None
+
+
+def _cannot_replace(view: View, present: ModelVersion | None, ref: Ref) -> Conflict | None:
+    """Why the files of a version that stands cannot be replaced, if so."""
+    if present is None or not present.manifest:
+        return None
+    if view.promotions(present):
+        # What was on a stage can be returned to, so it must stay what it was.
+        return Conflict(f"{ref} was promoted before: its files stand for good; register a new version")
+    if (
+        view.holds("ModelVersion", f"{present.model}@{present.version}")
+        or view.lineage_restrictions(present.datasets).held
+    ):
+        return Conflict(f"a hold lies on {ref}, or on the data behind it: its files stand until it is lifted")
+    if view.has_open_operation(str(ref)):
+        return Conflict(f"an operation on {ref} is at work: its files stand until that has ended")
     return None
 
 
@@ -213,6 +235,13 @@ def do_register(deed: Deed) -> Mapping[str, Any]:
                     deed.copy(path, folder / name)
                 else:
                     deed.fetch(f"fetch:{name}", object_of(deed.tenant, kept), folder / name)
+            if p["files"][WEIGHTS]["digest_hex"] != p["weights_of_run"]:
+                # What they are is told first: a pickle is refused as a pickle.
+                inspect_model_files(folder)
+                raise Conflict(
+                    "these weights are not what the run made, so nobody knows what data is behind them; register the run's own",
+                    code="other-weights",
+                )
             done = deed.adapters.registry.register(warrant, ref, folder, p)
         return {"files": {name: dict(entry) for name, entry in done.files.items()}, "key_id": done.key_id}
 
@@ -253,11 +282,14 @@ def finish_register(_view: View, operation: Operation, result: Mapping[str, Any]
     return Change(updates=(Update(ModelVersion, where, {"state": "ready", "signed": True, "manifest": manifest}),))
 
 
-def abandon_register(_view: View, operation: Operation, _error: Mapping[str, Any], _now_ms: int) -> Change:
-    """What was refused is no version of anything."""
+def abandon_register(view: View, operation: Operation, _error: Mapping[str, Any], _now_ms: int) -> Change:
+    """What was refused is no version of anything; the files that stood before stand again."""
     model, version = split_name(operation)
     where = {"model": model, "version": version, "revision": operation.parameters["revision"]}
-    return Change(updates=(Update(ModelVersion, where, {"state": "failed", "digest_hex": "", "signed": False}),))
+    row = view.model_version(model, version)
+    standing = "" if row is None else _standing_digest_hex(row)
+    values = {"state": "ready" if standing else "failed", "digest_hex": standing, "signed": bool(standing)}
+    return Change(updates=(Update(ModelVersion, where, values),))
 
 
 # --- read, download -------------------------------------------------------------------------------------------------
@@ -276,7 +308,11 @@ def not_ready(row: ModelVersion, ref: Ref) -> Conflict | None:
 def registry_parameters(row: ModelVersion, ref: Ref) -> dict[str, Any]:
     """The parameters by which the registry is told of a version."""
     files = {name: entry for name, entry in row.manifest.get("files", {}).items() if name in MODEL_FILES}
-    return {"version": str(ref), "files": {name: {"digest_hex": entry["digest_hex"]} for name, entry in files.items()}}
+    return {
+        "version": str(ref),
+        "revision": row.revision,
+        "files": {name: {"digest_hex": entry["digest_hex"]} for name, entry in files.items()},
+    }
 
 
 def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal | None:
@@ -360,7 +396,6 @@ def ask_check(view: View, _who: Who, ref: Ref, body: CheckModel, _ids: Ids) -> P
         **registry_parameters(row, ref),
         "kinds": _kinds(body, dataset, ref),
         "thresholds": view.thresholds(row.tier, tuple(Thresholds.model_fields)),
-        "revision": row.revision,
         "model_digest_hex": row.digest_hex,
         "dataset": {"object_id": dataset.object_id, "digest_hex": dataset.digest_hex, "size_bytes": dataset.bytes},
         "label": dataset.label,

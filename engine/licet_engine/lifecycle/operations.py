@@ -12,17 +12,18 @@ Rules kept here:
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Engine
-from sqlmodel import col, select
+from sqlmodel import select
 
 from licet_adapters.ports import Metric
 from licet_attestations import canonical, dsse
 from licet_attestations.errors import LicetAttestationError
-from licet_attestations.statement import Statement
+from licet_attestations.statement import Statement, tenant_of
 from licet_attestations.trustroot import TrustRoot
 from licet_engine.decide.decision import Decision, Request, decide
 from licet_engine.decide.entities import EntityUid, Fact, FactSet
@@ -45,10 +46,10 @@ from licet_engine.store import tables
 from licet_engine.store.db import read_transaction, tenant_session
 
 ENDED: Final = frozenset({"done", "failed", "refused"})
+logger = logging.getLogger(__name__)
+
 _MAX_TRIES: Final = 8
 _MAX_METRIC_ROWS: Final = 10_000
-_IRREVERSIBLE: Final = frozenset({"dataset.delete", "model.delete", "key.destroy"})
-"""Decided again right before they are done, however fresh the decision: a hold may have been placed since."""
 
 
 class NoSuchOperation(LicetError):
@@ -159,9 +160,11 @@ class Operations:
             Refused: Decided again, the answer is no.
         """
         row = self._operation(tenant, operation_id)
-        decision_id = row.last_decision_id or row.decision_id
-        index, at_ms = self._placed(tenant, decision_id)
-        if row.action in _IRREVERSIBLE or now_ms() - at_ms > self._max_age_ms:
+        if row.state != "running" or self._is_cancelled(tenant, row):
+            raise Refused(f"{row.action} on {row.resource} is {row.state} or was cancelled: no warrant is made for it")
+        index, at_ms = self._placed(tenant, row.last_decision_id or row.decision_id)
+        # Whatever became true or false since (a hold, a swap, a suspension) may make it another decision.
+        if now_ms() - at_ms > self._max_age_ms or self._facts_version(tenant) != row.facts_version:
             index = self._decide_again(tenant, row, step)
         return self._material(tenant, index).to_json()
 
@@ -231,7 +234,9 @@ class Operations:
             if found is None:
                 raise Unavailable(f"tenant {tenant} is not there")
             view, in_force = found
-            resource, context = _as_it_is_now(view, who, row, ids)
+            resource, context, parameters = _as_it_is_now(view, who, row, ids)
+            if parameters is not None and canonical.digest(dict(parameters)) != canonical.digest(row.parameters):
+                raise Refused(f"what {row.action} on {row.resource} was decided on has changed since: ask again")
             principal = view.principal(row.principal)
             entities = [view.tenant_entity(), resource]
             entities += [] if principal is None else [view.principal_entity(principal)]
@@ -315,6 +320,9 @@ class Operations:
         except LicetAttestationError as error:
             raise InvalidInput(f"this is no attestation of this installation: {error}") from error
         digest_hex = hashlib.sha256(payload).hexdigest()
+        self._operation(tenant, operation_id)
+        if tenant_of(statement.predicate) != tenant:
+            raise InvalidInput(f"this attestation does not say that it is {tenant}'s")
         with tenant_session(self._engine, tenant) as session:
             known = session.exec(select(tables.Attestation).where(tables.Attestation.digest_hex == digest_hex)).first()
         if known is not None:
@@ -360,7 +368,7 @@ class Operations:
     def _end(
         self, tenant: str, operation_id: str, state: str, *, result: dict[str, Any] | None, error: dict[str, Any] | None
     ) -> dict[str, Any]:
-        for _ in range(_MAX_TRIES):
+        for left in reversed(range(_MAX_TRIES)):
             at_ms = now_ms()
             with self._tenants.view(tenant) as found:
                 if found is None:
@@ -371,9 +379,7 @@ class Operations:
                     raise NoSuchOperation(f"operation {tenant}/{operation_id} was never accepted")
                 if row.state in ENDED:
                     return {"state": row.state}
-                verb = VERBS[row.action]
-                ends = verb.finish if result is not None else verb.abandon
-                change = Change() if ends is None else ends(view, row, result or error or {}, at_ms)
+                change = self._change_at_end(view, row, result, error, at_ms, is_last=not left)
                 submission = self._ending(tenant, row, state, change, in_force, result=result, error=error)
             try:
                 receipt = self._sequencer.append(submission)
@@ -383,6 +389,29 @@ class Operations:
                 self._tenants.seen(changed, version)
             return {"state": state}
         raise Conflict(f"operation {tenant}/{operation_id} cannot be ended as {state}: its rows are not as expected")
+
+    def _change_at_end(
+        self,
+        view: View,
+        row: tables.Operation,
+        result: dict[str, Any] | None,
+        error: dict[str, Any] | None,
+        at_ms: int,
+        *,
+        is_last: bool,
+    ) -> Change:
+        """What an ended operation leaves as rows."""
+        verb = VERBS[row.action]
+        if result is not None:
+            return Change() if verb.finish is None else verb.finish(view, row, result, at_ms)
+        if verb.abandon is None or is_last:
+            # A failed operation must always be able to end, even where its rows are not as they should be.
+            return Change()
+        try:
+            return verb.abandon(view, row, error or {}, at_ms)
+        except Exception:
+            logger.exception("what a failed operation leaves cannot be told", extra={"operation": row.id})
+            return Change()
 
     def _ending(
         self,
@@ -432,27 +461,22 @@ class Operations:
             bump=(tenant,) if changes else (),
         )
 
-    # --- what was never taken up ------------------------------------------------------------------------------------
 
-    def waiting(self, tenant: str) -> list[str]:
-        """Identifiers of the operations that have not ended."""
-        with tenant_session(self._engine, tenant) as session:
-            query = select(tables.Operation.id).where(col(tables.Operation.state).not_in(sorted(ENDED)))
-            return list(session.exec(query).all())
+_Now = tuple[Entity, Mapping[str, Any], Mapping[str, Any] | None]
 
 
-def _as_it_is_now(view: View, who: Who, row: tables.Operation, ids: Ids) -> tuple[Entity, Mapping[str, Any]]:
-    """The resource of an operation as it is now, with the context of its action."""
+def _as_it_is_now(view: View, who: Who, row: tables.Operation, ids: Ids) -> _Now:
+    """The resource of an operation as it is now, the context of its action, and the parameters it would have."""
     verb = VERBS[row.action]
     if row.action == "dataset.register":
         dataset = view.dataset(parse_ref(row.resource).name)
-        return (view.dataset_entity(dataset), {}) if dataset is not None else _gone(row)
+        return (view.dataset_entity(dataset), {}, None) if dataset is not None else _gone(row)
     if row.action == "training.launch":
         run = view.run(parse_ref(row.resource).name)
-        return (view.run_entity(run, is_paid=True), {}) if run is not None else _gone(row)
+        return (view.run_entity(run, is_paid=True), {}, None) if run is not None else _gone(row)
     if row.action == "model.register":
         version = view.model_version(*split_name(row))
-        return (view.model_version_entity(version), {}) if version is not None else _gone(row)
+        return (view.model_version_entity(version), {}, None) if version is not None else _gone(row)
     body = verb.body.model_validate(row.asked)
     ref = (
         Ref(row.resource, "")
@@ -460,8 +484,8 @@ def _as_it_is_now(view: View, who: Who, row: tables.Operation, ids: Ids) -> tupl
         else parse_ref(row.resource, versioned=verb.form is RefForm.VERSION)
     )
     proposal = verb.propose(view, who, ref, body, ids)
-    return (proposal.resource, proposal.context) if proposal is not None else _gone(row)
+    return (proposal.resource, proposal.context, proposal.parameters) if proposal is not None else _gone(row)
 
 
-def _gone(row: tables.Operation) -> tuple[Entity, Mapping[str, Any]]:
+def _gone(row: tables.Operation) -> _Now:
     raise Refused(f"{row.resource} is no longer there, so {row.action} cannot be decided again")

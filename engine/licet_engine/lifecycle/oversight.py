@@ -1,4 +1,4 @@
-"""What auditors and those who keep keys ask for: export evidence, read the log and decisions, destroy a key."""
+"""What is asked of a tenant as a whole: export evidence, read the log, decisions and lists, destroy the key."""
 
 from __future__ import annotations
 
@@ -50,6 +50,11 @@ def ask_of_log(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Pro
     return Proposal(resource=view.plain_entity("Log", Ref(ref.tenant, "log")))
 
 
+def ask_of_catalogue(view: View, _who: Who, _ref: Ref, _body: NoBody, _ids: Ids) -> Proposal:
+    """What the tenant has: datasets, runs, models, people and the like, by name and state, without what is in them."""
+    return Proposal(resource=view.tenant_entity())
+
+
 def ask_destroy_key(view: View, _who: Who, ref: Ref, body: DestroyKey, _ids: Ids) -> Proposal:
     """The tenant's key is gone, and with it everything that was sealed under it."""
     return Proposal(resource=view.key_entity(), parameters={"tenant": ref.tenant, "reason": body.reason})
@@ -89,6 +94,13 @@ VERBS = (
     _of_log("decision.read", "Read decisions."),
     _of_log("decision.explain", "Have decisions explained."),
     _of_log("operation.read", "Read operations."),
+    Verb(
+        action="catalogue.read",
+        summary="List what the tenant has.",
+        form=RefForm.TENANT,
+        body=NoBody,
+        propose=ask_of_catalogue,
+    ),
     Verb(
         action="key.destroy",
         summary="Destroy the tenant's key, and so everything stored under it.",

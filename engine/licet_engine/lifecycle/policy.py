@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
@@ -12,7 +13,7 @@ from licet_engine.decide.bundle import CompiledBundle
 from licet_engine.decide.errors import BundleError
 from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import Ref
-from licet_engine.lifecycle.facts import View
+from licet_engine.lifecycle.facts import Entity, View
 from licet_engine.lifecycle.people import PackChosen, first_bundle
 from licet_engine.lifecycle.verbs import (
     Body,
@@ -27,7 +28,10 @@ from licet_engine.lifecycle.verbs import (
     Verb,
     Who,
 )
-from licet_engine.store.tables import PolicyBundle, Tenant
+from licet_engine.store.tables import Approval, PolicyBundle, Tenant
+
+MAX_OWN_POLICIES = 500
+"""Own policies of a tenant; each costs some milliseconds to validate."""
 
 
 class PublishPolicies(Body):
@@ -37,8 +41,25 @@ class PublishPolicies(Body):
     policies: Annotated[str, Field(max_length=512 * 1024)] = ""
 
 
+def sketch_publish(view: View, who: Who, ref: Ref) -> Entity:
+    """The bundle as far as policy looks at it, before the work of composing it is done for someone who may not publish."""
+    row = PolicyBundle(
+        tenant_id=ref.tenant,
+        digest_hex="0" * 64,
+        author=who.name,
+        state="published",
+        proved=False,
+        body=b"",
+        created_at_ms=0,
+        activated_at_ms=None,
+    )
+    return view.bundle_entity(row)
+
+
 def ask_publish(view: View, who: Who, ref: Ref, body: PublishPolicies, ids: Ids) -> Proposal:
     """A bundle as it would be: composed, validated, compiled, stored under its digest."""
+    if body.policies.count(";") > MAX_OWN_POLICIES:
+        raise InvalidInput(f"at most {MAX_OWN_POLICIES} own policies are taken")
     data = first_bundle(body.packs, body.policies)
     try:
         CompiledBundle.compile(canonical.loads(data, max_bytes=len(data)))
@@ -56,12 +77,17 @@ def ask_publish(view: View, who: Who, ref: Ref, body: PublishPolicies, ids: Ids)
         activated_at_ms=None,
     )
     conflict = None
-    if view.bundle(digest_hex) is not None:
-        conflict = Conflict(f"bundle {digest_hex[:16]} is published already: activate it")
+    present = view.bundle(digest_hex)
+    change = Change(inserts=(Insert(PolicyBundle, row.model_dump()),))
+    if present is not None and present.state != "superseded":
+        conflict = Conflict(f"bundle {digest_hex[:16]} is {present.state} already")
+    elif present is not None:
+        again = {"author": who.name, "state": "published", "created_at_ms": ids.now_ms}
+        change = Change(updates=(Update(PolicyBundle, {"digest_hex": digest_hex, "state": "superseded"}, again),))
     note = Note("policy", {"event": "policy-published", "bundle": digest_hex, "author": who.id})
     return Proposal(
         resource=view.bundle_entity(row),
-        change=Change(inserts=(Insert(PolicyBundle, row.model_dump()),), notes=(note,)),
+        change=replace(change, notes=(note,)),
         conflict=conflict,
         result={"bundle": digest_hex, "ref": f"{ref.tenant}/{digest_hex[:16]}"},
     )
@@ -74,10 +100,17 @@ def ask_activate(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Pro
         return None
     active = view.tenant.bundle_digest_hex
     conflict = Conflict(f"bundle {ref} is in force already") if row.digest_hex == active else None
+    if row.state == "superseded":
+        # It was in force once; that two people wanted it then is no reason for one to bring it back now.
+        conflict = Conflict(
+            f"bundle {ref} was in force before and was superseded: publish it again, for another to activate"
+        )
     note = Note("policy", {"event": "policy-activated", "bundle": row.digest_hex, "before": active, "by": who.id})
     updates = [
         Update(PolicyBundle, {"digest_hex": row.digest_hex}, {"state": "active", "activated_at_ms": ids.now_ms}),
         Update(Tenant, {"bundle_digest_hex": active}, {"bundle_digest_hex": row.digest_hex}),
+        # Approvals were given under the policies before; they do not come back with them either.
+        Update(Approval, {"voided_at_ms": None}, {"voided_at_ms": ids.now_ms}, rows=None),
     ]
     if active is not None and active != row.digest_hex:
         updates.append(Update(PolicyBundle, {"digest_hex": active}, {"state": "superseded"}))
@@ -112,6 +145,7 @@ VERBS = (
         form=RefForm.TENANT,
         body=PublishPolicies,
         propose=ask_publish,
+        sketch=sketch_publish,
         creates=True,
     ),
     Verb(

@@ -106,9 +106,14 @@ def ask_approve(view: View, who: Who, ref: Ref, body: GiveVerdict, ids: Ids) -> 
     conflict = not_ready(row, ref)
     if body.binding and body.binding != binding:
         conflict = Conflict(f"{ref} is no longer what was reviewed (binding {body.binding[:16]}): review it again")
-    same = [a for a in view.approvals(row.model, row.version) if a.track == body.track and a.binding == binding]
-    if any(a.approver == who.name for a in same) and body.verdict == "approved":
-        conflict = Conflict(f"{who.id} approved {ref} on track {body.track} already, as it stands now")
+    current = [a for a in view.approvals(row.model, row.version) if a.binding == binding]
+    same = [a for a in current if a.track == body.track]
+    mine = next((a for a in current if a.approver == who.name), None)
+    if mine is not None and body.verdict == "approved":
+        # Two tracks are two pairs of eyes.
+        conflict = Conflict(
+            f"{who.id} approved {ref}, as it stands now, on track {mine.track} already: one person, one track"
+        )
     verdict = Approval(
         tenant_id=ref.tenant,
         id=ids.decision,
@@ -218,7 +223,9 @@ def finish_promote(view: View, operation: Operation, result: Mapping[str, Any], 
         "reason": operation.parameters.get("reason", ""),
         "at_ms": now_ms,
     }
-    updates = [Update(ModelVersion, {"model": model, "version": version}, {"stage": stage})]
+    # Exactly the files that were decided on; a version whose files are others by now takes no stage.
+    where = {"model": model, "version": version, "revision": operation.parameters["revision"], "state": "ready"}
+    updates = [Update(ModelVersion, where, {"stage": stage})]
     gives_way = view.on_stage(model, stage)
     if gives_way is not None and gives_way.version != version:
         updates.append(Update(ModelVersion, {"model": model, "version": gives_way.version}, {"stage": "none"}))
@@ -246,7 +253,7 @@ def ask_roll_back(view: View, _who: Who, ref: Ref, body: RollBack, _ids: Ids) ->
             "reason": body.reason,
             "model_digest_hex": before.digest_hex,
             "bundle": view.tenant.bundle_digest_hex,
-            "evaluations": {},
+            "evaluations": {kind: check.attestation_digest_hex for kind, check in view.checks(before).items()},
             "binding": view.binding(before),
         }
     return Proposal(resource=view.model_version_entity(row), parameters=parameters, conflict=conflict)

@@ -68,7 +68,8 @@ class Spool:
             raise TooLarge(f"an upload has at most {self._max_bytes} bytes; this one says it has {expected_bytes}")
         folder = self._make(tenant, "uploads")
         owner = hashlib.sha256(principal.encode()).hexdigest()[:16]
-        if sum(1 for _ in folder.glob(f"*.{owner}")) >= self._max_per_principal:
+        # What is on its way counts as well, so that many at once do not pass where one after the other would not.
+        if sum(1 for path in folder.iterdir() if owner in path.name) >= self._max_per_principal:
             raise Busy(f"{principal} has {self._max_per_principal} uploads waiting to be used; use them, or wait")
         identifier = new_id()
         path = folder / f"{identifier}.{owner}"
@@ -167,7 +168,8 @@ class Spool:
 
     def _make(self, tenant: str, kind: str) -> Path:
         folder = self._folder / parse_tenant(tenant) / kind
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for level in (self._folder, folder.parent, folder):
+            level.mkdir(mode=0o700, exist_ok=True)
         return folder
 
     @contextlib.contextmanager

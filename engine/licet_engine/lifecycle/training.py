@@ -34,6 +34,9 @@ from licet_engine.store.tables import Metric as MetricRow
 if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed
 
+ROW_VISITS_PER_UNIT = 1_000_000
+"""A unit of the training budget: so many rows, each visited once."""
+
 MODEL_FILES = ("architecture.json", "model.safetensors")
 
 
@@ -75,7 +78,7 @@ class LaunchTraining(Body):
     dataset: Annotated[str, Field(max_length=128)]
     environment: Word
     use: Word
-    cost: Annotated[int, Field(ge=0, lt=1 << 31)] = 1
+    cost: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
     spec: Spec = Spec()
 
 
@@ -107,6 +110,8 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
         conflict = Conflict(f"dataset {body.dataset} is {dataset.state}: only a ready one can be trained on")
     # Of a dataset that is not ready the columns are not known, so no job can be written for it.
     job = _job(dataset, body.spec) if dataset.state == "ready" else {}
+    # The asker may set more aside than the run is known to need, not less.
+    cost = max(body.cost, -(-dataset.rows * body.spec.epochs // ROW_VISITS_PER_UNIT))
     row = Run(
         tenant_id=ref.tenant,
         name=ref.name,
@@ -121,7 +126,7 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
         # Whoever starts a pipeline's run is an author of what it makes, through the one who answers for the pipeline.
         authors=_authors(view, who),
         pipelines=[who.name] if who.kind == "service" else [],
-        cost=body.cost,
+        cost=cost,
         workdir_id=ids.operation,
         operation_id=ids.operation,
         created_at_ms=ids.now_ms,
@@ -141,7 +146,7 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
         "code_digest_hex": provenance.TRAINING_CODE_DIGEST_HEX,
         **job,
     }
-    change = Change(inserts=(Insert(Run, row.model_dump()),), spends=(Spend(TRAINING_BUDGET, body.cost),))
+    change = Change(inserts=(Insert(Run, row.model_dump()),), spends=(Spend(TRAINING_BUDGET, cost),))
     return Proposal(resource=view.run_entity(row), parameters=parameters, change=change, conflict=conflict)
 
 
@@ -196,6 +201,10 @@ def _authors(view: View, who: Who) -> list[str]:
 def do_launch(deed: Deed) -> Mapping[str, Any]:
     """Fetch the rows, keep the held-out ones back, train in the sandbox, seal and attest what came of it."""
     p = deed.parameters
+    if p["code_digest_hex"] != provenance.TRAINING_CODE_DIGEST_HEX:
+        raise Conflict(
+            "the code that is installed here is not the code that was approved; ask again", code="other-code"
+        )
     source = ObjectRef(
         tenant=deed.tenant, object_id=p["object_id"], digest_hex=p["digest_hex"], size_bytes=p["size_bytes"]
     )
@@ -267,10 +276,11 @@ def _keep(deed: Deed, trained: Mapping[str, Any], name: str) -> dict[str, Any]:
     )
 
 
-def finish_launch(_view: View, operation: Operation, result: Mapping[str, Any], now_ms: int) -> Change:
-    """The run is done."""
+def finish_launch(view: View, operation: Operation, result: Mapping[str, Any], now_ms: int) -> Change:
+    """The run is done; one that was cancelled while it ended stays cancelled, and its model is never registered."""
+    row = view.run(_name(operation))
     values = {
-        "state": "done",
+        "state": "cancelled" if row is not None and row.state == "cancelled" else "done",
         "metrics_summary": result["metrics"],
         "outcome": dict(result),
         "ended_at_ms": now_ms,

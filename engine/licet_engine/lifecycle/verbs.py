@@ -159,6 +159,7 @@ class RefForm(Enum):
 
 
 Propose = Callable[[View, Who, Ref, Any, Ids], Proposal | None]
+Sketch = Callable[[View, Who, Ref], Entity]
 Do = Callable[["Deed"], Mapping[str, Any]]
 Finish = Callable[[View, Operation, Mapping[str, Any], int], Change]
 
@@ -177,6 +178,7 @@ class Verb:
         finish: Turns what was done into rows.
         abandon: What a failed or refused operation leaves, as rows.
         creates: Whether its resource does not exist before.
+        sketch: Where `propose` is costly: the resource as far as policy looks at it. A proposal is made only if it is allowed.
     """
 
     action: str
@@ -188,3 +190,4 @@ class Verb:
     finish: Finish | None = None
     abandon: Finish | None = None
     creates: bool = False
+    sketch: Sketch | None = None

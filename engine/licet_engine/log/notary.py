@@ -41,6 +41,9 @@ class Notary:
     Args:
         engine: Of the store.
         signer: Who signs.
+
+    Attributes:
+        fault: Which logs are not extensions of what was signed before; empty if all are.
     """
 
     def __init__(self, engine: Engine, signer: CheckpointSigner) -> None:
@@ -48,6 +51,7 @@ class Notary:
         self._signer = signer
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._notes: dict[str, tuple[int, str]] = {}
+        self.fault = ""
 
     def checkpoint(self, tenant: str, *, min_size: int = 0) -> tuple[int, str]:
         """A checkpoint that covers at least ``min_size`` entries; of the whole log as it is, if ``min_size`` is 0.
@@ -91,6 +95,7 @@ class Notary:
             except (LogError, SignerRefused) as error:
                 # Of this log something is not as it was; that must not keep the others from their checkpoints.
                 refused.append(f"{tenant}: {error}")
+        self.fault = "; ".join(refused)
         if refused:
             raise LogCorrupt(f"no checkpoint could be signed of {'; '.join(refused)}; run licet log fsck")
         return len(grown)

