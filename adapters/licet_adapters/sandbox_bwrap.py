@@ -101,6 +101,8 @@ def sandbox_arguments(
     arguments += ["--cap-drop", "ALL", "--hostname", "job", "--clearenv", "--sync-fd", str(sync_fd)]
     for name, value in JOB_ENVIRONMENT.items():
         arguments += ["--setenv", name, value]
+    # Before what is bound: an interpreter may live below /tmp, and what is mounted later hides what was there.
+    arguments += ["--size", str(scratch_bytes), "--tmpfs", "/tmp"]  # noqa: S108
     mounted: list[Path] = []
     for name in _SYSTEM_DIRS:
         system = Path("/", name)
@@ -117,7 +119,7 @@ def sandbox_arguments(
         if Path(file).exists():
             arguments += ["--ro-bind", sources.of(Path(file)), file]
     arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(scratch_bytes), "--tmpfs", "/dev/shm"]  # noqa: S108
-    arguments += ["--remount-ro", "/dev", "--size", str(scratch_bytes), "--tmpfs", "/tmp"]  # noqa: S108
+    arguments += ["--remount-ro", "/dev"]
     arguments += ["--ro-bind", sources.of(staged / "code"), "/job/code"]
     arguments += ["--ro-bind", sources.of(staged / "in"), "/job/in"]
     arguments += ["--bind", sources.of(output_dir), "/job/out"]

@@ -11,6 +11,7 @@ Rules kept here:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import signal
@@ -49,6 +50,34 @@ class _Child:
     restart_at_s: float = field(default=0.0)
 
 
+def is_served(data: Path) -> bool:
+    """Whether a supervisor runs on this installation."""
+    try:
+        os.close(_claim(data))
+    except ConfigurationError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _claim(data: Path) -> int:
+    """Hold the one place of a supervisor of an installation, as long as the descriptor is open.
+
+    Raises:
+        ConfigurationError: Another holds it.
+    """
+    lock = os.open(data / "run" / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise ConfigurationError(
+            f"{data} is served already: stop that first, or serve another folder with --data"
+        ) from error
+    return lock
+
+
 class Supervisor:
     """Starts the processes, keeps them alive, and stops them.
 
@@ -65,6 +94,7 @@ class Supervisor:
         self._log = log
         self._longest_pause_s = longest_pause_s
         self._stop = threading.Event()
+        self._lock: int | None = None
         self._children = [
             _Child("signer", self._signer_command()),
             _Child("api", self._api_command()),
@@ -105,6 +135,7 @@ class Supervisor:
             ConfigurationError: It does not become ready; says which part, and what to look at.
         """
         self._check_port()
+        self._lock = _claim(self._settings.data)
         (self._settings.data / "run" / "worker.ready").unlink(missing_ok=True)
         for child in self._children:
             self._spawn(child)
@@ -162,6 +193,9 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _tend(self) -> None:
         for child in self._children:

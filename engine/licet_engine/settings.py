@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,9 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         if text is not None:
             values[field.name] = _parse(field.name, field.type, text)
     values.update({name: value for name, value in overrides.items() if value is not None})
+    # Processes of their own, and jobs with a folder of their own, must find it alike.
     settings = Settings(**values)
+    settings = replace(settings, data=settings.data.absolute())
     for name in (
         *("max_body_bytes", "max_upload_bytes", "max_uploads_per_principal", "upload_ttl_s"),
         *("decision_max_age_s", "lease_s", "checkpoint_interval_s", "api_threads"),

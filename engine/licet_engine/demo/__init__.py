@@ -13,7 +13,7 @@ from pathlib import Path
 from licet_engine.demo.acts import ACTS
 from licet_engine.demo.stage import DATA, Stage, Unexpected, free_port
 from licet_engine.init import initialise
-from licet_engine.serve import Supervisor
+from licet_engine.serve import Supervisor, is_served
 from licet_engine.settings import load_settings
 
 FOLDER = Path("demo")
@@ -41,6 +41,12 @@ def main(folder: Path = FOLDER) -> int:
         if not (folder / _MARKER).exists():
             stage.fail(f"{folder} exists and was not made by licet demo: move it away, or run this elsewhere")
             return 2
+        if is_served(folder):
+            stage.fail(
+                f"a service runs on {folder}: stop it first, for this begins by removing what a demo left there before"
+            )
+            return 2
+        stage.tell(f"removing {folder}, which a demo before left")
         shutil.rmtree(folder)
     folder.mkdir(mode=0o700)
     (folder / _MARKER).touch()
