@@ -156,6 +156,8 @@ class Performer:
         else:
             return str(begun["state"])
         logger.warning("operation failed", extra={"tenant": tenant, "operation": operation, "code": error["code"]})
+        # Kept until here, so that an attempt that failed in passing could use them again; nothing will from now on.
+        deed.forget_uploads()
         told = {"code": error["code"], "message": error["message"]}
         refused = error["code"] in _REFUSED_CODES
         return str(self._tell("fail", tenant=tenant, operation=operation, error=told, refused=refused)["state"])

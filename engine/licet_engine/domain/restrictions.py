@@ -46,6 +46,16 @@ class Restrictions:
                 f"classification {self.classification!r} is not known: use one of {', '.join(CLASSIFICATIONS)}"
             )
 
+    def loosens(self, other: Restrictions) -> bool:
+        """Whether these permit anything that ``other`` does not; holds are no part of the comparison."""
+        return (
+            CLASSIFICATIONS.index(self.classification) < CLASSIFICATIONS.index(other.classification)
+            or self.protected < other.protected
+            or not self.residency <= other.residency
+            or not self.uses <= other.uses
+            or self.expires_at_ms > other.expires_at_ms
+        )
+
     def to_fact(self) -> dict[str, Any]:
         """The Cedar record ``Restrictions`` of the schema."""
         return {

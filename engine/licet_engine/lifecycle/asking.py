@@ -637,6 +637,8 @@ def _key_row(question: _Question, answer: Answer) -> dict[str, Any]:
 
 _CONTEXT_OF_ELSEWHERE: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
     # The schema wants these of the action; of what is elsewhere only what was sent is known.
+    "dataset.classify": lambda _: {"loosens": False},
+    "model.register": lambda _: {"replaces": False},
     "model.promote": lambda body: {"stage": body.stage, "region": body.region or ""},
     "model.approve": lambda body: {"track": body.track},
     "model.request": lambda body: {"track": body.track},

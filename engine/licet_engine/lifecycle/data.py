@@ -159,7 +159,7 @@ def do_register(deed: Deed) -> Mapping[str, Any]:
         return {"stored_bytes": outcome.stored_bytes, "columns": columns, "rows": rows, "digest_hex": p["digest_hex"]}
 
     stored = deed.step("store", put, adapter="local-objects", operation="objects.put", resources=ref.resources())
-    deed.spool.forget(deed.tenant, p["upload"])
+    deed.forget_uploads()
     return stored
 
 
@@ -226,9 +226,17 @@ def ask_classify(view: View, _who: Who, ref: Ref, body: ClassifyDataset, _ids: I
             values[name] = sorted(set(values[name]))
     if not values:
         raise InvalidInput("nothing to change: give at least one of classification, residency, uses, expires_at_ms")
+    # Policy judges the dataset as it would be, and is told how that compares with what it is.
+    then = Dataset(**{**row.model_dump(), **values})
+    loosens = view.dataset_restrictions(then).loosens(view.dataset_restrictions(row))
     note = Note("facts", {"event": "dataset-classified", "dataset": str(ref), **values})
     change = Change(updates=(Update(Dataset, {"name": ref.name}, values),), notes=(note,))
-    return Proposal(resource=view.dataset_entity(row), change=change, result={"dataset": str(ref), **values})
+    return Proposal(
+        resource=view.dataset_entity(then),
+        context={"loosens": loosens},
+        change=change,
+        result={"dataset": str(ref), **values},
+    )
 
 
 def place_hold(kind: str, name: str, who: Who, body: PlaceHold, ids: Ids) -> tuple[Change, dict[str, Any]]:

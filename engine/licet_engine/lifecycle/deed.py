@@ -315,6 +315,13 @@ class Deed:
         train, held_out, record = self.tables.split(source, folder, parameters)
         return Split(train=train, held_out=held_out, record=record)
 
+    def forget_uploads(self) -> None:
+        """Remove the uploads that this operation names: they were used, or never will be."""
+        parts = [self.parameters, *self.parameters.get("files", {}).values()]
+        for part in parts:
+            if "upload" in part:
+                self.spool.forget(self.tenant, part["upload"])
+
     def output_file(self, output: str, name: str) -> Path:
         """A file that a job made, in this operation's own folder."""
         return self.workdir / output / name

@@ -148,6 +148,7 @@ def ask_register(view: View, who: Who, ref: Ref, body: RegisterModel, ids: Ids) 
     }
     return Proposal(
         resource=view.model_version_entity(row),
+        context={"replaces": present is not None and bool(present.manifest)},
         parameters=parameters,
         change=_registration(row, present, ids),
         conflict=_cannot_register(run, present, files, ref) or _cannot_replace(view, present, ref),
@@ -206,17 +207,12 @@ def _cannot_register(run: Run, present: ModelVersion | None, files: Mapping[str,
 
 
 def _cannot_replace(view: View, present: ModelVersion | None, ref: Ref) -> Conflict | None:
-    """Why the files of a version that stands cannot be replaced, if so."""
+    """Why the files of a version that stands cannot be replaced, if so; whether a hold keeps them is for policy."""
     if present is None or not present.manifest:
         return None
     if view.promotions(present):
         # What was on a stage can be returned to, so it must stay what it was.
         return Conflict(f"{ref} was promoted before: its files stand for good; register a new version")
-    if (
-        view.holds("ModelVersion", f"{present.model}@{present.version}")
-        or view.lineage_restrictions(present.datasets).held
-    ):
-        return Conflict(f"a hold lies on {ref}, or on the data behind it: its files stand until it is lifted")
     if view.has_open_operation(str(ref)):
         return Conflict(f"an operation on {ref} is at work: its files stand until that has ended")
     return None
@@ -248,9 +244,7 @@ def do_register(deed: Deed) -> Mapping[str, Any]:
     registered = deed.step(
         "register", register, adapter="local-registry", operation="registry.register", resources=ref.resources()
     )
-    for kept in p["files"].values():
-        if "upload" in kept:
-            deed.spool.forget(deed.tenant, kept["upload"])
+    deed.forget_uploads()
     return registered
 
 

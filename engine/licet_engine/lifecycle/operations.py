@@ -476,7 +476,10 @@ def _as_it_is_now(view: View, who: Who, row: tables.Operation, ids: Ids) -> _Now
         return (view.run_entity(run, is_paid=True), {}, None) if run is not None else _gone(row)
     if row.action == "model.register":
         version = view.model_version(*split_name(row))
-        return (view.model_version_entity(version), {}, None) if version is not None else _gone(row)
+        if version is None:
+            return _gone(row)
+        # The manifest is of the files that stood before, until this operation has put others in their place.
+        return view.model_version_entity(version), {"replaces": bool(version.manifest)}, None
     body = verb.body.model_validate(row.asked)
     ref = (
         Ref(row.resource, "")

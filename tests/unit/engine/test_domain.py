@@ -200,6 +200,29 @@ def test_another_parent_never_loosens(parents: list[Restrictions], another: Rest
     assert is_as_strict(inherit([*parents, another]), inherit(parents))
 
 
+@given(one=RESTRICTIONS, other=RESTRICTIONS)
+def test_what_is_not_as_strict_loosens_and_nothing_else_does(one: Restrictions, other: Restrictions) -> None:
+    assert one.loosens(other) != is_as_strict(replace(one, held=other.held), other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classification": "internal"},
+        {"residency": frozenset({"us", "uk"})},
+        {"residency": frozenset({"uk"})},
+        {"uses": frozenset({"credit-risk", "fraud", "marketing"})},
+        {"expires_at_ms": 2},
+    ],
+)
+def test_each_restriction_can_be_loosened_and_is_not_outweighed(change: dict[str, Any]) -> None:
+    before = replace(OPEN, classification="confidential", expires_at_ms=1)
+    assert replace(before, **change).loosens(before)
+    # Being stricter in another respect makes up for nothing.
+    assert replace(before, protected=True, **change).loosens(before)
+    assert not before.loosens(before)
+
+
 def test_an_only_parent_is_inherited_as_it_is() -> None:
     assert inherit([OPEN]) == OPEN
     assert inherit(iter([OPEN])) == OPEN
