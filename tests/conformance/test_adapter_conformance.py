@@ -9,12 +9,14 @@ import pytest
 
 from licet_adapters.conformance import (
     Case,
+    ChecksConformance,
     ConformanceFailed,
     GuardConformance,
     GuardedAct,
     ObjectStoreConformance,
     RegistryConformance,
     Suite,
+    TrainingConformance,
     World,
     run,
 )
@@ -23,6 +25,8 @@ from licet_adapters.conformance.registry import make_model
 from licet_adapters.conformance.world import TENANT
 from licet_adapters.objects.local import LocalObjects
 from licet_adapters.registry.local import LocalRegistry
+from licet_adapters.training.checks import LocalChecks
+from licet_adapters.training.local import LocalTraining
 
 if TYPE_CHECKING:
     from licet_adapters.ports import AdapterContext, ObjectStore
@@ -82,6 +86,18 @@ def test_local_objects_guard(case: Case) -> None:
 
 @pytest.mark.parametrize("case", _cases(GuardConformance("local-registry", register_a_model)))
 def test_local_registry_guard(case: Case) -> None:
+    case.run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", _cases(TrainingConformance("local-training", LocalTraining)))
+def test_local_training(case: Case) -> None:
+    case.run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", _cases(ChecksConformance("local-checks", LocalChecks)))
+def test_local_checks(case: Case) -> None:
     case.run()
 
 

@@ -15,23 +15,31 @@ With pytest::
         case.run()
 
 A factory takes an ``AdapterContext``, as an entry point's class does. Each case runs in a world of its own: a real
-signer with fresh keys in a temporary folder, and a real log.
+signer with fresh keys in a temporary folder, and a real log. ``ObjectStoreConformance`` and ``RegistryConformance`` go
+with ``GuardConformance``, which is told how one act is done; ``TrainingConformance`` and ``ChecksConformance`` contain it.
 """
 
+from licet_adapters.conformance.checks import ChecksConformance
 from licet_adapters.conformance.guards import GuardConformance, GuardedAct
 from licet_adapters.conformance.objects import ObjectStoreConformance
 from licet_adapters.conformance.registry import RegistryConformance
 from licet_adapters.conformance.suite import Case, ConformanceFailed, Suite, run
+from licet_adapters.conformance.tabular import ChecksExample, TrainingExample
+from licet_adapters.conformance.training import TrainingConformance
 from licet_adapters.conformance.world import World
 
 __all__ = [
     "Case",
+    "ChecksConformance",
+    "ChecksExample",
     "ConformanceFailed",
     "GuardConformance",
     "GuardedAct",
     "ObjectStoreConformance",
     "RegistryConformance",
     "Suite",
+    "TrainingConformance",
+    "TrainingExample",
     "World",
     "run",
 ]
