@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import click
@@ -50,6 +49,22 @@ def load_replay(name: str) -> Replay:
     return replay
 
 
+def _read_trust_root(path: Path) -> TrustRoot:
+    """Read the trust root that is pinned.
+
+    Raises:
+        FormatError: The file cannot be read, or is none; says which file, and what it is for.
+    """
+    role = f"{path}, given with --trust-root,"
+    try:
+        with path.open("rb") as stream:
+            return TrustRoot.from_json(stream.read(MAX_TRUST_ROOT_BYTES + 1))
+    except OSError as error:
+        raise FormatError(f"{role} cannot be read: {error.strerror or error}") from error
+    except FormatError as error:
+        raise FormatError(f"{role} cannot be used: {error}; name the file with the public keys that you pin") from error
+
+
 @click.command(name="verify")
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.option(
@@ -65,8 +80,7 @@ def verify_command(archive: Path, trust_root: Path, tenant: str | None, replay_n
     """Verify the evidence ARCHIVE offline. Exit 0: verified; 1: not verified; 2: could not run."""
     replay = None if replay_name is None else load_replay(replay_name)
     try:
-        with trust_root.open("rb") as stream:
-            trust = TrustRoot.from_json(stream.read(MAX_TRUST_ROOT_BYTES + 1))
+        trust = _read_trust_root(trust_root)
         report = verify_archive(archive, trust, expected_tenant=tenant, replay=replay)
     except VerificationError as error:
         if format_ == "json":
@@ -74,10 +88,16 @@ def verify_command(archive: Path, trust_root: Path, tenant: str | None, replay_n
             click.echo(json.dumps(failure, indent=2))
         else:
             click.echo(f"NOT verified, at step {error.step}, in {error.where}: {error}", err=True)
-        sys.exit(NOT_VERIFIED)
+        raise click.exceptions.Exit(NOT_VERIFIED) from error
     except (OSError, FormatError) as error:
-        click.echo(f"Could not verify: {error}", err=True)
-        sys.exit(COULD_NOT_RUN)
+        reason = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{error.filename or archive}: {error.strerror}"
+        if format_ == "json":
+            click.echo(json.dumps({"error": {"code": "could-not-verify", "message": reason}}, indent=2))
+        else:
+            click.echo(f"Could not verify: {reason}", err=True)
+        raise click.exceptions.Exit(COULD_NOT_RUN) from error
     if format_ == "json":
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:

@@ -27,6 +27,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -202,7 +203,7 @@ class _Verification:
         results = []
         for number, (step, (name, title)) in enumerate(zip(steps, STEPS, strict=True), start=1):
             if step == self._replays and self._replay is None:
-                self._state.limits.append("Decisions were not evaluated again; give a replay to do so.")
+                self._state.limits.append("Decisions were not evaluated again; use --replay to do so.")
                 continue
             self._file = ""
             try:
@@ -402,7 +403,7 @@ class _Verification:
         self._file = archive.CHECKPOINT
         if state.leaves:
             checkpoint.verify_checkpoint(state.note, state.origin, self._trust.keys("log", before_ms))
-        return f"last entry at {before_ms} ms"
+        return f"last entry at {_time_text(before_ms)}" if state.leaves else "no entries"
 
     # Step 7.
     def _decisions(self) -> str:
@@ -524,7 +525,7 @@ class _Verification:
         }
         if claim.predicate != expected:
             raise VerificationError("the export statement is about another tenant or range")
-        return f"exported at {at_ms} ms"
+        return f"exported at {_time_text(at_ms)}"
 
     # Step 11.
     def _isolation(self) -> str:
@@ -585,6 +586,14 @@ def _check_header(leaf: Leaf, record: Mapping[str, Any], tenant: str) -> None:
     time_ms = record.get("time_ms", 0)
     if type(time_ms) is not int or time_ms > leaf.time_ms:
         raise VerificationError("the record is from after its entry in the log")
+
+
+def _time_text(time_ms: int) -> str:
+    """A moment as people read it, in UTC."""
+    try:
+        return f"{dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):  # A time beyond the calendar is no reason to fail.
+        return f"{time_ms} ms after 1970"
 
 
 def _names_of(record: Mapping[str, Any]) -> list[str]:
