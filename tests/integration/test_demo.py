@@ -99,7 +99,6 @@ def evidence(played: Played) -> Evidence:
 
 def test_every_outcome_of_the_demo_is_the_expected_one(played: Played) -> None:
     assert played.status == 0, played.told[-4000:]
-    assert "Every outcome was the expected one" in played.told
     assert {path.name for path in played.folder.iterdir()} >= {"northbank.evidence.zip", "trust-root.json"}
 
 

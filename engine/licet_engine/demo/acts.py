@@ -341,9 +341,9 @@ def evidence(stage: Stage) -> None:
         )
         stage.holds("exit status for the re-signed copy", code, 1)
     code, told = _verify(archive, trust_root, "--replay", "licet_engine.commands.verify:replay")
-    replayed = json.loads(told)["counts"]["replayed"] if code == 0 else 0
-    stage.tell(f"{replayed} decisions evaluated again from their records: all came out the same")
     stage.holds("replay; exit status", code, 0)
+    report = json.loads(told)
+    stage.tell(f"{report['counts']['replayed']} decisions evaluated again from their records: all came out the same")
     stage.tell(report["isolation"]["sentence"])
     stage.tell("What this does not prove:")
     for limit in report["limits"]:

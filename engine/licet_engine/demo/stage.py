@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ PEOPLE: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 """Who plays: the service account's owner is ana."""
 
 _WAIT_S: Final = 120.0
+_WIDEST: Final = 80
+_LABEL_CHARS: Final = 9
 
 
 class Unexpected(Exception):
@@ -45,6 +48,7 @@ class _Scene:
     what: str
     outcome: str
     expected: str
+    is_so: bool
     took_s: float
 
 
@@ -73,6 +77,7 @@ class Stage:
         self._scenes: list[_Scene] = []
         self._failed: list[str] = []
         self._act = ""
+        self._title_of: dict[str, str] = {}
         self._settings: Settings | None = None
         self._supervisor: Supervisor | None = None
 
@@ -153,7 +158,7 @@ class Stage:
             by: Policies that must be among those that decided.
         """
         began_s = time.monotonic()
-        self.console.print(f"   [bold]asked[/]    {escape(what)}")
+        self._line("asked", what)
         try:
             answer = ask()
         except LicetClientError as error:
@@ -161,8 +166,7 @@ class Stage:
         word = "[green]allow[/]" if answer.allowed else "[red]deny[/]"
         self.console.print(f"   [bold]decided[/]  {word}  [dim]decision {answer.decision_id}[/]")
         for policy in answer.policies:
-            line = f"{policy.id}: {policy.title}"
-            self.console.print(f"   [bold]because[/]  {escape(line)}", soft_wrap=True)
+            self._line("because", f"{policy.id}: {policy.title}")
         decided = {policy.id for policy in answer.policies}
         missing = [policy for policy in by if policy not in decided]
         self.check(
@@ -178,15 +182,15 @@ class Stage:
 
     def check(self, what: str, is_so: bool, outcome: str, expected: str, began_s: float) -> None:  # noqa: FBT001 - a line of the table.
         """Put an outcome into the table; one that is not as it must be ends the story."""
-        self._scenes.append(_Scene(self._act, what, outcome, expected, time.monotonic() - began_s))
+        self._scenes.append(_Scene(self._act, what, outcome, expected, is_so, time.monotonic() - began_s))
         if not is_so:
             raise Unexpected(f"{what}: expected {expected}, found {outcome}")
 
     def holds(self, what: str, found: object, expected: object) -> None:
         """Hold a value to what it must be."""
         began_s = time.monotonic()
-        self.tell(f"{what}: {found}")
-        self.check(what, found == expected, str(found), str(expected), began_s)
+        self.tell(f"{what}: {in_words(found)}")
+        self.check(what, found == expected, in_words(found), in_words(expected), began_s)
 
     def done(self, name: str, answer: Answer, *, state: str = "done") -> Operation:
         """Wait for the operation that an answer accepted, and hold its end to what it must be."""
@@ -203,9 +207,7 @@ class Stage:
             )
         told = "" if ended.error is None else f": {ended.error['message']}"
         attempts = "" if ended.attempt == 1 else f", attempt {ended.attempt}"
-        self.console.print(
-            f"   [bold]ran[/]      {escape(ended.action)}: {ended.state}{attempts}{escape(told)}", soft_wrap=True
-        )
+        self._line("ran", f"{ended.action}: {ended.state}{attempts}{told}")
         for name_, digest in _attested(ended):
             self.console.print(f"   [bold]attested[/] {escape(name_)} [dim]{digest}[/]")
         self.check(what, ended.state == state, ended.state, state, began_s)
@@ -221,9 +223,14 @@ class Stage:
                     if clause["kind"] == "unless" and part["outcome"] == "false":
                         values = "; ".join(value["text"] for value in part["values"])
                         line = f"{report['id']}: {part['source']} is {part['outcome']} ({values})"
-                        self.console.print(f"   [bold]failed[/]   {escape(_short(line))}", soft_wrap=True)
-        if explanation.path is not None:
-            self.console.print(f"   [bold]path to yes[/] {escape(explanation.path['message'])}", soft_wrap=True)
+                        self._line("failed", _short(line))
+        if explanation.path:
+            steps = explanation.path.get("steps") or ()
+            self.console.print("   [bold]path to yes[/]")
+            if not steps:
+                self._hung(" " * 5, str(explanation.path["message"]))
+            for number, step in enumerate(steps, start=1):
+                self._hung(f"{number:>6}. ", str(step["describe"]))
         return explanation
 
     # --- the display -----------------------------------------------------------------------------------------------
@@ -231,11 +238,32 @@ class Stage:
     def heading(self, text: str) -> None:
         """Begin an act."""
         self._act = text.partition(".")[0] if text[:1].isdigit() else ""
+        self._title_of[self._act] = text.removeprefix(f"{self._act}.").strip().rstrip(".")
         self.console.print(f"\n[bold cyan]{escape(text.rstrip('.'))}[/]")
 
     def tell(self, text: str) -> None:
         """A line of the story."""
-        self.console.print(f"   {escape(text)}", soft_wrap=True)
+        self._hung("   - " if text.startswith("- ") else "   ", text.removeprefix("- "))
+
+    def _line(self, label: str, text: str) -> None:
+        """A line of the story with what it is."""
+        self._hung(f"   {label:<{_LABEL_CHARS}}", text, label=label)
+
+    def _hung(self, head: str, text: str, *, label: str = "") -> None:
+        """Text behind a head, wrapped under itself."""
+        lines = textwrap.wrap(
+            text,
+            width=min(self.console.width, _WIDEST),
+            initial_indent=head,
+            subsequent_indent=" " * len(head),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for number, line in enumerate(lines or [head]):
+            told = escape(line)
+            if label and number == 0:
+                told = told.replace(label, f"[bold]{label}[/]", 1)
+            self.console.print(told, soft_wrap=True)
 
     def fail(self, text: str) -> None:
         """Something is not as it must be."""
@@ -243,33 +271,55 @@ class Stage:
         self.console.print(f"[bold red]   {escape(text)}[/]", soft_wrap=True)
 
     def curtain(self, took_s: float) -> int:
-        """Show what happened; return the exit status."""
-        table = Table(title="What was asked, and what came of it", title_justify="left")
-        for column in ("act", "what", "outcome", "as expected", "s"):
-            table.add_column(column, justify="right" if column in {"act", "s"} else "left", overflow="fold")
-        for scene in self._scenes:
-            right = scene.outcome == scene.expected
+        """Show what happened, act by act, and every outcome that is not as it must be; return the exit status."""
+        table = Table(
+            title="What was asked, and what came of it", title_justify="left", width=min(self.console.width, _WIDEST)
+        )
+        for column in ("act", "what", "outcomes", "s"):
+            table.add_column(column, justify="left" if column == "what" else "right", overflow="fold")
+        for act in dict.fromkeys(scene.act for scene in self._scenes):
+            scenes = [scene for scene in self._scenes if scene.act == act]
+            other = sum(not scene.is_so for scene in scenes)
             table.add_row(
-                scene.act,
-                escape(scene.what),
-                escape(scene.outcome),
-                "[green]yes[/]" if right else f"[red]no: {escape(scene.expected)}[/]",
-                f"{scene.took_s:.1f}",
+                act,
+                escape(self._title_of.get(act, "")),
+                f"[red]{len(scenes)}, {other} not as expected[/]" if other else str(len(scenes)),
+                f"{sum(scene.took_s for scene in scenes):.1f}",
             )
         self.console.print()
         self.console.print(table)
+        for scene in self._scenes:
+            if not scene.is_so:
+                self._line("not so", f"{scene.what}: expected {scene.expected}, found {scene.outcome}")
         if self._failed:
             self.console.print(f"[bold red]The story ended early after {took_s:.0f} s: {escape(self._failed[0])}[/]")
             self.console.print(f"See {self.folder}/service.log.")
             return 1
-        self.console.print(f"[bold green]Every outcome was the expected one, in {took_s:.0f} s.[/]")
+        count = len(self._scenes)
+        self.console.print(f"[bold green]All {count} outcomes were the expected ones, in {took_s:.0f} s.[/]")
+        licet = Path(".venv", "bin", "licet") if Path(".venv", "bin", "licet").exists() else Path("licet")
         self.console.print(
             f"Go on from here:\n"
-            f"   licet verify {self.folder}/northbank.evidence.zip --trust-root {self.folder}/trust-root.json\n"
-            f"   licet serve --data {self.folder}\n"
-            f"   LICET_TOKEN_FILE={self.folder}/credentials/northbank.sam.token licet decision list northbank"
+            f"   {licet} verify {self.folder}/northbank.evidence.zip --trust-root {self.folder}/trust-root.json\n"
+            f"   {licet} serve --data {self.folder}\n"
+            f"and in a second terminal:\n"
+            f"   export LICET_TOKEN_FILE={self.folder}/credentials/northbank.sam.token\n"
+            f"   {licet} decision list northbank --denied",
+            soft_wrap=True,
         )
         return 0
+
+
+def in_words(value: object) -> str:
+    """A value as people write it."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case None:
+            return "nothing"
+        case list() | tuple() | set() | frozenset():
+            return ", ".join(map(in_words, value)) or "none"
+    return str(value)
 
 
 def _progress(now: Operation) -> str:
