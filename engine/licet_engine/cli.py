@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.metadata import version
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,7 @@ import click
 from licet_engine.commands import data, installation, models, oversight, people, policy, training
 from licet_engine.commands.ask import ask
 from licet_engine.commands.doctor import doctor
-from licet_engine.commands.failures import EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, report
+from licet_engine.commands.failures import EXIT_DONE, EXIT_ERROR, report, report_misuse, report_stopped
 from licet_engine.commands.verify import verify
 
 if TYPE_CHECKING:
@@ -86,6 +87,19 @@ for _command in (
     cli.add_command(_command)
 
 
+def _format_of(arguments: Sequence[str]) -> str:
+    """The format asked for, also where the rest cannot be understood."""
+    format_ = "text"
+    for argument, following in pairwise([*arguments, ""]):
+        if argument == "--":
+            break
+        if argument == "--format":
+            format_ = following
+        elif argument.startswith("--format="):
+            format_ = argument.removeprefix("--format=")
+    return format_
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -95,23 +109,23 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    format_ = _format_of(given)
     try:
-        code: Any = cli.main(None if arguments is None else list(arguments), prog_name="licet", standalone_mode=False)
+        code: Any = cli.main(given, prog_name="licet", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return EXIT_ERROR
     except click.ClickException as error:
-        error.show()
-        return EXIT_ERROR
+        return report_misuse(error, format_)
     except click.Abort:
-        click.echo("stopped", err=True)
-        return EXIT_INTERRUPTED
+        return report_stopped(format_)
     except BrokenPipeError:
         # Whoever read the output has gone; nothing more can be told, not even when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_ERROR
     except Exception as error:  # noqa: BLE001  # The boundary: no traceback reaches a user.
-        return report(error, "text")
+        return report(error, format_)
     return code if isinstance(code, int) else EXIT_DONE
 
 

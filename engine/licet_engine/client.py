@@ -91,6 +91,7 @@ DEFAULT_WAIT_S = 3600.0
 T = TypeVar("T")
 
 _ACTION = re.compile(r"([a-z][a-z-]*)\.([a-z][a-z-]*)")
+_LIST_ACTIONS = {"decisions": "decision.read", "operations": "operation.read"}
 _CHUNK_BYTES = 1 << 20
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
@@ -307,11 +308,14 @@ class LicetClient:
         """Send a file; a verb that takes it names the upload.
 
         Raises:
+            RequestRefused: The file is empty.
             ServerFault: What arrived is not what was sent.
         """
         digest = hashlib.sha256()
         with path.open("rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
+            if not size_bytes:
+                raise RequestRefused(f"{path} is empty: nothing was sent; name a file that holds something")
             for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""):
                 digest.update(chunk)
 
@@ -467,10 +471,27 @@ def _raise_for(response: httpx.Response, idempotency_key: str | None) -> None:
     if status == _CONFLICT:
         raise StateConflict(message, code=code, status=status)
     if status == _FORBIDDEN and isinstance(body.get("decision"), dict):
-        looked_up = response.request.url.path.removeprefix("/v1/")
-        raise Denied(_read(lambda b: Answer.from_json("reading", looked_up, b), body))
+        action, resource = _looked_up(response.request.url.path)
+        raise Denied(_read(lambda b: Answer.from_json(action, resource, b), body))
     kind = RequestRefused if _BAD_REQUEST <= status < _SERVER_ERROR else ServerFault
     raise kind(message, code=code, status=status)
+
+
+def _looked_up(path: str) -> tuple[str, str]:
+    """The action that a look-up asked for, and on what: people name a tenant and its things, not addresses."""
+    kind, _, rest = path.removeprefix("/v1/").partition("/")
+    tenant, _, below = rest.partition("/")
+    identifier, _, last = below.partition("/")
+    match kind:
+        case "decisions" if identifier:
+            return ("decision.explain" if last == "explain" else "decision.read"), f"{tenant}/{identifier}"
+        case "operations" if identifier:
+            return "operation.read", f"{tenant}/{identifier}"
+        case "list":
+            return _LIST_ACTIONS.get(identifier, "catalogue.read"), tenant
+        case "log":
+            return "log.read", tenant
+    return "reading", rest or kind
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:

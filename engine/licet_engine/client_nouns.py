@@ -62,10 +62,15 @@ class DatasetVerbs(Verbs):
         expires_at_ms: int,
         label: str,
         protected: Sequence[str] = (),
+        missing: str | None = None,
+        columns: Mapping[str, str] | None = None,
         purpose: str | None = None,
         **sent: Unpack[Sent],
     ) -> Answer:
-        """Upload a CSV file, unless it is uploaded already, and register it as a dataset."""
+        """Upload a CSV file, unless it is uploaded already, and register it as a dataset.
+
+        ``missing`` is ``refuse`` or ``drop``; ``columns`` says which are ``number`` and which ``yes-no``.
+        """
         upload = file if isinstance(file, Upload) else self._client.upload(file)
         return self._act(
             "dataset.register",
@@ -78,6 +83,8 @@ class DatasetVerbs(Verbs):
             uses=list(uses),
             expires_at_ms=expires_at_ms,
             label=label,
+            missing=missing,
+            columns=None if columns is None else dict(columns),
             purpose=purpose,
         )
 

@@ -231,6 +231,24 @@ def test_nothing_foreign_can_be_read_by_any_address(
         assert len({repr(record_shape(entry)) for entry in mine}) == len({r["context"].get("own") for _, r in mine})
 
 
+def test_a_member_lists_what_the_tenant_has_and_of_operations_their_own(world: Installation, trained: str) -> None:
+    assert trained
+    for name, sees_all in (("ana", False), ("ci", False), ("uma", True)):
+        with world.http(f"northbank/{name}") as http:
+            first = world.size("northbank")
+            datasets = http.get("/v1/list/northbank/datasets").json()["items"]
+            operations = http.get("/v1/list/northbank/operations").json()["items"]
+        asked = [(r["action"], r["context"].get("own"), r["decision"]) for _, r in world.entries("northbank", first)]
+        assert "loans" in {row["name"] for row in datasets}
+        assert asked[0] == ("catalogue.read", None, "allow")
+        if sees_all:
+            assert asked[1:] == [("operation.read", False, "allow")]
+            assert {"ana", "ci"} <= {row["principal"] for row in operations}
+        else:
+            assert asked[1:] == [("operation.read", False, "deny"), ("operation.read", True, "allow")]
+            assert {row["principal"] for row in operations} == {name}
+
+
 def test_an_unknown_list_is_refused_alike_for_all(world: Installation) -> None:
     with world.http("lakeside/all") as http:
         answers = [
@@ -241,7 +259,7 @@ def test_an_unknown_list_is_refused_alike_for_all(world: Installation) -> None:
 
 
 @BOTH_WAYS
-def test_asking_tells_nothing_of_what_is_foreign(world: Installation, asker: tuple[str, str, httpx.Client]) -> None:
+def test_asking_tells_nothing_of_what_is_foreign(asker: tuple[str, str, httpx.Client]) -> None:
     own, other, http = asker
     for action in ("dataset.read", "model.promote", "key.destroy"):
         refs = [reference(action, tenant, there(action)) for tenant in (other, "nobody-home")]

@@ -80,9 +80,17 @@ def _question(sent: Evaluation) -> _Question:
     claims |= {f"subject.{name}": value for name, value in (sent.subject.properties or {}).items()}
     claims |= {f"resource.{name}": value for name, value in (sent.resource.properties or {}).items()}
     claims |= {f"context.{name}": value for name, value in (sent.context or {}).items()}
-    claimed = {name: value if isinstance(value, str) else json.dumps(value) for name, value in claims.items()}
+    claimed = {name: _text(name, value) for name, value in claims.items()}
     asked = parse_asked(verb, sent.resource.id, parameters, claimed=claimed, is_dry=True)
     return _Question(asked, Who(tenant=ref.tenant, name=ref.name, kind=kind))
+
+
+def _text(name: str, value: Any) -> str:
+    """A property as a claim: text as it is, anything else as JSON."""
+    try:
+        return value if isinstance(value, str) else json.dumps(value)
+    except RecursionError as error:
+        raise InvalidInput(f"{name} is nested too deep") from error
 
 
 async def _evaluate(context: Context, identify: Callable[[], Who], question: _Question) -> dict[str, Any]:

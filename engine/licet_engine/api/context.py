@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from litestar import Request
-from litestar.exceptions import ClientException
+from litestar.exceptions import HTTPException
 
 from licet_attestations import canonical
 from licet_attestations.errors import FormatError
@@ -63,7 +63,7 @@ class Context:
         """The JSON body, at most as large as the settings allow.
 
         Raises:
-            InvalidInput: Not JSON, or (where strict) with floats, repeated keys or undue depth.
+            InvalidInput: It broke off, is not JSON, or (where strict) with floats, repeated keys or undue depth.
             TooLarge: Larger than is read.
         """
         most = self.services.settings.max_body_bytes
@@ -71,7 +71,7 @@ class Context:
         if length.isdigit() and int(length) > most:
             raise TooLarge(f"a body has at most {most} bytes; this one says it has {length}")
         data = bytearray()
-        async for chunk in request.stream():
+        async for chunk in stream(request, "body"):
             data += chunk
             if len(data) > most:
                 raise TooLarge(f"a body has at most {most} bytes")
@@ -79,7 +79,7 @@ class Context:
             if strict:
                 return canonical.loads(bytes(data), max_bytes=most, max_depth=_JSON_DEPTH)
             return authzen_forms.decode(bytes(data))
-        except (FormatError, ValueError) as error:
+        except (FormatError, ValueError, RecursionError) as error:
             raise InvalidInput(
                 f"the body is not JSON of the form this takes: {error}", code="malformed-json"
             ) from error
@@ -141,8 +141,12 @@ def find_verb(action: Any) -> Verb:
     return verb
 
 
-async def stream(request: AnyRequest) -> AsyncIterator[bytes]:
+async def stream(request: AnyRequest, what: str) -> AsyncIterator[bytes]:
     """The body as it comes.
+
+    Args:
+        request: Whose body.
+        what: It is called in the error, ``body`` or ``upload``.
 
     Raises:
         InvalidInput: It broke off.
@@ -150,5 +154,8 @@ async def stream(request: AnyRequest) -> AsyncIterator[bytes]:
     try:
         async for chunk in request.stream():
             yield chunk
-    except (ClientException, OSError) as error:
-        raise InvalidInput("the upload broke off; nothing was kept, send it again", code="truncated-upload") from error
+    except (HTTPException, OSError) as error:
+        # NOTE: Litestar calls it an error of the server when the sender goes away; it is none.
+        raise InvalidInput(
+            f"the {what} broke off; nothing was kept, send it again", code=f"truncated-{what}"
+        ) from error

@@ -21,7 +21,7 @@ from licet_engine.domain.errors import InvalidInput
 from licet_engine.store.db import read_transaction
 
 _ARTIFACT_TYPES: Final = {"csv": "text/csv", "zip": "application/zip"}
-_READ_OF_ANYBODYS: Final = {"decisions": "decision.read", "operations": "operation.read"}
+_BY_ASKER: Final = {"decisions": "decision.read", "operations": "operation.read"}
 """The lists of what somebody asked for, with the action that reads them; every other list is of the catalogue."""
 
 
@@ -75,7 +75,7 @@ def list_routes(context: Context) -> list[Any]:
         who = identify()
         rows = lists.find(what)
         bounded = max(1, min(limit, lists.MAX_ROWS))
-        action = _READ_OF_ANYBODYS.get(what)
+        action = _BY_ASKER.get(what)
         if action is None:
             own_only = False
             answer = await context.permit(identify, "catalogue.read", tenant, own=None)

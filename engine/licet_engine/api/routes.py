@@ -122,7 +122,7 @@ def _asking_routes(context: Context) -> list[Any]:
         if not length.isdigit():
             raise InvalidInput("an upload needs a Content-Length", code="length-required")
         identifier, digest_hex, size = await services.spool.receive(
-            who.tenant, who.id, stream(request), expected_bytes=int(length)
+            who.tenant, who.id, stream(request, "upload"), expected_bytes=int(length)
         )
         return {"upload": identifier, "digest_hex": digest_hex, "size_bytes": size}
 

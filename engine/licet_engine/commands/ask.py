@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from licet_engine.commands.desk import asking
+from licet_engine.commands.models import STAGE, TRACK
 from licet_engine.commands.options import JSON_PAIR, read_json_object
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def action_of(verb: str, ref: str) -> str:
 @click.command()
 @click.argument("verb")
 @click.argument("ref")
-@click.option("--to", "stage", help="Stage to promote to: staging or prod.")
-@click.option("--track", help="Track to approve on.")
+@click.option("--to", "stage", type=STAGE, help="Stage to promote to, or to roll back on; prod if not given.")
+@click.option("--track", type=TRACK, help="Track to approve on.")
 @click.option("--region", help="Region it would be in.")
 @click.option("--dataset", help="Dataset to train on.")
 @click.option("--environment", help="Environment to train in.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from licet_engine.commands.desk import immediate, mutation, remote, waiting
-from licet_engine.commands.options import MOMENT, words
+from licet_engine.commands.options import COLUMN, MOMENT, read_json_object, words
 from licet_engine.commands.render import list_lines
 
 if TYPE_CHECKING:
@@ -33,6 +33,26 @@ def dataset() -> None:
 @click.option("--expires", "expires_at_ms", required=True, type=MOMENT, help="When the right to use it ends.")
 @click.option("--label", required=True, help="Column that models are to predict.")
 @click.option("--protected", multiple=True, help="Column with an attribute protected by law. Repeatable.")
+@click.option(
+    "--missing",
+    type=click.Choice(["refuse", "drop"]),
+    default="refuse",
+    show_default=True,
+    help="What a row that lacks a value does: the whole table is refused, or the row dropped.",
+)
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    type=COLUMN,
+    help="How a column is written; all others are left out. Without it they are found by looking. Repeatable.",
+)
+@click.option(
+    "--columns",
+    "columns_file",
+    type=FILE,
+    help='JSON object {"NAME": "number" or "yes-no"} in place of --column; --column wins over it.',
+)
 @click.option("--purpose", help="Why it is kept.")
 @mutation
 def register(
@@ -46,9 +66,14 @@ def register(
     expires_at_ms: int,
     label: str,
     protected: tuple[str, ...],
+    missing: str,
+    columns: tuple[tuple[str, str], ...],
+    columns_file: Path | None,
     purpose: str | None,
 ) -> None:
     """Register a CSV file as a dataset, with all that binds it."""
+    given = {} if columns_file is None else read_json_object(columns_file, "--columns")
+    written = dict(COLUMN.checked(name, kind, "--columns") for name, kind in given.items()) | dict(columns)
     answer = desk.client.dataset.register(
         ref,
         file,
@@ -58,6 +83,8 @@ def register(
         expires_at_ms=expires_at_ms,
         label=label,
         protected=words(protected),
+        missing=missing,
+        columns=written or None,
         purpose=purpose,
         **desk.sent,
     )

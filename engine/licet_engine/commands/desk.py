@@ -22,6 +22,7 @@ from licet_engine.commands import failures
 from licet_engine.commands.failures import EXIT_APPROVAL_PENDING, EXIT_DENIED, EXIT_DONE, EXIT_ERROR
 from licet_engine.commands.options import CLAIM, SECONDS
 from licet_engine.commands.render import answer_lines, operation_lines
+from licet_engine.commands.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _MAX_TOKEN_BYTES = 4096
+_MOST_ROWS = 1000
 
 
 @dataclass
@@ -104,8 +106,32 @@ class Desk:
         if self.format_ == "text":
             click.echo("\n".join(answer_lines(answer)))
         ended = self.wait_for(operation)
-        self.show({**answer.to_json(), "operation": ended.to_json()}, operation_lines(ended))
+        self.show_ended(ended, answer.to_json())
         raise click.exceptions.Exit(exit_code_of(ended))
+
+    def show_ended(self, ended: Operation, document: Mapping[str, Any] | None = None) -> None:
+        """Show how an operation ended; of one that rolled back, also which version is on the stage now."""
+        shown, lines = {**(document or {}), "operation": ended.to_json()}, operation_lines(ended)
+        stage = ended.result.get("stage")
+        if ended.action == "model.roll-back" and ended.is_done and isinstance(stage, str):
+            on_stage = self._on_stage(ended, stage)
+            shown["on_stage"] = on_stage
+            if on_stage is not None:
+                lines.append(f"  {clean(on_stage)} is on {clean(stage)} now")
+        self.show(shown, lines)
+
+    def _on_stage(self, ended: Operation, stage: str) -> str | None:
+        """The version of an operation's model that is on a stage; None if that is not known or not the asker's to read."""
+        from licet_engine.client_values import LicetClientError  # noqa: PLC0415  # As above.
+
+        ref = ended.resource.partition("@")[0]
+        try:
+            rows = self.client.list(ended.tenant, "models", limit=_MOST_ROWS)
+        except LicetClientError:
+            return None  # What was done is done, whether or not it may be looked at.
+        model = ref.removeprefix(f"{ended.tenant}/")
+        held = [row.get("version") for row in rows if (row.get("model"), row.get("stage")) == (model, stage)]
+        return f"{ref}@{held[0]}" if len(held) == 1 else None
 
     def wait_for(self, operation: Operation | str) -> Operation:
         """Wait for an operation to end, its progress on a live display on stderr."""

@@ -364,7 +364,7 @@ def look_at_sandbox(_settings: Settings) -> Iterator[Finding]:
             "sandbox",
             "weak",
             "; ".join(found.notes),
-            "Start the service as root, so that each process gets its own user.",
+            "Started as root, the service gives jobs a user of their own, and jobs alone: its own processes stay root.",
         )
 
 

@@ -93,3 +93,25 @@ def report(error: BaseException, format_: str) -> int:
         if "hint" in found:
             click.echo(f"  {clean(found['hint'])}", err=True)
     return EXIT_ERROR
+
+
+def report_misuse(error: click.ClickException, format_: str) -> int:
+    """Show that a command cannot be understood or lacks something: as ``report`` does. Returns the exit code."""
+    if format_ != "json":
+        error.show()
+        return EXIT_ERROR
+    found = {"code": "usage", "message": error.format_message()}
+    context = getattr(error, "ctx", None)
+    if isinstance(context, click.Context) and not isinstance(error, click.exceptions.FileError):
+        found["hint"] = f"see {context.command_path} --help"
+    click.echo(json.dumps({"error": found}, indent=2))
+    return EXIT_ERROR
+
+
+def report_stopped(format_: str) -> int:
+    """Show that the user stopped a command. Returns the exit code."""
+    if format_ == "json":
+        click.echo(json.dumps({"error": {"code": "interrupted", "message": "stopped"}}, indent=2))
+    else:
+        click.echo("stopped", err=True)
+    return EXIT_INTERRUPTED

@@ -81,11 +81,40 @@ class JsonPair(click.ParamType[tuple[str, Any]]):
             return name, text
 
 
+class ColumnPair(click.ParamType[tuple[str, str]]):
+    """``NAME=number`` or ``NAME=yes-no``: how a column of a table is written."""
+
+    name = "NAME=number|yes-no"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """See ``click.ParamType``."""
+        if isinstance(value, tuple):
+            return value
+        # The name may hold the sign itself; how the column is written cannot.
+        name, equals, kind = value.rpartition("=")
+        if not name or not equals:
+            self.fail(f"{value!r} is not of the form NAME=number or NAME=yes-no", param, ctx)
+        return self.checked(name, kind)
+
+    def checked(self, name: str, kind: object, option: str = "--column") -> tuple[str, str]:
+        """A column and how it is written.
+
+        Raises:
+            click.BadParameter: It can be written in no such way.
+        """
+        if not isinstance(kind, str) or kind not in {"number", "yes-no"}:
+            raise click.BadParameter(
+                f"column {name!r}: {kind!r} is not a way to write it; it is number or yes-no", param_hint=option
+            )
+        return name, kind
+
+
 MOMENT = Moment()
 SECONDS = Seconds()
 PAIR = Pair()
 CLAIM = PAIR
 JSON_PAIR = JsonPair()
+COLUMN = ColumnPair()
 
 
 def words(values: tuple[str, ...]) -> list[str]:

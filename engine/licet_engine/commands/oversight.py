@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from licet_engine.commands.data import OUT, lister
 from licet_engine.commands.desk import exit_code_of, local, mutation, refuse_present, remote, waiting
 from licet_engine.commands.failures import EXIT_DONE, EXIT_ERROR
-from licet_engine.commands.render import explanation_lines, operation_lines
+from licet_engine.commands.render import explanation_lines, list_lines, operation_lines
 from licet_engine.commands.text import block, clean, labelled, time_text
 
 if TYPE_CHECKING:
@@ -19,10 +20,15 @@ if TYPE_CHECKING:
     from licet_engine.commands.desk import Desk
 
 
+_IDENTIFIER = re.compile(r"[0-9a-f]{32}")
+
+
 def _split(ref: str, what: str) -> tuple[str, str]:
     tenant, slash, identifier = ref.partition("/")
-    if not slash or not tenant or not identifier or "/" in identifier:
-        raise click.BadParameter(f"{ref!r} is not of the form TENANT/ID", param_hint=what)
+    if not slash or not tenant or not _IDENTIFIER.fullmatch(identifier):
+        raise click.BadParameter(
+            f"{ref!r} is not of the form TENANT/ID, with an ID of 32 hexadecimal digits", param_hint=what
+        )
     return tenant, identifier
 
 
@@ -50,7 +56,7 @@ def wait(desk: Desk, ref: str) -> None:
     """Wait until an operation has ended. Exit 0: done; 1: refused by policy; 2: failed."""
     _split(ref, "TENANT/ID")
     ended = desk.wait_for(ref)
-    desk.show({"operation": ended.to_json()}, operation_lines(ended))
+    desk.show_ended(ended)
     raise click.exceptions.Exit(exit_code_of(ended))
 
 
@@ -99,7 +105,29 @@ def explain(desk: Desk, ref: str) -> None:
     desk.show(found.to_json(), explanation_lines(found))
 
 
-lister(decision, "decisions", "List the decisions of a tenant.")
+_MOST_ROWS = 1000
+
+
+@decision.command(name="list")
+@click.argument("tenant")
+@click.option("--denied", is_flag=True, help="Denials alone.")
+@click.option("--action", help="Those on this action alone, such as model.promote.")
+@click.option("--limit", type=click.IntRange(1, _MOST_ROWS), default=50, show_default=True, help="How many at most.")
+@remote
+def list_decisions(desk: Desk, tenant: str, action: str | None, limit: int, *, denied: bool) -> None:
+    """List the decisions of a tenant, the newest first; --denied and --action search the newest 1000."""
+    is_sought = denied or action is not None
+    rows = desk.client.list(tenant, "decisions", limit=_MOST_ROWS if is_sought else limit)
+    # A row that does not say that it was allowed counts as a denial.
+    found = [
+        row
+        for row in rows
+        if not (denied and row.get("allowed") is True) and (action is None or row.get("action") == action)
+    ]
+    lines = list_lines("decisions", found[:limit])
+    if is_sought and len(rows) == _MOST_ROWS:
+        click.echo(f"only the newest {_MOST_ROWS} decisions were searched", err=True)
+    desk.show({"items": found[:limit]}, lines)
 
 
 # --- evidence -------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from licet_engine.commands.text import block, clean, labelled, table, time_text, value_text, verdict
+from licet_engine.commands.text import (
+    block,
+    clean,
+    labelled,
+    member_name,
+    micro_text,
+    table,
+    time_text,
+    value_text,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,15 +27,15 @@ _MOST_PARTS = 8
 _CHECK = "check:"
 
 COLUMNS: Mapping[str, Sequence[str]] = {
-    "datasets": ("name", "state", "classification", "residency", "uses", "expires_at_ms", "rows", "held"),
+    "datasets": ("name", "state", "classification", "residency", "uses", "expires_at_ms", "rows"),
     "runs": ("name", "state", "environment", "region", "use", "started_by", "attempt", "created_at_ms"),
     "models": ("model", "version", "stage", "state", "tier", "run", "signed", "created_by", "created_at_ms"),
     "environments": ("name", "region", "runtime_approved"),
     "people": ("name", "kind", "roles", "active", "owner"),
-    "approvals": ("model", "version", "track", "state", "verdict", "approver", "requested_by", "at_ms"),
+    "approvals": ("kind", "model", "version", "track", "state", "verdict", "approver", "requested_by", "at_ms"),
     "holds": ("resource_type", "resource_name", "reason", "placed_by", "placed_at_ms", "lifted_at_ms"),
     "operations": ("id", "action", "resource", "state", "principal", "attempt", "updated_at_ms"),
-    "decisions": ("id", "action", "resource", "decision", "principal", "time_ms"),
+    "decisions": ("id", "at_ms", "allowed", "action", "resource", "principal"),
     "bundles": ("digest_hex", "state", "author", "created_at_ms", "activated_at_ms"),
 }
 """What a list shows in text; JSON shows all of it."""
@@ -53,7 +63,7 @@ def answer_lines(answer: Answer, explanation: Explanation | None = None) -> list
     if failing:
         lines.append(labelled("failing checks", ", ".join(failing), indent=2, label_chars=19))
     if explanation is not None and not answer.allowed:
-        lines += path_lines(explanation.path)
+        lines += path_lines(explanation)
     lines.append(labelled("decision", answer.decision_id, indent=2, label_chars=19 if not answer.allowed else 10))
     if answer.result:
         lines += block(answer.result, indent=2)
@@ -92,13 +102,17 @@ def _part_lines(report: Mapping[str, Any]) -> list[str]:
         lines.append(labelled("because", f"{part.get('source')}  is {word}", indent=4))
         if part.get("message"):
             lines.append(labelled("", part["message"], indent=4))
-        lines += [
-            labelled("", value.get("text") or f"{value.get('path')} = {value.get('value')}", indent=4)
-            for value in part.get("values") or ()
-        ]
+        lines += [labelled("", _found(value), indent=4) for value in part.get("values") or ()]
     if len(parts) > _MOST_PARTS:
         lines.append(labelled("", f"and {len(parts) - _MOST_PARTS} parts more", indent=4))
     return lines
+
+
+def _found(value: Mapping[str, Any]) -> str:
+    """What stood at a place; a figure in millionths also as a decimal."""
+    path, found = str(value.get("path") or ""), value.get("value")
+    text = str(value.get("text") or f"{path} = {found}")
+    return f"{text} ({micro_text(found)})" if path.endswith("_micro") and type(found) is int else text
 
 
 def _nearest_lines(explanation: Mapping[str, Any]) -> list[str]:
@@ -113,8 +127,14 @@ def _nearest_lines(explanation: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def path_lines(path: Mapping[str, Any]) -> list[str]:
+def path_lines(explanation: Explanation) -> list[str]:
     """The path to yes."""
+    path = explanation.path
+    if explanation.explanation.get("role_permits") is False:
+        principal, action = explanation.decision.get("principal"), explanation.decision.get("action")
+        name = principal.get("id") if isinstance(principal, dict) else principal
+        message = f"There is none: no role of {name or 'the asker'} permits {action or 'this'}."
+        return [labelled("path to yes", message, indent=2, label_chars=19)]
     if not path:
         return []
     steps = path.get("steps") or ()
@@ -167,7 +187,7 @@ def explanation_lines(explanation: Explanation) -> list[str]:
         lines += ["", "  Observed, not enforced; it would have denied:"]
         lines += _report_lines(report)
     if not allowed:
-        path = path_lines(explanation.path)
+        path = path_lines(explanation)
         lines += ["", *path] if path else []
     return lines
 
@@ -193,7 +213,7 @@ def _report_lines(report: Mapping[str, Any]) -> list[str]:
             mark = {"true": "is true", "false": "is false", "error": "errs"}.get(
                 str(part.get("outcome")), "was not reached"
             )
-            found = "; ".join(str(v.get("text") or "") for v in part.get("values") or ())
+            found = "; ".join(map(_found, part.get("values") or ()))
             lines.append(labelled("", f"{mark}" + (f": {found}" if found else ""), indent=4, label_chars=14))
     if report.get("advice"):
         lines.append(labelled("advice", report["advice"], indent=4, label_chars=10))
@@ -224,7 +244,8 @@ def progress_text(progress: Mapping[str, Any]) -> str:
     """What an operation last reported, in one line."""
     flat: dict[str, Any] = {}
     for name, value in progress.items():
-        flat |= dict(value) if isinstance(value, dict) else {str(name): value}
+        inside = value if isinstance(value, dict) else None
+        flat |= {str(name): value} if inside is None else {member_name(str(name), k): v for k, v in inside.items()}
     words = []
     for name, value in flat.items():
         total = flat.get(f"{name}s", flat.get(f"{name}_total"))

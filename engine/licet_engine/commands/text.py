@@ -79,7 +79,8 @@ def value_text(name: str, value: Any, *, short: bool = False) -> str:
             is_digest = len(value) == _DIGEST_CHARS and all(c in "0123456789abcdef" for c in value)
             text = value[:_SHORT_DIGEST_CHARS] if short and is_digest else clean(value)
         case Mapping():
-            text = ", ".join(f"{clean(k)}={value_text(str(k), v, short=short)}" for k, v in value.items()) or "-"
+            named = ((clean(title_of(str(k))), member_name(name, k), v) for k, v in value.items())
+            text = ", ".join(f"{title}={value_text(k, v, short=short)}" for title, k, v in named) or "-"
         case Sequence():
             text = ", ".join(value_text(name, item, short=short) for item in value) or "-"
         case _:
@@ -95,6 +96,11 @@ def title_of(name: str) -> str:
     return name
 
 
+def member_name(name: str, member: object) -> str:
+    """The name of a member with the unit that its mapping bears for all: ``loss`` in ``values_micro`` is in millionths."""
+    return f"{member}_micro" if name.endswith("_micro") and not str(member).endswith("_micro") else str(member)
+
+
 def block(value: Mapping[str, Any], *, indent: int = 0) -> list[str]:
     """A mapping, a line for each field; mappings and lists of mappings are indented below."""
     lines: list[str] = []
@@ -106,7 +112,7 @@ def block(value: Mapping[str, Any], *, indent: int = 0) -> list[str]:
             lines.append(labelled(title, value_text(str(name), item), indent=indent, label_chars=label_chars))
         elif isinstance(item, Mapping):
             lines.append(" " * indent + title + ":")
-            lines += block(item, indent=indent + 2)
+            lines += block({member_name(str(name), k): v for k, v in item.items()}, indent=indent + 2)
         else:
             lines.append(" " * indent + title + ":")
             for part in item:

@@ -178,6 +178,7 @@ class Explanation:
         deciding: The policies that decided, erring ones among them, in the order of the bundle.
         nearest: Where no permit applied, the permits that were nearest to it.
         observed: The policies in observe mode that would have denied.
+        role_permits: Whether the scope of any permit on the action fits the principal; if not, no fact would do.
         message: What was wrong with the request or the facts, if that was it.
     """
 
@@ -186,6 +187,7 @@ class Explanation:
     deciding: tuple[PolicyReport, ...] = ()
     nearest: tuple[PolicyReport, ...] = ()
     observed: tuple[PolicyReport, ...] = ()
+    role_permits: bool = True
     message: str | None = None
 
     @property
@@ -202,6 +204,7 @@ class Explanation:
             "nearest": [report.to_json() for report in self.nearest],
             "watched": [report.to_json() for report in self.observed],
             "requires": list(self.requires),
+            "role_permits": self.role_permits,
             "message": self.message,
         }
 
@@ -238,6 +241,7 @@ def explain(compiled: CompiledBundle, request: Request, facts: FactSet) -> Expla
         deciding=tuple(witness.report(policy) for policy in deciding),
         nearest=tuple(nearest),
         observed=tuple(witness.report(policy) for policy in observed),
+        role_permits=_fits_principal(compiled, request, facts),
     )
 
 
@@ -251,10 +255,19 @@ def _candidates(compiled: CompiledBundle, request: Request, facts: FactSet) -> l
     def misfits(policy: Policy) -> int:
         return sum(met[slot].isdisjoint(scope_keys(policy.ast[slot])) for slot in met)
 
-    permits = [
-        p for p in compiled.on_action(("Action", request.action)) if p.effect == "permit" and p.mode == "enforce"
-    ]
-    return sorted(permits, key=misfits)[:_MAX_CANDIDATES]
+    return sorted(_permits(compiled, request), key=misfits)[:_MAX_CANDIDATES]
+
+
+def _permits(compiled: CompiledBundle, request: Request) -> list[Policy]:
+    """The permits on the action."""
+    return [p for p in compiled.on_action(("Action", request.action)) if p.effect == "permit" and p.mode == "enforce"]
+
+
+def _fits_principal(compiled: CompiledBundle, request: Request, facts: FactSet) -> bool:
+    """Whether the scope of any permit on the action is for this principal."""
+    uid = request.principal.key
+    met = set(request_keys(uid, facts.ancestors(uid)))
+    return any(not met.isdisjoint(scope_keys(policy.ast["principal"])) for policy in _permits(compiled, request))
 
 
 def _supported(report: PolicyReport) -> int:

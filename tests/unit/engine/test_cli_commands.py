@@ -316,6 +316,39 @@ def test_registering_a_dataset_sends_the_file_and_all_that_binds_it(
     assert (sent["protected"], sent["residency"], sent["uses"]) == (["black"], ["us"], ["credit-risk"])
 
 
+def test_a_dataset_is_registered_with_what_is_said_of_its_columns(
+    licet: Run, script: Any, world: Any, tmp_path: Path
+) -> None:
+    file, columns = tmp_path / "hmda.csv", tmp_path / "columns.json"
+    file.write_bytes(b"deny,a=b\n1,0\n")
+    columns.write_text('{"deny": "number", "lti": "number"}')
+    digest_hex = hashlib.sha256(file.read_bytes()).hexdigest()
+    script.answer(201, {"upload": "e" * 32, "digest_hex": digest_hex, "size_bytes": len(file.read_bytes())})
+    script.answer(202, {"decision": world.allow, "result": {}, "operation": OPERATION})
+    line = "dataset register northbank/hmda --classification internal --residency us --use x --expires 2030-01-01"
+    line += " --label deny --missing drop --column deny=yes-no --column a=b=number"
+    code, _, err = licet(*line.split(), "--file", str(file), "--columns", str(columns))
+    assert code == 0, err
+    sent = script.asked[1].json["parameters"]
+    assert sent["missing"] == "drop"
+    assert sent["columns"] == {"deny": "yes-no", "lti": "number", "a=b": "number"}
+
+
+@pytest.mark.parametrize("more", [["--column", "deny=word"], ["--columns", "COLUMNS"], ["--missing", "guess"], []])
+def test_a_dataset_that_cannot_be_registered_is_not_uploaded(
+    licet: Run, script: Any, tmp_path: Path, more: list[str]
+) -> None:
+    file, columns = tmp_path / "hmda.csv", tmp_path / "columns.json"
+    file.write_bytes(b"deny\n1\n" if more else b"")
+    columns.write_text('{"deny": ["number"]}')
+    line = "dataset register northbank/hmda --classification internal --residency us --use x --expires 2030-01-01"
+    given = [str(columns) if word == "COLUMNS" else word for word in more]
+    code, _, err = licet(*line.split(), "--label", "deny", "--file", str(file), *given)
+    assert code == 2
+    assert ("deny" in err or "guess" in err) if more else "is empty" in err
+    assert not script.asked
+
+
 def test_a_token_goes_to_a_file_of_its_own_and_not_to_the_terminal(
     licet: Run, script: Any, world: Any, tmp_path: Path
 ) -> None:
@@ -387,6 +420,58 @@ def test_a_list_is_a_table_in_text_and_whole_in_json(licet: Run, script: Any) ->
     assert json.loads(out) == {"items": items}
 
 
+def test_decisions_are_listed_with_outcome_and_time_and_can_be_searched(licet: Run, script: Any) -> None:
+    row = {"id": "a" * 32, "leaf_index": 3, "principal": "northbank/ci", "resource": "northbank/m@1", "at_ms": 0}
+    items = [
+        {**row, "action": "model.promote", "allowed": False},
+        {**row, "action": "model.promote", "allowed": True},
+        {**row, "action": "log.read", "allowed": False},
+    ]
+    for _ in range(2):
+        script.answer(200, {"items": items})
+    code, out, _ = licet("decision", "list", "northbank")
+    assert code == 0
+    assert out.splitlines()[0].split() == ["ID", "AT", "ALLOWED", "ACTION", "RESOURCE", "PRINCIPAL"]
+    assert "1970-01-01 00:00:00Z  no " in out
+    _, out, _ = licet("decision", "list", "northbank", "--denied", "--action", "model.promote", "--format", "json")
+    assert json.loads(out) == {"items": items[:1]}
+    assert [asked.path for asked in script.asked] == [
+        "/v1/list/northbank/decisions?limit=50",
+        "/v1/list/northbank/decisions?limit=1000",
+    ]
+
+
+def test_a_roll_back_says_which_version_is_on_the_stage_now(licet: Run, script: Any, world: Any) -> None:
+    ended = {**OPERATION, "state": "done", "action": "model.roll-back", "resource": "northbank/m@2"}
+    rows = [{"model": "m", "version": 1, "stage": "prod"}, {"model": "n", "version": 4, "stage": "prod"}]
+    script.answer(202, {"decision": world.allow, "result": {}, "operation": OPERATION})
+    script.answer(200, {**ended, "result": {"stage": "prod"}})
+    script.answer(200, {"items": [*rows, {"model": "m", "version": 2, "stage": "none"}]})
+    code, out, _ = licet("model", "roll-back", "northbank/m@2", "--wait")
+    assert code == 0
+    assert out.splitlines()[-1] == "  northbank/m@1 is on prod now"
+
+
+def test_a_roll_back_is_done_even_if_the_models_may_not_be_read(licet: Run, script: Any) -> None:
+    ended = {**OPERATION, "state": "done", "action": "model.roll-back", "resource": "northbank/m@2"}
+    script.answer(200, {**ended, "result": {"stage": "prod"}})
+    script.problem(403, "denied", "no", decision={"id": "x", "decision": "deny"})
+    code, out, _ = licet("operation", "wait", f"northbank/{'0' * 32}", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["on_stage"] is None
+
+
+def test_who_has_no_role_for_an_action_is_told_so(licet: Run, script: Any, world: Any) -> None:
+    told = explained(nearest=[])
+    told["explanation"]["role_permits"] = False
+    told["record"]["principal"] = {"type": "Person", "id": "northbank/ana"}
+    script.answer(200, {"decision": world.deny()})
+    script.answer(200, told)
+    code, out, _ = licet("ask", "promote", "northbank/m@1")
+    assert code == 1
+    assert "no role of northbank/ana permits model.promote" in " ".join(out.split())
+
+
 def test_explain_shows_clauses_in_order_with_their_outcomes(licet: Run, script: Any) -> None:
     clause = {
         "kind": "unless",
@@ -451,7 +536,27 @@ def test_a_look_up_that_is_denied_ends_with_1(licet: Run, script: Any) -> None:
     script.problem(403, "denied", "no", decision={"id": "x", "decision": "deny"})
     code, out, err = licet("dataset", "list", "lakeside")
     assert (code, err) == (1, "")
-    assert "denied  reading on list/lakeside/datasets" in out
+    assert "denied  catalogue.read on lakeside" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["decision", "list", "lakeside"], "denied  decision.read on lakeside"),
+        (["decision", "explain", "lakeside/" + "d" * 32], "denied  decision.explain on lakeside/" + "d" * 32),
+        (["decision", "show", "lakeside/" + "d" * 32], "denied  decision.read on lakeside/" + "d" * 32),
+        (["operation", "show", "lakeside/" + "d" * 32], "denied  operation.read on lakeside/" + "d" * 32),
+        (["log", "entries", "lakeside"], "denied  log.read on lakeside"),
+    ],
+)
+def test_a_denied_look_up_names_the_action_and_the_thing_and_no_address(
+    licet: Run, script: Any, arguments: list[str], told: str
+) -> None:
+    script.problem(403, "denied", "no", decision={"id": "x", "decision": "deny"})
+    code, out, _ = licet(*arguments)
+    assert code == 1
+    assert out.splitlines()[0] == told
+    assert "/v1" not in out
 
 
 def test_an_error_in_json_stands_on_stdout(licet: Run, script: Any) -> None:
@@ -483,6 +588,12 @@ def test_there_is_no_option_to_type_a_token(licet: Run, script: Any) -> None:
         ["model", "promote", "northbank/m@1", "--to", "moon"],
         ["dataset", "list"],
         ["operation", "wait", "no-slash"],
+        ["operation", "show", "northbank/abc"],
+        ["operation", "artifact", "northbank/abc", "--out", "x"],
+        ["decision", "show", "northbank/" + "D" * 32],
+        ["decision", "explain", "northbank/" + "d" * 31],
+        ["ask", "promote", "northbank/m@1", "--to", "moon"],
+        ["ask", "approve", "northbank/m@1", "--track", "moon"],
         ["ask", "fly", "northbank/m@1"],
         ["dataset", "register", "northbank/hmda", "--file", "/no/such/file"],
         [],
@@ -492,7 +603,45 @@ def test_a_command_that_cannot_be_understood_ends_with_2(licet: Run, script: Any
     code, _, err = licet(*arguments)
     assert code == 2
     assert err
+    assert "^(" not in err
     assert not script.asked
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fly", "--format", "json"],
+        ["--fly", "--format", "json"],
+        ["model", "promote", "northbank/m@1", "--format=json"],
+        ["model", "promote", "northbank/m@1", "--to", "moon", "--format", "json"],
+        ["decision", "show", "northbank/abc", "--format", "json"],
+        ["ask", "fly", "northbank/m@1", "--format", "json"],
+        ["verify", "/no/such.zip", "--trust-root", "/no/such.json", "--format", "json"],
+    ],
+)
+def test_with_json_every_error_is_an_object_on_stdout(licet: Run, script: Any, arguments: list[str]) -> None:
+    code, out, err = licet(*arguments)
+    assert (code, err) == (2, "")
+    error = json.loads(out)["error"]
+    assert error["code"]
+    assert error["message"]
+    assert not script.asked
+
+
+def test_with_json_no_token_is_an_error_in_json(licet: Run, script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LICET_TOKEN")
+    code, out, err = licet("dataset", "list", "northbank", "--format", "json")
+    assert (code, err) == (2, "")
+    assert "LICET_TOKEN_FILE" in json.loads(out)["error"]["message"]
+    assert not script.asked
+
+
+def test_what_is_no_trust_root_is_named_with_what_it_was_given_for(licet: Run, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text('{"v":1}')
+    code, _, err = licet("verify", str(tmp_path / "a.zip"), "--trust-root", str(wrong))
+    assert code == 2
+    assert f"{wrong}, given with --trust-root, cannot be used: not a trust root of version 1" in err
 
 
 def test_what_is_not_installed_is_named_with_the_way_to_install_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ def test_a_line_says_what_runs_which_attempt_and_how_far() -> None:
 
 def test_progress_may_be_nested() -> None:
     assert progress_text({"train": {"loss_micro": 500_000}, "step": 3}) == "loss 0.5, step 3"
+    assert progress_text({"epoch": 3, "values_micro": {"loss": 250_000}}) == "epoch 3, loss 0.25"
 
 
 def test_a_terminal_shows_it_live_and_cannot_be_steered(monkeypatch: pytest.MonkeyPatch) -> None:

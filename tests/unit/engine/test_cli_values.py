@@ -92,7 +92,7 @@ def test_what_is_no_length_of_time_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("epochs=300", 300), ("hidden=[32,16]", [32, 16]), ("mitigation=none", "none"), ("a=b=c", "b=c"), ('x="5"', "5")],
+    [("epochs=300", 300), ("hidden=[32,16]", [32, 16]), ("group=black", "black"), ("a=b=c", "b=c"), ('x="5"', "5")],
 )
 def test_a_parameter_is_json_where_it_is_json(text: str, expected: Any) -> None:
     assert JSON_PAIR.convert(text, None, None)[1] == expected
@@ -199,7 +199,9 @@ def test_values_are_written_as_their_names_say() -> None:
     assert value_text("digest_hex", "ab" * 32, short=True) == "ab" * 8
     assert value_text("signed", value=True) == "yes"
     assert value_text("roles", []) == "-"
-    assert value_text("checks", {"auc_micro": 1}) == "auc_micro=0.000001"
+    assert value_text("checks", {"auc_micro": 1}) == "auc=0.000001"
+    assert value_text("values_micro", {"loss": 250_000}) == "loss=0.25"
+    assert value_text("interval_micro", [250_000, 500_000]) == "0.25, 0.5"
 
 
 def test_a_table_is_as_wide_as_its_cells() -> None:
@@ -213,6 +215,7 @@ def test_a_table_is_as_wide_as_its_cells() -> None:
 
 def test_a_block_indents_what_is_deep() -> None:
     lines = block({"a": 1, "deep": {"b": [1, 2]}, "list": [{"x": 1, "y": 2}, {"x": 3}]})
+    assert block({"values_micro": {"loss": 500_000}}) == ["values:", "  loss  0.5"]
     assert lines == ["a  1", "deep:", "  b  1, 2", "list:", "  - x  1", "    y  2", "  - x  3"]
 
 

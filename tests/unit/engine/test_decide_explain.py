@@ -82,6 +82,17 @@ def test_an_error_is_explained_where_it_happened() -> None:
     assert "overflow" in str(errs.message)
 
 
+def test_where_every_permit_is_for_other_roles_it_is_told_that_no_role_permits() -> None:
+    other = policy("p.role", 'permit (principal in Role::"compliance", action == Action::"model.promote", resource);')
+    elsewhere = policy("p.other", 'permit (principal, action == Action::"model.read", resource);')
+    refused = policy("f.no", "forbid (principal, action, resource);")
+    for rules in ((other, elsewhere), (other, refused), (elsewhere,)):
+        told = explain(compiled(*rules), promote(), facts())
+        assert not told.role_permits
+        assert told.to_json()["role_permits"] is False
+    assert explain(compiled(other, PERMIT), promote(), facts()).role_permits
+
+
 def test_a_default_deny_names_the_three_nearest_permits_and_what_each_lacks() -> None:
     head = 'permit (principal in Role::"{}", action == Action::"model.promote", resource is {})'
     near = [
@@ -100,6 +111,7 @@ def test_a_default_deny_names_the_three_nearest_permits_and_what_each_lacks() ->
     told = explain(compiled(*near), promote(), facts())
     assert told.kind == "no-permit"
     assert [(report.id, report.missing) for report in told.nearest] == [("p.held", 1), ("p.role", 1), ("p.both", 2)]
+    assert told.role_permits
     held, role, _ = told.nearest
     assert [str(part) for part in held.failing] == ["`resource.held` is false (resource.held = false)"]
     assert [str(value) for value in role.failing[0].values] == [

@@ -1,0 +1,393 @@
+"""What was allowed is done, once, as it was decided: datasets, holds, approvals, keys, evidence."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from licet_attestations import canonical
+from licet_attestations.statement import WARRANT
+from licet_engine.client import Answer, LicetClient
+from licet_engine.decide.bundle import CompiledBundle
+from licet_engine.decide.record import replay
+
+sys.path.append(str(Path(__file__).parent))
+from service_world import Installation, poll, problem, table  # The line above finds it.
+
+pytestmark = pytest.mark.slow
+
+
+def deciding(answer: Answer) -> set[str]:
+    return {policy.id for policy in answer.policies}
+
+
+def fetched(client: LicetClient, answer: Answer, world: Installation) -> bytes:
+    ended = world.done(client, answer)
+    assert ended.state == "done", ended
+    target = io.BytesIO()
+    client.fetch_artifact(ended, target)
+    return target.getvalue()
+
+
+@contextmanager
+def stopped_worker(world: Installation) -> Iterator[None]:
+    """While this lasts, what is accepted is not begun."""
+    pid = world.supervisor.pid("worker")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+# --- datasets -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_registered_is_read_back_byte_for_byte(world: Installation) -> None:
+    # Larger than a chunk of the store, and with what only this table has.
+    data = table(60_000, odd=4242)
+    assert len(data) > 1 << 20
+    before = world.objects("northbank")
+    ana = world.client("northbank/ana")
+    ended = world.register("northbank/ana", "round-trip", data)
+    assert ended.state == "done"
+    assert ended.result is not None
+    assert (ended.result["rows"], ended.result["digest_hex"]) == (60_000, hashlib.sha256(data).hexdigest())
+    (stored,) = world.objects("northbank") - before
+    assert data[1000:1040] not in stored.read_bytes()
+    answer = ana.act("dataset.read", "northbank/round-trip", {})
+    assert fetched(ana, answer, world) == data
+    # The upload is gone, and so is everything that was decrypted on the way.
+    assert not list((world.settings.worker_data / "plain").glob("*"))
+    left = [
+        path for path in (world.settings.spool / "northbank" / "uploads").iterdir() if path.stat().st_size == len(data)
+    ]
+    assert left == []
+
+
+def test_every_effect_had_a_warrant_that_was_logged_before_it(world: Installation) -> None:
+    first = world.size("northbank")
+    ended = world.register("northbank/ana", "warranted", table(30, odd=8))
+    entries = [record for _, record in world.entries("northbank", first)]
+    ours = [record for record in entries if record.get("operation") in ({"id": ended.id}, ended.id)]
+    kinds = [record.get("predicate_type") or record.get("state") for record in ours]
+    assert WARRANT in kinds
+    assert kinds.index(WARRANT) < kinds.index("done")
+    decided = next(r for r in entries if isinstance(r.get("operation"), dict) and r["operation"]["id"] == ended.id)
+    assert (decided["action"], decided["decision"]) == ("dataset.register", "allow")
+
+
+def test_an_artifact_is_for_the_one_who_asked(world: Installation) -> None:
+    ana = world.client("northbank/ana")
+    ended = world.done(ana, ana.act("dataset.read", "northbank/loans", {}))
+    path = f"/v1/operations/northbank/{ended.id}"
+    for who in ("northbank/ben", "northbank/all", "northbank/admin", "lakeside/ana"):
+        with world.http(who) as http:
+            problem(http.get(f"{path}/artifact"), 403, "denied")
+    for who, status in (("northbank/ben", 403), ("northbank/uma", 200), ("northbank/ana", 200), ("lakeside/uma", 403)):
+        with world.http(who) as http:
+            assert http.get(path).status_code == status
+
+
+def test_an_operation_goes_on_when_the_worker_is_told_to_end(world: Installation) -> None:
+    ana = world.client("northbank/ana")
+    launch = {"dataset": "northbank/loans", "environment": "us-east", "use": "credit-risk", "spec": {"epochs": 1500}}
+    answer = ana.act("training.launch", "northbank/run-interrupted", launch)
+    assert answer.operation is not None
+    of = answer.operation
+    poll("the job to report", lambda: ana.operation(of.tenant, of.id).progress, 60.0)
+    worker = world.supervisor.pid("worker")
+    os.kill(worker, signal.SIGTERM)
+    ended = ana.wait(of, timeout_s=120)
+    assert ended.state == "done", ended
+    assert ended.attempt > 1
+    poll("another worker", lambda: world.supervisor.pid("worker") != worker)
+
+
+# --- holds and deletion -------------------------------------------------------------------------------------------------
+
+
+def test_a_hold_stops_what_would_destroy(world: Installation, trained: str) -> None:
+    admin, cora = world.client("northbank/admin"), world.client("northbank/cora")
+    cora.act("dataset.hold", "northbank/loans", {"reason": "an inquiry"}).require()
+    try:
+        for action, ref, body in (
+            ("dataset.delete", "northbank/loans", {}),
+            ("dataset.archive", "northbank/loans", {}),
+            ("model.delete", trained, {}),
+            ("key.destroy", "northbank", {"reason": "all of it"}),
+        ):
+            answer = admin.act(action, ref, body)
+            assert not answer.allowed
+            assert any(policy.startswith("guardrail.holds") for policy in deciding(answer)), (action, deciding(answer))
+            assert answer.operation is None
+    finally:
+        cora.act("dataset.lift-hold", "northbank/loans", {"reason": "closed"}).require()
+    ana = world.client("northbank/ana")
+    assert fetched(ana, ana.act("dataset.read", "northbank/loans", {}), world) == table()
+
+
+def test_what_is_deleted_is_gone_and_its_name_is_not_used_again(world: Installation) -> None:
+    before = world.objects("northbank")
+    assert world.register("northbank/ana", "short-lived", table(40, odd=17)).state == "done"
+    assert len(world.objects("northbank") - before) == 1
+    admin, ana = world.client("northbank/admin"), world.client("northbank/ana")
+    assert world.done(admin, admin.act("dataset.delete", "northbank/short-lived", {})).state == "done"
+    assert world.objects("northbank") == before
+    with world.http("northbank/ana") as http:
+        problem(http.post("/v1/dataset/read", json={"resource": "northbank/short-lived"}), 403, "denied")
+        body = {"resource": "northbank/short-lived", "parameters": world.dataset_body("northbank/ana", table(40))}
+        problem(http.post("/v1/dataset/register", json=body), 409, "conflict")
+    states = {row["name"]: row["state"] for row in ana.list("northbank", "datasets", limit=1000)}
+    assert states["short-lived"] == "deleted"
+
+
+def test_a_hold_that_comes_after_the_decision_still_stops_the_deletion(world: Installation) -> None:
+    assert world.register("northbank/ana", "held-late", table(40, odd=23)).state == "done"
+    stored = world.objects("northbank")
+    admin, cora = world.client("northbank/admin"), world.client("northbank/cora")
+    with stopped_worker(world):
+        accepted = admin.act("dataset.delete", "northbank/held-late", {}).require()
+        cora.act("dataset.hold", "northbank/held-late", {"reason": "just in time"}).require()
+    ended = world.done(admin, accepted)
+    assert ended.state == "refused", ended
+    assert world.objects("northbank") == stored
+    refused = [r for _, r in world.entries("northbank") if r.get("action") == "dataset.delete" and r.get("v") == 1]
+    again = [r for r in refused if r.get("operation", {}) and r["decision"] == "deny"]
+    assert any("guardrail.holds.datasets" in r["reasons"] for r in again if "reasons" in r)
+
+
+def test_a_tenant_whose_key_is_destroyed_can_read_nothing_any_more(world: Installation) -> None:
+    world.people("endingbank", "us")
+    world.tokens.setdefault("endingbank/admin", "")
+    body = world.dataset_body("endingbank/ana", table(40), residency=["us"])
+    ana, admin = world.client("endingbank/ana"), world.client("endingbank/admin")
+    assert world.done(ana, ana.act("dataset.register", "endingbank/loans", body)).state == "done"
+    assert fetched(ana, ana.act("dataset.read", "endingbank/loans", {}), world) == table(40)
+    assert world.done(admin, admin.act("key.destroy", "endingbank", {"reason": "contract ended"})).state == "done"
+    ended = world.done(ana, ana.act("dataset.read", "endingbank/loans", {}))
+    assert ended.state == "failed"
+    assert ended.error_code == "not-found.key"
+    # And it is not made anew by writing.
+    body = world.dataset_body("endingbank/ana", table(41), residency=["us"])
+    assert world.done(ana, ana.act("dataset.register", "endingbank/more", body)).state == "failed"
+    # Others are not touched by it.
+    other = world.client("lakeside/ana")
+    assert fetched(other, other.act("dataset.read", "lakeside/loans", {}), world) == table()
+
+
+# --- approvals ----------------------------------------------------------------------------------------------------------
+
+
+def standing(world: Installation, version: str) -> list[tuple[str, str]]:
+    """The approvals that count for a version as it is now."""
+    told = world.client("northbank/mei").act("model.read", version, {}).require().result["version"]
+    return sorted((row["track"], row["approver"]) for row in told["approvals"] if row["current"])
+
+
+def approve(world: Installation, who: str, version: str, track: str, **more: Any) -> Answer:
+    return world.client(who).act("model.approve", version, {"track": track, **more})
+
+
+@pytest.fixture(scope="module")
+def reviewed(world: Installation, trained: str) -> str:
+    """A second version, of the same run, for these tests to approve and to swap."""
+    assert trained
+    ci = world.client("northbank/ci")
+    answer = ci.act("model.register", "northbank/reviewed", {"run": "northbank/run-1", "tier": "high"})
+    assert world.done(ci, answer).state == "done"
+    version: str = answer.result["version"]
+    return version
+
+
+def test_nobody_approves_their_own_work(world: Installation, reviewed: str) -> None:
+    # The person who answers for the pipeline that made it, as a colleague would, and then as the pipeline.
+    denied = approve(world, "northbank/ana", reviewed, "engineering")
+    assert not denied.allowed
+    assert "guardrail.separation-of-duties.author" in deciding(denied)
+    denied = approve(world, "northbank/ci", reviewed, "model-risk")
+    assert not denied.allowed
+    assert "guardrail.separation-of-duties.services" in deciding(denied)
+    # One who had no part in it may, on a track of their own alone.
+    assert not approve(world, "northbank/mei", reviewed, "compliance").allowed
+    assert standing(world, reviewed) == []
+
+
+def architecture(world: Installation, reviewed: str) -> dict[str, Any]:
+    ana = world.client("northbank/ana")
+    with zipfile.ZipFile(io.BytesIO(fetched(ana, ana.act("model.download", reviewed, {}), world))) as archive:
+        assert {"architecture.json", "model.safetensors", "model.sig"} == set(archive.namelist())
+        told: dict[str, Any] = json.loads(archive.read("architecture.json"))
+    return told
+
+
+def test_an_approval_ends_when_a_file_is_swapped_even_if_it_is_put_back(world: Installation, reviewed: str) -> None:
+    mei, ben = world.client("northbank/mei"), world.client("northbank/ben")
+    given = approve(world, "northbank/mei", reviewed, "model-risk")
+    ended = world.done(mei, given)
+    assert ended.state == "done"
+    assert standing(world, reviewed) == [("model-risk", "mei")]
+    with world.http("northbank/mei") as http:
+        again = http.post("/v1/model/approve", json={"resource": reviewed, "parameters": {"track": "model-risk"}})
+        problem(again, 409, "conflict")
+
+    changed = architecture(world, reviewed)
+    changed["threshold_micro"] = 300_000
+    upload = world.upload("northbank/ben", json.dumps(changed, sort_keys=True, separators=(",", ":")).encode())
+    swap = {"run": "northbank/run-1", "files": {"architecture.json": upload}}
+    assert world.done(ben, ben.act("model.register", reviewed, swap)).state == "done"
+    assert standing(world, reviewed) == []
+    assert architecture(world, reviewed)["threshold_micro"] == 300_000
+    # Who swapped a file is an author of it from now on.
+    assert "guardrail.separation-of-duties.author" in deciding(approve(world, "northbank/ben", reviewed, "engineering"))
+
+    assert world.done(ben, ben.act("model.register", reviewed, {"run": "northbank/run-1"})).state == "done"
+    assert architecture(world, reviewed)["threshold_micro"] != 300_000
+    assert standing(world, reviewed) == []
+    # A verdict on what was looked at before is refused; on what is there now it is given.
+    stale = {"track": "model-risk", "binding": given.result["binding"]}
+    with world.http("northbank/mei") as http:
+        problem(http.post("/v1/model/approve", json={"resource": reviewed, "parameters": stale}), 409, "conflict")
+    assert world.done(mei, approve(world, "northbank/mei", reviewed, "model-risk")).state == "done"
+    assert standing(world, reviewed) == [("model-risk", "mei")]
+
+
+def test_a_rejection_withdraws_what_its_track_approved(world: Installation, reviewed: str) -> None:
+    cora = world.client("northbank/cora")
+    assert world.done(cora, approve(world, "northbank/cora", reviewed, "compliance")).state == "done"
+    assert ("compliance", "cora") in standing(world, reviewed)
+    rejected = approve(world, "northbank/cora", reviewed, "compliance", verdict="rejected", reason="not so fast")
+    assert world.done(cora, rejected).state == "done"
+    assert ("compliance", "cora") not in standing(world, reviewed)
+
+
+def test_unchecked_it_is_not_promoted_and_the_answer_says_what_is_missing(world: Installation, reviewed: str) -> None:
+    answer = world.client("northbank/ci").act("model.promote", reviewed, {"stage": "prod"})
+    assert not answer.allowed
+    assert answer.operation is None
+    assert {"check:bias", "check:technical", "approval:compliance"} <= set(answer.requires)
+    explained = world.client("northbank/uma").get_json("/v1/decisions", "northbank", answer.decision_id, "explain")
+    steps = {step["name"] for step in explained["path"]["steps"]}
+    assert {"check:bias", "check:technical", "approval:compliance"} <= steps
+
+
+# --- evidence -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(world: Installation, reviewed: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An archive of northbank's evidence and, elsewhere, the trust root."""
+    assert reviewed
+    folder = tmp_path_factory.mktemp("evidence")
+    cora = world.client("northbank/cora")
+    archive = folder / "northbank.zip"
+    archive.write_bytes(fetched(cora, cora.act("evidence.export", "northbank", {}), world))
+    trust_root = folder / "trust-root.json"
+    shutil.copyfile(world.settings.trust_root, trust_root)
+    return archive, trust_root
+
+
+AUDITOR = textwrap.dedent(
+    """
+    import sys
+    from licet_attestations.__main__ import verify_command
+
+    try:
+        verify_command(sys.argv[1:])
+    finally:
+        strangers = {"licet_engine", "licet_adapters", "licet_policies", "cedarpy", "sqlalchemy", "litestar", "torch"}
+        found = strangers & {name.partition(".")[0] for name in sys.modules}
+        assert not found, found
+    """
+)
+
+
+def audit(archive: Path, trust_root: Path) -> tuple[int, dict[str, Any]]:
+    """Verify in a process that has nothing but the archive, the trust root and the attestations room."""
+    done = subprocess.run(
+        [sys.executable, "-c", AUDITOR, str(archive), "--trust-root", str(trust_root), "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        env={"PATH": ""},
+        timeout=120,
+    )
+    assert done.stdout, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return done.returncode, told
+
+
+def test_the_evidence_verifies_offline_in_another_process(world: Installation, exported: tuple[Path, Path]) -> None:
+    code, told = audit(*exported)
+    assert code == 0, told
+    assert told["isolation"]["answer"] == "holds"
+    with zipfile.ZipFile(exported[0]) as archive:
+        size = len(archive.read("log/leaves.jsonl").splitlines())
+        assert world.tokens["northbank/ana"].encode() not in b"".join(map(archive.read, archive.namelist()))
+    assert size <= world.size("northbank")
+
+
+def test_evidence_that_was_changed_or_is_anothers_is_refused(
+    exported: tuple[Path, Path], tmp_path: Path, world: Installation
+) -> None:
+    archive, trust_root = exported
+    data = bytearray(archive.read_bytes())
+    with zipfile.ZipFile(archive) as zipped:
+        name = next(n for n in zipped.namelist() if n.startswith("records/") and b'"deny"' in zipped.read(n))
+        data[data.index(zipped.read(name)) + zipped.read(name).index(b'"deny"') + 1] ^= 1
+    changed = tmp_path / "changed.zip"
+    changed.write_bytes(data)
+    code, told = audit(changed, trust_root)
+    assert (code, told["verified"], told["where"]) == (1, False, name)
+    # Against the trust root of another installation nothing of it holds.
+    from licet_attestations.signer.keystore import Keystore  # noqa: PLC0415  # Only this test is a forger.
+
+    (tmp_path / "keys").mkdir(mode=0o700)
+    other = Keystore.create(
+        tmp_path / "keys", instance=world_instance(trust_root), log_origin_prefix="licet/log", now_ms=1, passphrase=None
+    )
+    pinned = tmp_path / "other-root.json"
+    pinned.write_bytes(other.trust_root.to_json())
+    code, told = audit(archive, pinned)
+    assert (code, told["verified"]) == (1, False)
+    assert world.settings.trust_root.read_bytes() == trust_root.read_bytes()
+
+
+def world_instance(trust_root: Path) -> str:
+    instance: str = json.loads(trust_root.read_bytes())["instance"]
+    return instance
+
+
+def test_every_decision_is_the_same_again_from_its_record_alone(exported: tuple[Path, Path]) -> None:
+    replayed = {"allow": 0, "deny": 0}
+    with zipfile.ZipFile(exported[0]) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    facts = {name[6:-5]: body for name, body in held.items() if name.startswith("facts/")}
+    bundles = {
+        name[8:-5]: CompiledBundle.from_bytes(body) for name, body in held.items() if name.startswith("bundles/")
+    }
+    for name, body in held.items():
+        if not name.startswith("records/"):
+            continue
+        record = json.loads(body)["record"]
+        if "reasons" not in record:
+            continue  # Not a decision.
+        decision = replay(canonical.dumps(record), facts, bundles[record["bundle"]])
+        assert decision.word == record["decision"]
+        replayed[decision.word] += 1
+    assert min(replayed.values()) > 5, replayed

@@ -1,0 +1,97 @@
+"""What the lists show in text are fields that the rows of a real database have."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from licet_engine.api import lists
+from licet_engine.commands.render import COLUMNS, list_lines
+from licet_engine.lifecycle.verbs import Who
+from licet_engine.store import db, migrations, tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+T = {"tenant_id": "northbank"}
+VERSION = {"model": "m", "version": 1}
+BY = {"registered_by": "ana", "registered_by_kind": "person"}
+ROWS: tuple[Any, ...] = (
+    tables.Principal(**T, name="ana", kind="person", created_at_ms=1),
+    tables.Environment(**T, name="us-east", region="us"),
+    tables.Dataset(
+        **T,
+        **BY,
+        name="d",
+        classification="internal",
+        expires_at_ms=1,
+        object_id="o",
+        digest_hex="",
+        state="ready",
+        created_at_ms=1,
+    ),
+    tables.Run(
+        **T,
+        name="r",
+        use="u",
+        environment="e",
+        region="us",
+        state="done",
+        started_by="ana",
+        started_by_kind="person",
+        created_at_ms=1,
+    ),
+    tables.ModelVersion(**T, **VERSION, run="r", tier="high", use="u", state="ready", created_at_ms=1),
+    tables.Hold(
+        **T, id="h", resource_type="Dataset", resource_name="d", reason="suit", placed_by="cora", placed_at_ms=1
+    ),
+    tables.Operation(
+        **T,
+        id="o",
+        action="model.promote",
+        resource="northbank/m@1",
+        state="done",
+        decision_id="d",
+        principal="ana",
+        created_at_ms=1,
+        updated_at_ms=1,
+    ),
+    tables.PolicyBundle(**T, digest_hex="b", author="sam", state="active", body=b"{}", created_at_ms=1),
+    tables.ApprovalRequest(**T, **VERSION, id="q", track="legal", binding="", requested_by="ana", at_ms=1),
+    tables.Approval(**T, **VERSION, id="a", track="legal", binding="", verdict="approved", approver="cora", at_ms=2),
+    tables.Decision(**T, id="d", leaf_index=0, action="log.read", principal="p", resource="r", allowed=True, at_ms=1),
+)
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Any]:
+    engine: Engine = db.open_engine(tmp_path / "licet.db")
+    migrations.upgrade(engine)
+    with db.tenant_session(engine, "northbank", write=True) as session:
+        session.add(tables.Tenant(**T, region="us", created_at_ms=1))
+        session.flush()
+        for row in ROWS:
+            session.add(type(row)(**row.model_dump()))
+            session.flush()
+    yield SimpleNamespace(engine=engine)  # All that the lists take of the services.
+    engine.dispose()
+
+
+def test_every_list_has_its_columns_and_every_column_its_list() -> None:
+    assert set(COLUMNS) == set(lists._ROWS)
+
+
+@pytest.mark.parametrize("what", sorted(COLUMNS))
+def test_every_column_of_a_list_is_in_its_rows(services: Any, what: str) -> None:
+    asker = Who(tenant="northbank", name="ana", kind="person")
+    rows = lists.find(what)(services, asker, 50, False)  # noqa: FBT003  # As the lists take it.
+    assert rows
+    present = {name for row in rows for name in row}
+    assert set(COLUMNS[what]) <= present
+    head = list_lines(what, rows)[0].split("  ")
+    assert len([word for word in head if word]) == len(COLUMNS[what])
