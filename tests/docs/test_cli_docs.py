@@ -5,12 +5,15 @@ Write it anew with ``python tests/docs/test_cli_docs.py``.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from licet_engine.cli import cli
+from licet_engine.commands import training
+from licet_engine.lifecycle.training import Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +78,11 @@ def test_every_command_and_option_is_described() -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, (path, parameter.name)
+
+
+def test_the_help_of_a_launch_names_every_member_of_the_specification_and_no_other() -> None:
+    text = re.sub(r"\([^)]*\)", "", str(training.launch.help)).split("The specification: ")[1].split(". ")[0]
+    assert [name.strip() for name in text.replace("\n", " ").split(",")] == list(Spec.model_fields)
 
 
 def test_every_command_that_talks_to_a_server_can_answer_in_json() -> None:
