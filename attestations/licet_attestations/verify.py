@@ -38,7 +38,14 @@ from typing import TYPE_CHECKING, Any
 from licet_attestations import archive, canonical, checkpoint, dsse, isolation, merkle, statement
 from licet_attestations.errors import FormatError, LicetAttestationError, VerificationError
 from licet_attestations.leaf import MAX_LEAF_BYTES, Leaf, is_tenant, verify_commitment
-from licet_attestations.warrant import MAX_CLOCK_SKEW_MS, MAX_DECISION_AGE_MS, OPERATIONS_OF, Warrant, verify_logged
+from licet_attestations.warrant import (
+    MAX_CLOCK_SKEW_MS,
+    MAX_DECISION_AGE_MS,
+    OPERATIONS_OF,
+    Warrant,
+    verify_logged,
+    verify_touched,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -617,7 +624,18 @@ def _check_warrant(warrant: Warrant, record: Mapping[str, Any]) -> None:
     match record:
         case {
             "principal": {"type": str(kind), "id": str(identifier)},
-            "operation": {"id": warrant.operation_id, "parameters_digest": warrant.parameters_digest_hex},
+            "operation": {
+                "id": warrant.operation_id,
+                "parameters_digest": warrant.parameters_digest_hex,
+                "resources": list(decided),
+            },
         } if f"{kind}::{identifier}" == warrant.principal:
+            verify_touched(
+                warrant.resources,
+                tenant=warrant.tenant,
+                operation=warrant.operation,
+                operation_id=warrant.operation_id,
+                decided=decided,
+            )
             return
     raise VerificationError("the warrant is for another principal, operation or parameters than were decided on")

@@ -7,6 +7,7 @@ Rules kept here:
 - It carries the proof that its decision is in the tenant's log: an adapter believes the log, not the signer's word alone.
 - It lives at most ``MAX_LIFETIME_MS``. That it is used once only, the adapter's guard sees to: it marks the warrant spent,
   durably, before it acts.
+- It touches nothing but what its decision was about: the record names that, and the operation's own outputs bear its id.
 - Which operations a decision about an action may lead to is a fixed table, here.
 """
 
@@ -22,7 +23,7 @@ from licet_attestations.errors import FormatError, VerificationError, WarrantErr
 from licet_attestations.leaf import Leaf, is_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from licet_attestations.keys import PrivateKey
     from licet_attestations.trustroot import TrustRoot
@@ -55,6 +56,45 @@ OPERATIONS_OF: Mapping[str, frozenset[str]] = MappingProxyType(
     }
 )
 """The operations that an allowed action may lead to; an action that is not here leads to none."""
+
+_READING = frozenset({"objects.get", "objects.delete", "registry.read", "registry.delete"})
+"""Operations that reach for content which is there already, and so was there to be decided on."""
+
+
+def verify_touched(
+    resources: Mapping[str, str], *, tenant: str, operation: str, operation_id: str, decided: Sequence[Any]
+) -> None:
+    """Verify that a step touches only what was decided on.
+
+    A reference must be the tenant itself, one of the decided ones, a file of a decided version (``TENANT/MODEL@1/...``), or
+    lie under the operation's own id, as what the operation makes does. A digest may be of anything that the operation makes; where content is read or deleted it must be
+    decided on, too, unless the operation made it.
+
+    Args:
+        resources: What the step touches: a SHA-256 in hex or a reference, by name.
+        tenant: Whose decision it is.
+        operation: What the adapter is to do.
+        operation_id: The accepted operation.
+        decided: References and digests that the decision's record names.
+
+    Raises:
+        VerificationError: Which resource was not decided on.
+    """
+    permitted = {value for value in decided if isinstance(value, str)}
+    references = {name: value for name, value in resources.items() if not statement.is_sha256_hex(value)}
+    own = {name for name, value in references.items() if operation_id in value.split("/")}
+    for name, value in references.items():
+        if not (value == tenant or value.startswith(f"{tenant}/")):
+            raise VerificationError(f"resource {name!r} is neither a digest nor this tenant's")
+        # Only a version holds things under its name; below another name lies what is not the thing of that name.
+        version = "/".join(value.split("/", 2)[:2])
+        of_version = "@" in version and version in permitted
+        if value != tenant and value not in permitted and name not in own and not of_version:
+            raise VerificationError(f"resource {name!r} was not decided on")
+    if operation in _READING and not own:
+        for name, value in resources.items():
+            if name not in references and value not in permitted:
+                raise VerificationError(f"resource {name!r} is content that was not decided on")
 
 
 @dataclass(frozen=True, slots=True)

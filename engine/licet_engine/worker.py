@@ -156,11 +156,16 @@ class Performer:
         else:
             return str(begun["state"])
         logger.warning("operation failed", extra={"tenant": tenant, "operation": operation, "code": error["code"]})
-        # Kept until here, so that an attempt that failed in passing could use them again; nothing will from now on.
-        deed.forget_uploads()
         told = {"code": error["code"], "message": error["message"]}
         refused = error["code"] in _REFUSED_CODES
-        return str(self._tell("fail", tenant=tenant, operation=operation, error=told, refused=refused)["state"])
+        ended = self._tell("fail", tenant=tenant, operation=operation, error=told, refused=refused)
+        # Kept until here, so that an attempt that failed in passing could use it again; nothing will from now on.
+        try:
+            deed.forget_uploads()
+            deed.clean_up()
+        except OSError as left:
+            logger.warning("files of an ended operation stay", extra={"operation": operation, "reason": str(left)})
+        return str(ended["state"])
 
     def _tell(self, method: str, **params: Any) -> Any:
         """Call the api until it answers: without it an operation can neither begin nor end."""

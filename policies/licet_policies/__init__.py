@@ -16,7 +16,7 @@ from licet_policies.bundle import (
 )
 from licet_policies.errors import LicetPoliciesError, PackError, PolicySourceError
 from licet_policies.packs import Pack, PackChoice, pack, pack_names
-from licet_policies.schema import load_schema, schema_text
+from licet_policies.schema import load_schema, resource_types, schema_text
 from licet_policies.source import Policy
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "pack",
     "pack_names",
     "policies_for",
+    "resource_types",
     "roles",
     "safety_valve_actions",
     "schema_text",

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from licet_policies.errors import LicetPoliciesError
 
-__all__ = ["generate_text", "load_schema", "schema_text"]
+__all__ = ["generate_text", "load_schema", "resource_types", "schema_text"]
 
 _BUILTIN: Final = {"String": "String", "Boolean": "Bool", "Long": "Long"}
 _HEADER: Final = (
@@ -27,6 +27,12 @@ def load_schema() -> dict[str, Any]:
     text = resources.files("licet_policies").joinpath("schema.json").read_text("utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
+
+
+def resource_types() -> Mapping[str, frozenset[str]]:
+    """What each action is about: its resource types, but for the stand-in of what is elsewhere."""
+    actions = load_schema()[""]["actions"]
+    return {name: frozenset(body["appliesTo"]["resourceTypes"]) - {"Elsewhere"} for name, body in actions.items()}
 
 
 def schema_text() -> str:

@@ -15,6 +15,8 @@ import pytest
 sys.path.append(str(Path(__file__).parent))
 from service_world import Installation, problem  # The line above finds it.
 
+from licet_policies import resource_types
+
 pytestmark = pytest.mark.slow
 
 CHECKOUT = Path(__file__).parents[2]
@@ -35,7 +37,7 @@ def schemas() -> dict[str, jsonschema.protocols.Validator]:
 
 def question(subject: str, action: str, resource: str, **more: Any) -> dict[str, Any]:
     kind = "service-account" if subject.endswith("/ci") else "person"
-    noun = action.partition(".")[0].capitalize()
+    noun = min(resource_types().get(action, {"Dataset"}))
     return {
         "subject": {"type": kind, "id": subject},
         "action": {"name": action},

@@ -383,7 +383,7 @@ def test_a_model_file_that_is_something_else_is_refused(
     files = {"model.safetensors": world.upload("northbank/ana", data)}
     objects = world.objects("northbank")
     answer = client.act(
-        "model.register", "northbank/disguised", {"run": "northbank/run-1", "tier": "low", "files": files}
+        "model.register", "northbank/disguised", {"run": "northbank/run-1", "tier": "high", "files": files}
     )
     ended = world.done(client, answer)
     assert ended.state == "failed"

@@ -118,6 +118,9 @@ def test_1_a_tenant_its_people_and_their_tokens(licet: Run, service: Service) ->
             *("--pack", "sr-11-7", "--pack", "residency", "--pack-parameter", f'residency.regions=["{region}"]'),
             *("--pack-parameter", 'sr-11-7.engineering_approval_tiers=["none"]'),
             *("--pack-parameter", 'sr-11-7.model_risk_approval_tiers=["low"]'),
+            # This bank takes it upon itself to hold such versions to less.
+            *("--pack-parameter", 'sr-11-7.protected_tiers=["low"]'),
+            *("--pack-parameter", 'sr-11-7.confidential_tiers=["low"]'),
         ]
         out = str(service.folder / f"{tenant}-admin.token")
         _must(licet("operator", f"tenant create {tenant} --region {region}", *packs, "--out", out))
@@ -184,7 +187,8 @@ def test_5_what_lacks_only_approvals_ends_with_3_and_names_the_tracks(licet: Run
 
 
 def test_6_nobody_approves_their_own_work(licet: Run) -> None:
-    code, document = licet("ana", "approval approve northbank/risk@1 --track model-risk --reason mine")
+    line = f"approval approve northbank/risk@1 --track model-risk --reason mine --binding {'0' * 64}"
+    code, document = licet("ana", line)
     assert code == 1
     ids = [policy["id"] for policy in document["decision"]["policies"]]
     assert "guardrail.separation-of-duties.author" in ids
@@ -192,7 +196,8 @@ def test_6_nobody_approves_their_own_work(licet: Run) -> None:
 
 def test_7_after_approval_the_same_ask_says_yes(licet: Run, told: dict[str, Any]) -> None:
     _must(licet("ana", "approval request northbank/risk@1 --track model-risk"))
-    line = "model approve northbank/risk@1 --track model-risk --wait"
+    looked_at = _must(licet("mia", "model read northbank/risk@1"))["result"]["version"]["binding"]
+    line = f"model approve northbank/risk@1 --track model-risk --wait --binding {looked_at[:16]}"
     _must(licet("mia", line, "--reason", "holds on the held-out rows"))
     _must(licet("pipe", "ask promote northbank/risk@1 --to prod"))
     document = _must(licet("pipe", "model promote northbank/risk@1 --to prod --wait"))

@@ -200,7 +200,11 @@ def standing(world: Installation, version: str) -> list[tuple[str, str]]:
 
 
 def approve(world: Installation, who: str, version: str, track: str, **more: Any) -> Answer:
-    return world.client(who).act("model.approve", version, {"track": track, **more})
+    """Give a verdict on the version as it stands, as one does who has looked at it."""
+    client = world.client(who)
+    looked_at = client.act("model.read", version, {})
+    binding = looked_at.result["version"]["binding"] if looked_at.allowed else ""
+    return client.act("model.approve", version, {"track": track, "binding": binding, **more})
 
 
 @pytest.fixture(scope="module")
@@ -242,8 +246,10 @@ def test_an_approval_ends_when_a_file_is_swapped_even_if_it_is_put_back(world: I
     assert ended.state == "done"
     assert standing(world, reviewed) == [("model-risk", "mei")]
     with world.http("northbank/mei") as http:
-        again = http.post("/v1/model/approve", json={"resource": reviewed, "parameters": {"track": "model-risk"}})
-        problem(again, 409, "conflict")
+        for binding in ({}, {"binding": given.result["binding"]}):
+            parameters = {"track": "model-risk", **binding}
+            again = http.post("/v1/model/approve", json={"resource": reviewed, "parameters": parameters})
+            problem(again, 409, "conflict")
 
     changed = architecture(world, reviewed)
     changed["threshold_micro"] = 300_000

@@ -106,7 +106,7 @@ class ChecksExample:
     impossible: Mapping[str, int] = field(default_factory=lambda: {**_THRESHOLDS, **_IMPOSSIBLE})
     fails: tuple[str, ...] = ("technical", "bias")
     spec: Mapping[str, Any] = field(
-        default_factory=lambda: {"group": "minor", "seed": 7, "bootstrap_rounds": 200, "permutation_rounds": 199}
+        default_factory=lambda: {"groups": ["minor"], "seed": 7, "bootstrap_rounds": 200, "permutation_rounds": 199}
     )
     train: bytes = field(default_factory=lambda: table(0))
     held_out: bytes = field(default_factory=lambda: table(_ROWS))

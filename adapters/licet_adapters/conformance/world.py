@@ -99,6 +99,7 @@ class World:
                     "id": operation_id,
                     "step": step,
                     "parameters_digest": canonical.digest_hex(dict(parameters)),
+                    "resources": sorted(resources.values()),
                 },
                 "asked_by": None,
             }

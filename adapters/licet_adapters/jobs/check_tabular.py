@@ -9,6 +9,10 @@ Rules kept here:
   and the lower bound with a floor of its own, so that neither luck nor a small sample passes.
 - Drift is judged against chance at this very sample size: by permutation (beyond 50,000 rows by the asymptotic law),
   corrected for the number of features by Holm, and only if the difference is large enough to matter.
+- Of several protected columns each is reviewed, and the figure is that of the worst: a model is as fair as it is to the group it treats
+  worst, whichever column its author had in mind.
+- A model that gives nearly everybody the same answer treats all groups alike and decides nothing. It does not pass the bias review,
+  whatever its rates: else a threshold at the end of the scale would pass any weights.
 - A figure that cannot be computed fails the job: it is never a pass.
 """
 
@@ -39,6 +43,7 @@ Bools = npt.NDArray[np.bool_]
 _INTERVAL_PERCENT = (2.5, 97.5)
 _CALIBRATION_BINS = 10
 _MIN_ROWS_A_SIDE = 10
+_MIN_SHARE_MICRO = 50_000
 _EXACT_ROWS = 50_000
 _CHUNK_ELEMENTS = 4_000_000
 _ATTRIBUTION_STEPS = 32
@@ -58,8 +63,8 @@ class Case:
         tabular.make_deterministic(self.spec["seed"])
         self.network, self.declaration = tabular.load_network(inputs)
         self.names = [feature["name"] for feature in self.declaration["features"]]
-        self.label, self.group = self.declaration["target"], self.spec["group"]
-        wanted = list(dict.fromkeys([*self.names, self.label, *([self.group] if self.group else [])]))
+        self.label: str = self.declaration["target"]
+        wanted = list(dict.fromkeys([*self.names, self.label, *self.spec["groups"]]))
         self.train = tabular.read_columns(inputs / "train.csv", wanted)
         self.held_out = tabular.read_columns(inputs / "held-out.csv", wanted)
         self.rows = tabular.stack(self.held_out, self.names)
@@ -71,9 +76,9 @@ class Case:
         self.labels = self._two_sided(self.label)
 
     @cached_property
-    def groups(self) -> Bools:
-        """Which held-out rows are of the group; only for checks that compare groups, which are not run without one."""
-        return self._two_sided(self.group)
+    def groups(self) -> dict[str, Bools]:
+        """Which held-out rows are of each group; only for checks that compare groups, which are not run without one."""
+        return {name: self._two_sided(name) for name in self.spec["groups"]}
 
     def _two_sided(self, name: str) -> Bools:
         values: Bools = self.held_out[name] > 0
@@ -147,32 +152,48 @@ def check_technical(case: Case) -> dict[str, Any]:
 
 
 def check_bias(case: Case) -> dict[str, Any]:
-    """Do the groups get the favourable outcome (a predicted no) at like rates."""
-    from fairlearn.metrics import demographic_parity_ratio  # noqa: PLC0415  # It brings pandas and scikit-learn.
-
-    cut = case.declaration["threshold_micro"] / tabular.MICRO
-    favourable = case.scores < cut
-    rates = {side: float(favourable[members].mean()) for side, members in (("yes", case.groups), ("no", ~case.groups))}
-    if max(rates.values()) == 0:
-        ratio, interval = 0, (0, 0)  # Nobody is selected: there is no rate to be like, and nothing to pass.
-    else:
-        found = demographic_parity_ratio(case.labels, favourable, sensitive_features=np.where(case.groups, "yes", "no"))
-        ratio = tabular.micro(float(found))
-        interval = bootstrap(case, case.groups, lambda drawn: _parity_ratio(favourable[drawn], case.groups[drawn]))
-    passed = ratio >= case.threshold("selection_rate_ratio_min_micro") and (
-        interval[0] >= case.threshold("selection_rate_ratio_lower_min_micro")
+    """Do the groups get the favourable outcome (a predicted no) at like rates, for every protected column."""
+    favourable = case.scores < case.declaration["threshold_micro"] / tabular.MICRO
+    found = {name: _compare(case, favourable, members) for name, members in case.groups.items()}
+    ratio = min(group["selection_rate_ratio_micro"] for group in found.values())
+    lower = min(group["selection_rate_ratio_interval_micro"][0] for group in found.values())
+    selected = tabular.micro(float(favourable.mean()))
+    decides = _MIN_SHARE_MICRO <= selected <= tabular.MICRO - _MIN_SHARE_MICRO
+    passed = (
+        decides
+        and ratio >= case.threshold("selection_rate_ratio_min_micro")
+        and lower >= case.threshold("selection_rate_ratio_lower_min_micro")
     )
     return {
         "kind": "bias",
         "passed": passed,
-        "figures": {"selection_rate_ratio_micro": ratio, "selection_rate_ratio_lower_micro": interval[0]},
+        "figures": {"selection_rate_ratio_micro": ratio, "selection_rate_ratio_lower_micro": lower},
         "detail": {
-            "group": case.group,
             "favourable": f"{case.label} = no",
-            "selection_rate_ratio_interval_micro": list(interval),
-            "selection_rate_micro": {side: tabular.micro(rate) for side, rate in rates.items()},
-            "rows": {"yes": int(case.groups.sum()), "no": int((~case.groups).sum())},
+            "selection_rate_micro": selected,
+            "decides": decides,
+            "least_share_of_an_answer_micro": _MIN_SHARE_MICRO,
+            "groups": found,
         },
+    }
+
+
+def _compare(case: Case, favourable: Bools, members: Bools) -> dict[str, Any]:
+    """Selection rates on both sides of one protected column."""
+    from fairlearn.metrics import demographic_parity_ratio  # noqa: PLC0415  # It brings pandas and scikit-learn.
+
+    rates = {side: float(favourable[rows].mean()) for side, rows in (("yes", members), ("no", ~members))}
+    if max(rates.values()) == 0:
+        ratio, interval = 0, (0, 0)  # Nobody is selected: there is no rate to be like, and nothing to pass.
+    else:
+        found = demographic_parity_ratio(case.labels, favourable, sensitive_features=np.where(members, "yes", "no"))
+        ratio = tabular.micro(float(found))
+        interval = bootstrap(case, members, lambda drawn: _parity_ratio(favourable[drawn], members[drawn]))
+    return {
+        "selection_rate_ratio_micro": ratio,
+        "selection_rate_ratio_interval_micro": list(interval),
+        "selection_rate_micro": {side: tabular.micro(rate) for side, rate in rates.items()},
+        "rows": {"yes": int(members.sum()), "no": int((~members).sum())},
     }
 
 
@@ -195,16 +216,16 @@ def check_explainability(case: Case) -> dict[str, Any]:
     if not weights.sum() > 0:
         raise tabular.Refused("job.figure", "the model's score depends on no feature: there is nothing to explain")
     shares = weights / weights.sum()
-    in_group = case.train[case.group] > 0
-    if not 0 < int(in_group.sum()) < len(in_group):
-        raise tabular.Refused("input.rows", f"train.csv: column {case.group} has rows on one side only")
+    sides = {name: _training_side(case, name) for name in case.spec["groups"]}
     level = case.spec["proxy_association_min_micro"]
     features: dict[str, Any] = {}
     share = 0.0
     for name, own in zip(case.names, shares, strict=True):
-        area = area_under_roc(case.train[name].astype(np.float64), in_group)
-        association = tabular.micro(max(area, 1 - area))
-        protected, proxy = name == case.group, association >= level
+        column = case.train[name].astype(np.float64)
+        association = {
+            group: tabular.micro(_two_way(area_under_roc(column, members))) for group, members in sides.items()
+        }
+        protected, proxy = name in sides, max(association.values()) >= level
         share += float(own) if protected or proxy else 0.0
         features[name] = {
             "share_micro": tabular.micro(float(own)), "association_micro": association, "protected": protected, "proxy": proxy,
@@ -216,14 +237,25 @@ def check_explainability(case: Case) -> dict[str, Any]:
         "figures": {"protected_or_proxy_share_micro": figure},
         "detail": {
             "method": "integrated gradients of the logit, against the training mean",
-            "association": f"area under the ROC curve of the column for {case.group}, on training rows",
+            "association": "area under the ROC curve of the column for each protected column, on training rows",
             "proxy_association_min_micro": level,
-            "score_association_micro": tabular.micro(_two_way(area_under_roc(case.scores, case.groups))),
+            "score_association_micro": {
+                name: tabular.micro(_two_way(area_under_roc(case.scores, members)))
+                for name, members in case.groups.items()
+            },
             "convergence_delta_max_micro": tabular.micro(float(delta.abs().max())),
             "features": features,
             "rows": len(rows),
         },
     }
+
+
+def _training_side(case: Case, group: str) -> Bools:
+    """Which training rows are of the group."""
+    members: Bools = case.train[group] > 0
+    if not 0 < int(members.sum()) < len(members):
+        raise tabular.Refused("input.rows", f"train.csv: column {group} has rows on one side only")
+    return members
 
 
 def _two_way(area: float) -> float:

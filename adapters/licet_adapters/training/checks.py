@@ -108,8 +108,8 @@ class LocalChecks:
             for name, file in job.model.items():
                 stage_input(file, model_dir / name)
             target = inspect_model_files(model_dir).architecture.target
-            if target == spec.group:
-                raise InputRefused("the model predicts the group that it is checked for", code="input.spec")
+            if target in spec.groups:
+                raise InputRefused(f"the model predicts {target}, a group that it is checked for", code="input.spec")
             run = JobRun(
                 code=code,
                 inputs={**job.inputs, **job.model},

@@ -141,7 +141,7 @@ class CheckSpec(_Strict):
         kinds: Which checks, in order.
         thresholds: What figures are held against.
         seed: Of bootstrap and permutations.
-        group: Protected attribute, ``yes-no``; None where nothing is compared between groups.
+        groups: Protected attributes, ``yes-no``, each compared by itself; empty where nothing is compared between groups.
         bootstrap_rounds: Draws of each interval.
         permutation_rounds: Deals of each drift test.
         proxy_association_min_micro: Area under the ROC curve of a column for the group from which it counts as a proxy;
@@ -156,7 +156,7 @@ class CheckSpec(_Strict):
     )
     thresholds: Thresholds
     seed: Seed = 0
-    group: ColumnName | None = None
+    groups: tuple[ColumnName, ...] = Field(default=(), max_length=64, strict=False)
     bootstrap_rounds: int = Field(default=1_000, ge=200, le=20_000)
     permutation_rounds: int = Field(default=1_999, ge=199, le=20_000)
     proxy_association_min_micro: int = Field(default=700_000, ge=500_000, le=1_000_000)
@@ -167,7 +167,9 @@ class CheckSpec(_Strict):
     def _thresholds_are_given(self) -> CheckSpec:
         if len(set(self.kinds)) != len(self.kinds):
             raise ValueError("a kind is named twice")
-        if self.group is None and (compared := [kind for kind in self.kinds if kind in _COMPARE_GROUPS]):
+        if len(set(self.groups)) != len(self.groups):
+            raise ValueError("a group is named twice")
+        if not self.groups and (compared := [kind for kind in self.kinds if kind in _COMPARE_GROUPS]):
             raise ValueError(f"check {compared[0]} compares groups, and no group is named")
         for kind in self.kinds:
             for name in _NEEDED[kind]:

@@ -5,7 +5,8 @@ Rules kept here:
 1. A checkpoint is signed only if the log extends the last one signed, which is durable first (``state``).
 2. A warrant is made only for an allowing decision that is proved to be in the tenant's log under a checkpoint this
    signer signed, was made at most 60 s ago, belongs to this very operation and parameters, and whose action may lead to
-   the adapter operation asked for. It lives at most five minutes and names nothing of another tenant.
+   the adapter operation asked for. It lives at most five minutes and names nothing of another tenant. It touches
+   only what was decided on (``verify_touched``).
 3. An object's key is made or unwrapped only under a live warrant of that tenant which names that object, for an
    operation that writes or reads objects.
 4. A model is signed only under a live warrant to register exactly these files.
@@ -34,6 +35,7 @@ from licet_attestations.warrant import (
     DecisionRef,
     Warrant,
     sign_warrant,
+    verify_touched,
     verify_warrant_is_ours,
 )
 
@@ -176,9 +178,12 @@ class SignerRules:
             raise SignerRefused("the decision was about another operation or parameters", code="signer.operation")
         if operation not in OPERATIONS_OF.get(decided["action"], frozenset()):
             raise SignerRefused(f"{decided['action']!r} does not lead to {operation!r}", code="signer.operation")
-        for name, value in resources.items():
-            if not (statement.is_sha256_hex(value) or value == tenant or value.startswith(f"{tenant}/")):
-                raise SignerRefused(f"resource {name!r} is neither a digest nor this tenant's", code="signer.resources")
+        try:
+            verify_touched(
+                resources, tenant=tenant, operation=operation, operation_id=operation_id, decided=accepted["resources"]
+            )
+        except VerificationError as error:
+            raise SignerRefused(str(error), code="signer.resources") from error
         warrant = Warrant(
             id=self._new_id(),
             tenant=tenant,
@@ -319,7 +324,7 @@ def _read_record(record: str) -> dict[str, Any]:
             "action": str(),
             "decision": str(),
             "errors": list(),
-            "operation": {"id": str(), "parameters_digest": str()},
+            "operation": {"id": str(), "parameters_digest": str(), "resources": list()},
         }:
             return dict(value)
     raise SignerRefused("not the record of a decision about an operation", code="signer.operation")

@@ -27,6 +27,7 @@ from licet_engine.lifecycle.asking import Answer, Asked, parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.verbs import Ids, NoBody, Proposal, RefForm, Verb, Who
+from licet_policies import resource_types
 
 if TYPE_CHECKING:
     from licet_engine.api.context import Context
@@ -54,6 +55,8 @@ def _ask_for(view: View, _who: Who, ref: Any, _body: NoBody, _ids: Ids) -> Propo
     return None if row is None else Proposal(resource=view.principal_entity(row))
 
 
+_RESOURCE_TYPES: Final = resource_types()
+
 _ASK_FOR: Final = Verb(
     action="decision.ask-for",
     summary="Ask on behalf of another principal.",
@@ -73,6 +76,11 @@ def _question(sent: Evaluation) -> _Question:
     verb = VERBS.get(sent.action.name)
     if verb is None:
         raise InvalidInput(f"action.name {sent.action.name!r} is not known; the actions are {', '.join(sorted(VERBS))}")
+    kinds = _RESOURCE_TYPES[verb.action]
+    if sent.resource.type not in kinds:
+        raise InvalidInput(
+            f"resource.type {sent.resource.type!r} is none that {verb.action} is about: use {' or '.join(sorted(kinds))}"
+        )
     declared = verb.body.model_fields
     properties = sent.action.properties or {}
     parameters = {name: value for name, value in properties.items() if name in declared}

@@ -15,6 +15,8 @@ from licet_engine.decide.explain import explain
 from licet_engine.decide.path import path_to_yes
 from licet_engine.decide.record import parse_record, recorded_request
 from licet_engine.domain.errors import InvalidInput, Unavailable
+from licet_engine.lifecycle.asking import Asked, parse_asked
+from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.paths import obtainable
 from licet_engine.lifecycle.verbs import Who
 from licet_engine.log import store
@@ -27,12 +29,13 @@ MAX_INDEX: Final = 1 << 53
 Rows = Callable[[Services, Who, int, bool], list[dict[str, Any]]]
 
 
-def may_act(services: Services, who: Who) -> bool:
-    """Whether a principal is active in a tenant that is not suspended."""
+def asked_of(services: Services, who: Who, identifier: str) -> Asked:
+    """The question that an operation of the asker's own tenant was accepted for, to be asked again, dry."""
     with tenant_session(services.engine, who.tenant) as session:
-        asker = session.exec(select(tables.Principal).where(tables.Principal.name == who.name)).first()
-        tenant = session.exec(select(tables.Tenant)).first()
-    return asker is not None and asker.active and tenant is not None and not tenant.suspended
+        row = session.exec(select(tables.Operation).where(tables.Operation.id == identifier)).one()
+    return parse_asked(
+        VERBS[row.action], row.resource, row.asked, claimed={c["name"]: c["value"] for c in row.claimed}, is_dry=True
+    )
 
 
 def operation(services: Services, who: Who, tenant: str, identifier: str) -> dict[str, Any] | None:
@@ -42,7 +45,7 @@ def operation(services: Services, who: Who, tenant: str, identifier: str) -> dic
     with tenant_session(services.engine, tenant) as session:
         row = session.exec(select(tables.Operation).where(tables.Operation.id == identifier)).first()
     # How one's own operation stands was permitted with it, but only to who may still act.
-    if row is None or not may_act(services, who):
+    if row is None or not services.tenants.may_act(who):
         return None
     return {
         "id": row.id,

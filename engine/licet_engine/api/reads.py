@@ -52,8 +52,10 @@ def operation_routes(context: Context) -> list[Any]:
         name = ((row or {}).get("result") or {}).get("artifact", "")
         if row is None or row["principal"] != who.name or not name:
             return denied(await context.permit_of(identify, "operation.read", tenant, operation, is_found=False))
-        # What it holds was decrypted for this principal; that they may still have it is decided when they fetch it.
-        answer = await context.permit(identify, "operation.read", tenant, own=True)
+        # What it holds was decrypted for this principal. That they may still have it is decided when they fetch it, as the
+        # very question that the operation was an answer to.
+        asked = await context.in_thread(lists.asked_of, services, who, operation)
+        answer = await context.ask(identify, asked)
         if not answer.decision.allowed:
             return denied(answer)
         suffix = name.rpartition(".")[2]

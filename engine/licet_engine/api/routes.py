@@ -21,7 +21,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 from licet_attestations.errors import LicetAttestationError
 from licet_engine import __version__
-from licet_engine.api import authzen, lists, reads
+from licet_engine.api import authzen, reads
 from licet_engine.api.context import AnyRequest, Context, find_verb, members, stream
 from licet_engine.api.problems import (
     denied,
@@ -116,7 +116,7 @@ def _asking_routes(context: Context) -> list[Any]:
     @put("/v1/uploads", tags=["upload"], summary="Send a file that a later request will use.", status_code=201)
     async def upload(request: AnyRequest) -> dict[str, Any]:
         who = context.identify(request)()
-        if not await context.in_thread(lists.may_act, services, who):
+        if not await context.in_thread(services.tenants.may_act, who):
             raise Unauthenticated("this principal may not act any more, or its tenant is suspended")
         length = request.headers.get("content-length", "")
         if not length.isdigit():

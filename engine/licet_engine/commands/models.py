@@ -145,7 +145,8 @@ def _verdict(
     """Give a group a command on the approval of a version."""
     command: Callable[..., Any] = mutation(function) if bound else immediate(function)
     if bound:
-        command = click.option("--binding", help="Binding that was reviewed; refused if it is another by now.")(command)
+        told = "Binding that was reviewed, or its first 16 characters; refused if it is another by now."
+        command = click.option("--binding", required=name == "approve", help=told)(command)
     command = click.option("--reason", required=reason_required, help="Why.")(command)
     command = click.option("--track", required=True, type=TRACK, help="Track.")(command)
     group.command(name=name)(click.argument("ref", metavar=_VERSION)(command))

@@ -30,7 +30,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "datasets": ("name", "state", "classification", "residency", "uses", "expires_at_ms", "rows"),
     "runs": ("name", "state", "environment", "region", "use", "started_by", "attempt", "created_at_ms"),
     "models": ("model", "version", "stage", "state", "tier", "run", "signed", "created_by", "created_at_ms"),
-    "environments": ("name", "region", "runtime_approved"),
+    "environments": ("name", "region", "runtimes_allowed"),
     "people": ("name", "kind", "roles", "active", "owner"),
     "approvals": ("kind", "model", "version", "track", "state", "verdict", "approver", "requested_by", "at_ms"),
     "holds": ("resource_type", "resource_name", "reason", "placed_by", "placed_at_ms", "lifted_at_ms"),

@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from licet_attestations import canonical
 from licet_attestations.errors import FormatError
+from licet_attestations.statement import is_sha256_hex
 from licet_engine.decide.bundle import CompiledBundle
 from licet_engine.decide.decision import Decision, Request, decide_unsliced
 from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.errors import BundleError, FactError, RecordError, ReplayMismatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 ENGINE = f"licet/{'.'.join(version('licet').split('.')[:2])} cedarpy/{version('cedarpy')}"
 """Name and version of what evaluates, as records state it."""
@@ -42,15 +43,53 @@ _text: Callable[[str], str] = encode_basestring
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """The deed that a decision permits, if it permits it."""
+    """The deed that a decision permits, if it permits it.
+
+    Attributes:
+        id: Of the accepted operation.
+        step: Of it, where it is decided again; else empty.
+        parameters_digest_hex: SHA-256 of the parameters' canonical JSON.
+        resources: What its warrants may name: the references of the tenant and the digests that were decided on, in order.
+    """
 
     id: str
     step: str
     parameters_digest_hex: str
+    resources: tuple[str, ...]
 
-    def to_json(self) -> dict[str, str]:
-        """As it stands in a record."""
-        return {"id": self.id, "step": self.step, "parameters_digest": self.parameters_digest_hex}
+    @classmethod
+    def about(
+        cls, operation_id: str, step: str, *, tenant: str, resource: str, parameters: Mapping[str, Any]
+    ) -> Operation:
+        """The deed with these parameters on this resource.
+
+        Args:
+            operation_id: Of the accepted operation.
+            step: Of it, or empty.
+            tenant: Whose it is.
+            resource: Identifier of the resource that is decided on.
+            parameters: Canonical JSON.
+        """
+        named = {text for text in _texts(dict(parameters)) if is_sha256_hex(text) or text.startswith(f"{tenant}/")}
+        return cls(
+            id=operation_id,
+            step=step,
+            parameters_digest_hex=canonical.digest(dict(parameters)).hex(),
+            resources=tuple(sorted(named | {resource})),
+        )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value but the names of members."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict):
+            pending.extend(part.values())
+        elif isinstance(part, (list, tuple)):
+            pending.extend(part)
 
 
 def build_record(
@@ -86,7 +125,10 @@ def build_record(
     deed = (
         "null"
         if operation is None
-        else _object(id=operation.id, parameters_digest=operation.parameters_digest_hex, step=operation.step)
+        else (
+            f'{{"id":{_text(operation.id)},"parameters_digest":{_text(operation.parameters_digest_hex)}'
+            f',"resources":{_array(operation.resources)},"step":{_text(operation.step)}}}'
+        )
     )
     context = "null" if request.context_json is None else request.context_json.decode()
     # The keys stand in canonical order.
@@ -102,10 +144,6 @@ def build_record(
 
 def _array(words: Iterable[str]) -> str:
     return "[" + ",".join(map(_text, words)) + "]"
-
-
-def _object(**members: str) -> str:
-    return "{" + ",".join(f'"{name}":{_text(value)}' for name, value in members.items()) + "}"
 
 
 def _clean(word: str) -> str:

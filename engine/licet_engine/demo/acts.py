@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import httpx
 
+from licet_engine.client import LicetClient
 from licet_engine.demo.forgery import flip_one_byte, resign
 from licet_engine.demo.stage import DATA, Stage, Unexpected, strip_ids
 
@@ -209,7 +210,7 @@ def approve(stage: Stage) -> None:
     )
     given = stage.ask(
         "ravi approves version 2 for model-risk",
-        lambda: ravi.model.approve(V2, "model-risk", reason="validated on held-out data"),
+        lambda: ravi.model.approve(V2, "model-risk", reason="validated on held-out data", binding=_binding(ravi)),
         allowed=True,
     )
     stage.done("northbank/ravi", given)
@@ -242,10 +243,18 @@ def approve(stage: Stage) -> None:
     for name, client, track in (("ravi", ravi, "model-risk"), ("cora", cora, "compliance")):
         answer = stage.ask(
             f"{name} approves version 2 for {track}",
-            lambda client=client, track=track: client.model.approve(V2, track, reason="reviewed as it stands"),  # type: ignore[misc]  # Defaults bind the turn.
+            lambda client=client, track=track: client.model.approve(  # type: ignore[misc]  # Defaults bind the turn.
+                V2, track, reason="reviewed as it stands", binding=_binding(client)
+            ),
             allowed=True,
         )
         stage.done(f"northbank/{name}", answer)
+
+
+def _binding(client: LicetClient) -> str:
+    """What a reviewer looks at, by the digest that an approval of it names."""
+    found: str = client.act("model.read", V2).result["version"]["binding"]
+    return found
 
 
 def promote(stage: Stage) -> None:

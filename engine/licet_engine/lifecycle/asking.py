@@ -30,7 +30,7 @@ from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.record import Operation as OperationPart
 from licet_engine.decide.record import build_record
 from licet_engine.domain.errors import Busy, Conflict, InvalidInput, LicetError
-from licet_engine.domain.refs import PLATFORM, VOID_LOG, Ref, new_id, now_ms, parse_ref, parse_tenant
+from licet_engine.domain.refs import PLATFORM, VOID_LOG, Ref, new_id, parse_ref, parse_tenant
 from licet_engine.lifecycle import facts as facts_of
 from licet_engine.lifecycle.facts import Entity, View
 from licet_engine.lifecycle.tenants import InForce, Tenants
@@ -284,7 +284,7 @@ class Desk:
     def _answered(self, prepared: _Prepared, receipt: Receipt) -> Answer:
         question = prepared.question
         for tenant, version in receipt.facts_versions.items():
-            self.tenants.seen(tenant, version)
+            self.tenants.seen(tenant, version, receipt.placed[0].time_ms)
         for digest_hex in question.facts.digests:
             self._stored_facts[(question.who.tenant, digest_hex)] = None
         while len(self._stored_facts) > _MAX_REMEMBERED_FACTS:
@@ -316,11 +316,11 @@ class Desk:
 
     def _question(self, who: Who, asked: Asked) -> _Question:
         """Read the facts of a question, from one consistent state."""
-        ids = Ids(decision=new_id(), operation=new_id(), now_ms=now_ms())
         with self.tenants.view(who.tenant) as found:
             if found is None:
                 raise Busy(f"tenant {who.tenant} is not there yet; try again")
             view, in_force = found
+            ids = Ids(decision=new_id(), operation=new_id(), now_ms=view.now_ms)
             # Whose permissions count: who asks on behalf of another was permitted to do so by a decision of its own.
             subject = asked.subject or who
             principal = view.principal(subject.name)
@@ -404,7 +404,7 @@ class Desk:
         who, asked, ids, proposal = question.who, question.asked, question.ids, question.proposal
         if asked.is_dry:
             # A remembered question is decided anew each time, under a number and a time of its own.
-            ids = Ids(decision=new_id(), operation="", now_ms=now_ms())
+            ids = Ids(decision=new_id(), operation="", now_ms=self.tenants.now_ms(who.tenant))
         principal = EntityUid.from_json((asked.subject or who).uid)
         request = Request(
             principal=principal,
@@ -418,8 +418,9 @@ class Desk:
         operation = ids.operation if does and proposal is not None and proposal.parameters is not None else None
         part = None
         if operation is not None and proposal is not None:
-            digest_hex = canonical.digest(dict(proposal.parameters or {})).hex()
-            part = OperationPart(id=operation, step="", parameters_digest_hex=digest_hex)
+            part = OperationPart.about(
+                operation, "", tenant=who.tenant, resource=request.resource.id, parameters=proposal.parameters or {}
+            )
 
         def record(time_ms: int) -> bytes:
             return build_record(
@@ -504,7 +505,8 @@ class Desk:
 
     def _replayed(self, who: Who, asked: Asked) -> Answer | None:
         """What was answered to this key, if it was used for this very question."""
-        if not asked.key or asked.is_dry:
+        if not asked.key or asked.is_dry or not self.tenants.may_act(who):
+            # Who may not act any more is answered by a decision, not from what was decided before.
             return None
         with tenant_session(self._engine, who.tenant) as session:
             row = session.exec(

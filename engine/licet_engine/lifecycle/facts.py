@@ -139,6 +139,14 @@ class View:
         query = select(ModelVersion).where(ModelVersion.model == model).order_by(col(ModelVersion.version).desc())
         return list(self._session.exec(query).all())
 
+    def has_other_version(self, version: ModelVersion) -> bool:
+        """Whether another version stands, or is being registered, that the same run made."""
+        query = select(ModelVersion).where(
+            ModelVersion.run == version.run, col(ModelVersion.state).in_(["ready", "registering"])
+        )
+        mine = (version.model, version.version)
+        return any((row.model, row.version) != mine for row in self._session.exec(query))
+
     def bundle(self, digest_hex: str) -> PolicyBundle | None:
         """The policy bundle of that digest."""
         return self._session.exec(select(PolicyBundle).where(PolicyBundle.digest_hex == digest_hex)).first()
@@ -220,7 +228,7 @@ class View:
     def promotions(self, version: ModelVersion) -> list[Promotion]:
         """Every change of stage of a version, the newest first."""
         query = select(Promotion).where(Promotion.model == version.model, Promotion.version == version.version)
-        return list(self._session.exec(query.order_by(col(Promotion.at_ms).desc())).all())
+        return list(self._session.exec(query.order_by(col(Promotion.at_ms).desc(), col(Promotion.id).desc())).all())
 
     def on_stage(self, model: str, stage: str) -> ModelVersion | None:
         """The version of a model that stands on a stage."""
@@ -234,7 +242,7 @@ class View:
         """
         query = select(Promotion).where(Promotion.model == model, Promotion.stage == stage)
         held: list[int] = []
-        for promotion in self._session.exec(query.order_by(col(Promotion.at_ms))).all():
+        for promotion in self._session.exec(query.order_by(col(Promotion.at_ms), col(Promotion.id))).all():
             operation = self.operation(promotion.operation_id or "")
             if operation is not None and operation.action == "model.roll-back":
                 while held and held[-1] != promotion.version:
@@ -333,13 +341,13 @@ class View:
             is_paid: Whether its cost was taken from the budget already, and so is there for it.
         """
         place = self.environment(row.environment)
-        code = row.spec.get("code_digest_hex", "")
+        code, runtime = row.spec.get("code_digest_hex", ""), row.spec.get("runtime_digest_hex", "")
         attrs = self._owned() | {
             "restrictions": self.lineage_restrictions(row.datasets).to_fact(),
             "use": row.use,
             "environment": row.environment,
             "region": row.region,
-            "runtime_approved": place is not None and place.runtime_approved,
+            "runtime_approved": place is not None and runtime in place.runtimes_allowed,
             "code_approved": place is not None and code in place.code_allowed,
             "cost": row.cost,
             "budget_remaining": self.budget_remaining(TRAINING_BUDGET) + (row.cost if is_paid else 0),

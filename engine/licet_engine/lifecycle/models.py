@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from licet_adapters.modelfiles import inspect_model_files
 from licet_adapters.ports import CheckJob, InputFile, ModelVersionRef, ObjectRef
 from licet_adapters.training.spec import Thresholds
-from licet_engine.domain.errors import Conflict, InvalidInput
+from licet_engine.domain.errors import Conflict, InvalidInput, LicetError
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
 from licet_engine.lifecycle.data import Hex, Id, PlaceHold, lift_holds, place_hold
@@ -196,7 +196,9 @@ def _cannot_register(run: Run, present: ModelVersion | None, files: Mapping[str,
             f"run {ref.tenant}/{run.name} is {run.state}: only the model of a run that is done is registered"
         )
     if sorted(files) != sorted(MODEL_FILES):
-        return Conflict(f"run {ref.tenant}/{run.name} left no {' and '.join(MODEL_FILES)}")
+        return Conflict(
+            f"run {ref.tenant}/{run.name} left no {' and '.join(MODEL_FILES)}, or they were deleted with its model"
+        )
     if present is not None and (present.stage != "none" or present.state not in {"ready", "failed"}):
         return Conflict(f"{ref} is on stage {present.stage}, {present.state}: its files stand; register a new version")
     if present is not None and present.manifest and present.run != run.name:
@@ -384,11 +386,12 @@ def ask_check(view: View, _who: Who, ref: Ref, body: CheckModel, _ids: Ids) -> P
         return None
     run = view.run(row.run)
     dataset = view.dataset(row.datasets[0]) if row.datasets else None
+    resource = view.model_version_entity(row)
     if run is None or dataset is None:
-        raise InvalidInput(f"{ref} has no lineage, so there is nothing to check it on")
+        return Proposal(resource=resource, conflict=Conflict(f"{ref} has no lineage: there is nothing to check it on"))
     parameters = {
         **registry_parameters(row, ref),
-        "kinds": _kinds(body, dataset, ref),
+        "kinds": _kinds(body, dataset),
         "thresholds": view.thresholds(row.tier, tuple(Thresholds.model_fields)),
         "model_digest_hex": row.digest_hex,
         "dataset": {"object_id": dataset.object_id, "digest_hex": dataset.digest_hex, "size_bytes": dataset.bytes},
@@ -398,23 +401,26 @@ def ask_check(view: View, _who: Who, ref: Ref, body: CheckModel, _ids: Ids) -> P
         "missing": dataset.missing,
         "split": run.spec["split"],
         "exclude": run.spec["exclude"],
-        "spec": {"group": run.spec["group"] or None, "seed": run.spec["spec"]["seed"]},
+        # Every protected column is reviewed: which of them matters is not for the author of the run to say.
+        "spec": {"groups": sorted(dataset.protected), "seed": run.spec["spec"]["seed"]},
     }
-    conflict = not_ready(row, ref) or (
-        None if dataset.state in {"ready", "archived"} else Conflict(f"the data behind {ref} is {dataset.state}")
-    )
-    return Proposal(resource=view.model_version_entity(row), parameters=parameters, conflict=conflict)
+    conflict: LicetError | None = not_ready(row, ref)
+    if dataset.state not in {"ready", "archived"}:
+        conflict = Conflict(f"the data behind {ref} is {dataset.state}")
+    elif impossible := sorted(set(body.kinds) - set(_possible(dataset))):
+        told = ", ".join(impossible)
+        conflict = InvalidInput(f"{told}: the data behind {ref} has no protected column whose groups to compare")
+    return Proposal(resource=resource, parameters=parameters, conflict=conflict)
 
 
-def _kinds(body: CheckModel, dataset: Dataset, ref: Ref) -> list[str]:
-    """The checks to run, in their order; two of them compare the groups of a protected column."""
-    possible = CHECK_KINDS if dataset.protected else tuple(kind for kind in CHECK_KINDS if kind not in GROUP_CHECKS)
-    impossible = sorted(set(body.kinds) - set(possible))
-    if impossible:
-        raise InvalidInput(
-            f"{', '.join(impossible)}: the data behind {ref} has no protected column whose groups to compare"
-        )
-    return [kind for kind in possible if kind in (body.kinds or possible)]
+def _possible(dataset: Dataset) -> tuple[str, ...]:
+    """The checks that this data allows; two of them compare the groups of protected columns."""
+    return CHECK_KINDS if dataset.protected else tuple(kind for kind in CHECK_KINDS if kind not in GROUP_CHECKS)
+
+
+def _kinds(body: CheckModel, dataset: Dataset) -> list[str]:
+    """The checks to run, in their order."""
+    return [kind for kind in _possible(dataset) if not body.kinds or kind in body.kinds]
 
 
 def do_check(deed: Deed) -> Mapping[str, Any]:
@@ -529,27 +535,45 @@ def ask_delete(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Pro
         return None
     return Proposal(
         resource=view.model_version_entity(row),
-        parameters=registry_parameters(row, ref),
+        parameters={**registry_parameters(row, ref), "objects": _objects_of_run(view, row)},
         conflict=not_ready(row, ref),
     )
 
 
+def _objects_of_run(view: View, row: ModelVersion) -> dict[str, Any]:
+    """What the run made and keeps, if no other version stands on it: with the last version it goes, too."""
+    run = view.run(row.run)
+    if run is None or view.has_other_version(row):
+        return {}
+    return dict((run.outcome or {}).get("files", {}))
+
+
 def do_delete(deed: Deed) -> Mapping[str, Any]:
-    """Remove the files from the registry."""
+    """Remove the files from the registry, and those that the run kept."""
     ref = version_ref(deed.tenant, deed.parameters)
 
     def delete(warrant: bytes, _attempt: int) -> dict[str, Any]:
         done = deed.adapters.registry.delete(warrant, ref, deed.parameters)
         return {"stage": done.stage, "before": done.before}
 
-    return deed.step("delete", delete, adapter="local-registry", operation="registry.delete", resources=ref.resources())
+    deleted = deed.step(
+        "delete", delete, adapter="local-registry", operation="registry.delete", resources=ref.resources()
+    )
+    for name, kept in deed.parameters["objects"].items():
+        deed.destroy(f"destroy:{name}", object_of(deed.tenant, kept))
+    return deleted
 
 
-def finish_delete(_view: View, operation: Operation, _result: Mapping[str, Any], _now_ms: int) -> Change:
-    """The version is a tombstone."""
+def finish_delete(view: View, operation: Operation, _result: Mapping[str, Any], _now_ms: int) -> Change:
+    """The version is a tombstone; a run whose files went with it makes no version any more."""
     model, version = split_name(operation)
     values = {"state": "deleted", "stage": "retired"}
-    return Change(updates=(Update(ModelVersion, {"model": model, "version": version}, values),))
+    updates = [Update(ModelVersion, {"model": model, "version": version}, values)]
+    row = view.model_version(model, version)
+    run = None if row is None else view.run(row.run)
+    if operation.parameters["objects"] and run is not None:
+        updates.append(Update(Run, {"name": run.name}, {"outcome": {**(run.outcome or {}), "files": {}}}))
+    return Change(updates=updates)
 
 
 VERBS = (
@@ -604,7 +628,7 @@ VERBS = (
     ),
     Verb(
         action="model.delete",
-        summary="Destroy the files of a version.",
+        summary="Destroy the files of a version, and those its run kept if no other version stands on them.",
         form=RefForm.VERSION,
         body=NoBody,
         propose=ask_delete,

@@ -38,7 +38,7 @@ from licet_engine.lifecycle.models import split_name
 from licet_engine.lifecycle.tenants import InForce, Tenants
 from licet_engine.lifecycle.verbs import Change, Ids, RefForm, Who
 from licet_engine.log import store
-from licet_engine.log.errors import StaleFacts, SubmissionConflict
+from licet_engine.log.errors import LogError, StaleFacts, SubmissionConflict
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Submission, Update
@@ -164,7 +164,7 @@ class Operations:
             raise Refused(f"{row.action} on {row.resource} is {row.state} or was cancelled: no warrant is made for it")
         index, at_ms = self._placed(tenant, row.last_decision_id or row.decision_id)
         # Whatever became true or false since (a hold, a swap, a suspension) may make it another decision.
-        if now_ms() - at_ms > self._max_age_ms or self._facts_version(tenant) != row.facts_version:
+        if self._tenants.now_ms(tenant) - at_ms > self._max_age_ms or self._facts_version(tenant) != row.facts_version:
             index = self._decide_again(tenant, row, step)
         return self._material(tenant, index).to_json()
 
@@ -229,11 +229,11 @@ class Operations:
 
     def _question_again(self, tenant: str, row: tables.Operation, step: str) -> tuple[Decision, Submission]:
         who = Who(tenant=tenant, name=row.principal, kind=row.principal_kind)
-        ids = Ids(decision=new_id(), operation=row.id, now_ms=now_ms())
         with self._tenants.view(tenant) as found:
             if found is None:
                 raise Unavailable(f"tenant {tenant} is not there")
             view, in_force = found
+            ids = Ids(decision=new_id(), operation=row.id, now_ms=view.now_ms)
             resource, context, parameters = _as_it_is_now(view, who, row, ids)
             if parameters is not None and canonical.digest(dict(parameters)) != canonical.digest(row.parameters):
                 raise Refused(f"what {row.action} on {row.resource} was decided on has changed since: ask again")
@@ -248,8 +248,7 @@ class Operations:
             context={**context, "claimed": row.claimed, "now_ms": ids.now_ms},
         )
         decision = decide(in_force.bundle, request, facts)
-        digest_hex = canonical.digest(row.parameters).hex()
-        part = OperationPart(id=row.id, step=step, parameters_digest_hex=digest_hex)
+        part = OperationPart.about(row.id, step, tenant=tenant, resource=request.resource.id, parameters=row.parameters)
 
         def record(time_ms: int) -> bytes:
             return build_record(
@@ -368,8 +367,8 @@ class Operations:
     def _end(
         self, tenant: str, operation_id: str, state: str, *, result: dict[str, Any] | None, error: dict[str, Any] | None
     ) -> dict[str, Any]:
+        failure: LogError | None = None
         for left in reversed(range(_MAX_TRIES)):
-            at_ms = now_ms()
             with self._tenants.view(tenant) as found:
                 if found is None:
                     raise Unavailable(f"tenant {tenant} is not there")
@@ -379,15 +378,19 @@ class Operations:
                     raise NoSuchOperation(f"operation {tenant}/{operation_id} was never accepted")
                 if row.state in ENDED:
                     return {"state": row.state}
-                change = self._change_at_end(view, row, result, error, at_ms, is_last=not left)
+                change = self._change_at_end(view, row, result, error, view.now_ms, is_last=not left)
                 submission = self._ending(tenant, row, state, change, in_force, result=result, error=error)
             try:
                 receipt = self._sequencer.append(submission)
-            except (StaleFacts, SubmissionConflict):
+            except (StaleFacts, SubmissionConflict) as refused:
+                failure = refused
                 continue
             for changed, version in receipt.facts_versions.items():
-                self._tenants.seen(changed, version)
+                self._tenants.seen(changed, version, receipt.placed[0].time_ms)
             return {"state": state}
+        if isinstance(failure, StaleFacts):
+            # It is nobody's fault, and it may pass: what was done must not be recorded as failed for it.
+            raise Busy(f"the facts of {tenant} change too fast to end operation {operation_id}; try again")
         raise Conflict(f"operation {tenant}/{operation_id} cannot be ended as {state}: its rows are not as expected")
 
     def _change_at_end(

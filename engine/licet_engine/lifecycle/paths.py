@@ -12,6 +12,7 @@ from licet_engine.decide.entities import EntityUid
 from licet_engine.decide.path import Change, Obtainable
 from licet_engine.lifecycle.facts import CHECK_KINDS, View
 from licet_engine.lifecycle.promotion import TRACKS
+from licet_engine.lifecycle.provenance import RUNTIME_DIGEST_HEX, TRAINING_CODE_DIGEST_HEX
 
 _BEST_FIGURES: Mapping[str, Mapping[str, Any]] = {
     "technical": {"passed": True, "auc_lower_micro": 1_000_000, "calibration_error_micro": 0},
@@ -50,6 +51,8 @@ def _entity(resource: Mapping[str, Any]) -> EntityUid:
 
 def _for_training(view: View, resource: Mapping[str, Any]) -> list[Obtainable]:
     run, attrs = _entity(resource), resource["attrs"]
+    # A run is of the code and the runtime that are installed here; which of them an environment approves is its own matter.
+    code, runtime = TRAINING_CODE_DIGEST_HEX, RUNTIME_DIGEST_HEX
     found = [
         Obtainable(
             name=f"environment:{place.name}",
@@ -57,7 +60,8 @@ def _for_training(view: View, resource: Mapping[str, Any]) -> list[Obtainable]:
             patch=(
                 Change("set", ("environment",), place.name, run),
                 Change("set", ("region",), place.region, run),
-                Change("set", ("runtime_approved",), place.runtime_approved, run),
+                Change("set", ("runtime_approved",), runtime in place.runtimes_allowed, run),
+                Change("set", ("code_approved",), code in place.code_allowed, run),
             ),
         )
         for place in view.environments()

@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from licet_attestations import canonical
 from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import PLATFORM, Ref, parse_name, parse_role
-from licet_engine.lifecycle.data import Id, Word
+from licet_engine.lifecycle.data import Hex, Id, Word
 from licet_engine.lifecycle.facts import View, tenant_entity
-from licet_engine.lifecycle.provenance import TRAINING_CODE_DIGEST_HEX
+from licet_engine.lifecycle.provenance import RUNTIME_DIGEST_HEX, TRAINING_CODE_DIGEST_HEX
 from licet_engine.lifecycle.verbs import Body, Change, Ids, Insert, Note, Proposal, RefForm, Update, Verb, Who
 from licet_engine.store.tables import ApiToken, Budget, Environment, PolicyBundle, Principal, Tenant
 from licet_policies import LicetPoliciesError, PackChoice, compose
@@ -54,14 +54,19 @@ class CreateTenant(Body):
 
 
 class EnvironmentSet(Body):
-    """An environment where runs may be executed, with the platform's own jobs approved."""
+    """An environment where runs may be executed.
+
+    Attributes:
+        name: By which runs name it.
+        region: Where it is, as its operators say: nothing on this machine can tell.
+        runtimes_allowed: Digests of interpreter and libraries in which runs may be executed; what is installed here, if not given.
+        code_allowed: Digests of the code that may run; the platform's own training job, if not given.
+    """
 
     name: Word
     region: Word
-    runtime_approved: bool = True
-    code_allowed: list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
-        default_factory=lambda: [TRAINING_CODE_DIGEST_HEX], max_length=64
-    )
+    runtimes_allowed: list[Hex] = Field(default_factory=lambda: [RUNTIME_DIGEST_HEX], max_length=64)
+    code_allowed: list[Hex] = Field(default_factory=lambda: [TRAINING_CODE_DIGEST_HEX], max_length=64)
 
 
 class AdministerTenant(Body):
@@ -231,7 +236,7 @@ def ask_administer(view: View, _who: Who, ref: Ref, body: AdministerTenant, _ids
     for place in body.environments:
         values = place.model_dump(exclude={"name"})
         if view.environment(place.name) is None:
-            inserts.append(Insert(Environment, {"name": place.name, "runtime_digest_hex": "", **values}))
+            inserts.append(Insert(Environment, {"name": place.name, **values}))
         else:
             updates.append(Update(Environment, {"name": place.name}, values))
     for name, amount in body.budgets.items():

@@ -44,13 +44,14 @@ class GiveVerdict(Body):
         track: For which track it is given.
         verdict: ``approved`` or ``rejected``.
         reason: Why.
-        binding: The binding the reviewer looked at; refused if the version is another by now. Empty for the present one.
+        binding: The binding the reviewer looked at, or its first 16 characters or more; refused if the version is another by
+            now. An approval must name it; a rejection may leave it out.
     """
 
     track: Track
     verdict: Annotated[str, Field(pattern="^(approved|rejected)$")] = "approved"
     reason: Text = "reviewed"
-    binding: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    binding: Annotated[str, Field(pattern="^([0-9a-f]{16,64})?$")] = ""
 
 
 class Promote(Body):
@@ -104,10 +105,13 @@ def ask_approve(view: View, who: Who, ref: Ref, body: GiveVerdict, ids: Ids) -> 
         return None
     binding = view.binding(row)
     conflict = not_ready(row, ref)
-    if body.binding and body.binding != binding:
+    if not binding.startswith(body.binding):
         conflict = Conflict(f"{ref} is no longer what was reviewed (binding {body.binding[:16]}): review it again")
-    current = [a for a in view.approvals(row.model, row.version) if a.binding == binding]
-    same = [a for a in current if a.track == body.track]
+    elif not body.binding and body.verdict == "approved":
+        # Else whatever stands there by the time this arrives would be approved, looked at or not.
+        conflict = Conflict(f"an approval names the binding that was reviewed; {ref} shows it as `binding`")
+    standing = view.approvals(row.model, row.version)
+    current = [a for a in standing if a.binding == binding]
     mine = next((a for a in current if a.approver == who.name), None)
     if mine is not None and body.verdict == "approved":
         # Two tracks are two pairs of eyes.
@@ -129,14 +133,16 @@ def ask_approve(view: View, who: Who, ref: Ref, body: GiveVerdict, ids: Ids) -> 
     updates = [
         Update(
             ApprovalRequest,
-            {"model": row.model, "version": row.version, "track": body.track, "state": "open"},
+            {"model": row.model, "version": row.version, "track": body.track, "state": "open", "binding": binding},
             {"state": "answered"},
             rows=None,
         )
     ]
     if body.verdict == "rejected":
-        # A rejection withdraws what the track approved before.
-        updates += [Update(Approval, {"id": a.id}, {"withdrawn_at_ms": ids.now_ms}) for a in same]
+        # A rejection withdraws whatever the track approved of this version before: were it only what was approved of the
+        # present binding, an older approval would stand again as soon as its binding does.
+        withdrawn = (a for a in standing if a.track == body.track)
+        updates += [Update(Approval, {"id": a.id}, {"withdrawn_at_ms": ids.now_ms}) for a in withdrawn]
     record = {"version": str(ref), "track": body.track, "binding": binding, "verdict": body.verdict, "approver": who.id}
     note = Note("approval", {"event": "approval", **record, "reason": body.reason})
     return Proposal(
@@ -173,7 +179,12 @@ def ask_promote(view: View, _who: Who, ref: Ref, body: Promote, _ids: Ids) -> Pr
         conflict = Conflict(f"{ref} is on {body.stage} already")
     elif row.stage == "retired":
         conflict = Conflict(f"{ref} is retired: register it as a new version")
+    elif row.stage == "prod":
+        conflict = Conflict(f"{ref} is on prod, and would leave it: roll it back or retire it")
     region = body.region or view.tenant.region
+    regions = {view.tenant.region, *(place.region for place in view.environments())}
+    if region not in regions:
+        conflict = Conflict(f"region {region!r} is none of the tenant's; it has {', '.join(sorted(regions))}")
     parameters = {
         **registry_parameters(row, ref),
         "stage": body.stage,
@@ -206,16 +217,23 @@ def do_promote(deed: Deed) -> Mapping[str, Any]:
     return {**moved, "attestation": deed.attest(provenance.promotion_statement(deed))}
 
 
-def finish_promote(view: View, operation: Operation, result: Mapping[str, Any], now_ms: int) -> Change:
-    """The version stands on its stage, and the registry says by whose decision."""
+def finish_retire(_view: View, operation: Operation, result: Mapping[str, Any], now_ms: int) -> Change:
+    """The version has left every stage; nothing gives way to it."""
+    return Change(
+        inserts=(Insert(Promotion, _promotion(operation, result, now_ms)),),
+        updates=(_takes_stage(operation, result["stage"]),),
+    )
+
+
+def _promotion(operation: Operation, result: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
+    """The row that tells who changed a stage, when, why and by which decision."""
     model, version = split_name(operation)
-    stage = result["stage"]
-    promotion = {
+    return {
         "id": operation.id,
         "model": model,
         "version": version,
         "stage_before": result["before"],
-        "stage": stage,
+        "stage": result["stage"],
         "promoted_by": operation.principal,
         "decision_id": operation.decision_id,
         "bundle_digest_hex": operation.parameters.get("bundle") or "",
@@ -223,13 +241,24 @@ def finish_promote(view: View, operation: Operation, result: Mapping[str, Any], 
         "reason": operation.parameters.get("reason", ""),
         "at_ms": now_ms,
     }
-    # Exactly the files that were decided on; a version whose files are others by now takes no stage.
+
+
+def _takes_stage(operation: Operation, stage: str) -> Update:
+    """Exactly the files that were decided on; a version whose files are others by now takes no stage."""
+    model, version = split_name(operation)
     where = {"model": model, "version": version, "revision": operation.parameters["revision"], "state": "ready"}
-    updates = [Update(ModelVersion, where, {"stage": stage})]
+    return Update(ModelVersion, where, {"stage": stage})
+
+
+def finish_promote(view: View, operation: Operation, result: Mapping[str, Any], now_ms: int) -> Change:
+    """The version stands on its stage, and the registry says by whose decision."""
+    model, version = split_name(operation)
+    stage = result["stage"]
+    updates = [_takes_stage(operation, stage)]
     gives_way = view.on_stage(model, stage)
     if gives_way is not None and gives_way.version != version:
         updates.append(Update(ModelVersion, {"model": model, "version": gives_way.version}, {"stage": "none"}))
-    return Change(inserts=(Insert(Promotion, promotion),), updates=updates)
+    return Change(inserts=(Insert(Promotion, _promotion(operation, result, now_ms)),), updates=updates)
 
 
 def ask_roll_back(view: View, _who: Who, ref: Ref, body: RollBack, _ids: Ids) -> Proposal | None:
@@ -250,6 +279,7 @@ def ask_roll_back(view: View, _who: Who, ref: Ref, body: RollBack, _ids: Ids) ->
             **registry_parameters(before, back),
             "from": str(ref),
             "stage": body.stage,
+            "region": view.tenant.region,
             "reason": body.reason,
             "model_digest_hex": before.digest_hex,
             "bundle": view.tenant.bundle_digest_hex,
@@ -325,6 +355,6 @@ VERBS = (
         body=NoBody,
         propose=ask_retire,
         do=do_retire,
-        finish=finish_promote,
+        finish=finish_retire,
     ),
 )

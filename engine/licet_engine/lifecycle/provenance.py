@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from licet_adapters.sandbox import shipped_code
+from licet_adapters.training.environment import environment_digest_hex
 from licet_attestations import canonical
 from licet_attestations.statement import APPROVAL, SLSA_PROVENANCE, SLSA_VSA, TEST_RESULT, Statement, Subject
 
@@ -25,6 +26,10 @@ CHECK_LABEL: Final = "urn:licet:check:v1"
 TRAINING_CODE_DIGEST_HEX: Final = shipped_code("train_tabular.py").digest_hex
 """Digest of the training job that is shipped with the platform, all its files: what an environment approves, what the
 runner reports, and what provenance names."""
+
+RUNTIME_DIGEST_HEX: Final = environment_digest_hex()
+"""Digest of the interpreter and the libraries that jobs import on this installation: what an environment approves, what
+the runner reports, and what provenance names."""
 
 
 def model_digest_hex(files: Mapping[str, str]) -> str:
@@ -152,6 +157,7 @@ def promotion_statement(deed: Deed) -> Statement:
         ],
         "verificationResult": "PASSED",
         "verifiedLevels": [f"LICET_STAGE_{p['stage'].upper()}"],
+        "region": p["region"],
         "binding": p["binding"],
         "decision": deed.decision_id,
         "operation": deed.id,

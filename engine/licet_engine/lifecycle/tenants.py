@@ -72,19 +72,33 @@ class Tenants:
         self._in_force: dict[str, InForce] = {}
         self._bundles: dict[tuple[str, str], CompiledBundle] = {}
         self._versions: dict[str, int] = {}
+        self._latest_ms: dict[str, int] = {}
         self._identities: OrderedDict[str, _Identity] = OrderedDict()
 
     # --- facts versions --------------------------------------------------------------------------------------------
 
-    def seen(self, tenant: str, facts_version: int) -> None:
-        """Take note of the newest facts version of a tenant."""
+    def seen(self, tenant: str, facts_version: int, time_ms: int = 0) -> None:
+        """Take note of the newest facts version of a tenant, and of the time of its log's last entry."""
         with self._lock:
             if self._versions.get(tenant, -1) < facts_version:
                 self._versions[tenant] = facts_version
+            if self._latest_ms.get(tenant, 0) < time_ms:
+                self._latest_ms[tenant] = time_ms
+
+    def now_ms(self, tenant: str) -> int:
+        """The time, as it is for a tenant: never before what its log has seen, so what had expired stays expired."""
+        return max(now_ms(), self._latest_ms.get(tenant, 0))
 
     def version(self, tenant: str) -> int:
         """The newest facts version seen of a tenant; -1 if none was."""
         return self._versions.get(tenant, -1)
+
+    def may_act(self, who: Who) -> bool:
+        """Whether a principal is active and its tenant not suspended, as the database has it now."""
+        with tenant_session(self._engine, who.tenant) as session:
+            tenant = session.exec(select(Tenant)).first()
+            row = session.exec(select(Principal).where(Principal.name == who.name)).first()
+        return row is not None and row.active and tenant is not None and not tenant.suspended
 
     def exists(self, tenant: str) -> bool:
         """Whether there is such a tenant, as the database has it now."""
@@ -103,7 +117,7 @@ class Tenants:
                 return
             head = session.exec(select(LogHead)).first()
             version = 0 if head is None else head.facts_version
-            self.seen(tenant, version)
+            self.seen(tenant, version, 0 if head is None else head.last_time_ms)
             state = self._in_force.get(tenant)
             if state is None or state.facts_version != version:
                 body = session.exec(
@@ -116,7 +130,7 @@ class Tenants:
                     row,
                     facts_version=version,
                     policy_digest_hex=state.policy_digest_hex,
-                    now_ms=now_ms(),
+                    now_ms=self.now_ms(tenant),
                 ),
                 state,
             )
@@ -156,7 +170,7 @@ class Tenants:
         known = self._identities.get(hash_hex)
         if known is None or known.facts_version != self.version(known.who.tenant):
             known = self._look_up(hash_hex)
-        if known.expires_at_ms <= now_ms():
+        if known.expires_at_ms <= self.now_ms(known.who.tenant):
             raise Unauthenticated(_REFUSAL)
         return known.who
 
@@ -171,7 +185,7 @@ class Tenants:
             ).one()
             head = session.exec(select(LogHead).where(LogHead.tenant_id == row.tenant_id)).first()
         version = 0 if head is None else head.facts_version
-        self.seen(row.tenant_id, version)
+        self.seen(row.tenant_id, version, 0 if head is None else head.last_time_ms)
         who = Who(tenant=row.tenant_id, name=row.principal, kind=principal.kind, token_id=row.id)
         known = _Identity(who, row.expires_at_ms, version)
         with self._lock:

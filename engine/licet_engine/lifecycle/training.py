@@ -10,7 +10,7 @@ from pydantic import Field
 from licet_adapters.errors import InputRefused
 from licet_adapters.ports import Metric, ObjectRef, TrainingJob
 from licet_adapters.training.spec import TrainingSpec, parse_spec
-from licet_engine.domain.errors import Conflict, InvalidInput
+from licet_engine.domain.errors import Conflict, InvalidInput, LicetError
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
 from licet_engine.lifecycle.data import Column, Word
@@ -51,7 +51,7 @@ class Spec(Body):
         weight_decay_micro: L2 penalty.
         exclude: Columns that no job may see, beside those that are neither numbers nor yes-no.
         mitigation_weight_micro: Weight of a demographic-parity penalty between the groups; 0 for none.
-        group: Protected column whose groups the penalty and the bias check compare; the first one, if not given.
+        group: Protected column whose groups the penalty compares; the first one, if not given. The bias check compares all.
         decision_threshold_micro: Probability from which the model says yes.
         held_out_micro: Share of the rows that is kept from training.
         split_seed: Of the split into training and held-out rows.
@@ -100,16 +100,23 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
     if dataset is None:
         return None
     place = view.environment(body.environment)
+    region = "" if place is None else place.region
+    job: dict[str, Any] = {}
+    # What is wrong with the question is told after an allow only, as every conflict is: it tells what is in the tenant.
+    conflict: LicetError | None = None
     if place is None:
         names = ", ".join(row.name for row in view.environments()) or "none is declared yet"
-        raise InvalidInput(f"environment {body.environment!r} is not declared in {ref.tenant}; declared: {names}")
-    conflict = None
-    if view.run(ref.name) is not None:
+        conflict = InvalidInput(f"environment {body.environment!r} is not declared in {ref.tenant}; declared: {names}")
+    elif view.run(ref.name) is not None:
         conflict = Conflict(f"run {ref} exists already: launch it under another name")
     elif dataset.state != "ready":
+        # Its columns are not known, so no job can be written for it.
         conflict = Conflict(f"dataset {body.dataset} is {dataset.state}: only a ready one can be trained on")
-    # Of a dataset that is not ready the columns are not known, so no job can be written for it.
-    job = _job(dataset, body.spec) if dataset.state == "ready" else {}
+    else:
+        try:
+            job = _job(dataset, body.spec)
+        except InvalidInput as error:
+            conflict = error
     # The asker may set more aside than the run is known to need, not less.
     cost = max(body.cost, -(-dataset.rows * body.spec.epochs // ROW_VISITS_PER_UNIT))
     row = Run(
@@ -117,9 +124,13 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
         name=ref.name,
         use=body.use,
         datasets=[dataset.name],
-        environment=place.name,
-        region=place.region,
-        spec=job | {"code_digest_hex": provenance.TRAINING_CODE_DIGEST_HEX},
+        environment=body.environment,
+        region=region,
+        spec=job
+        | {
+            "code_digest_hex": provenance.TRAINING_CODE_DIGEST_HEX,
+            "runtime_digest_hex": provenance.RUNTIME_DIGEST_HEX,
+        },
         state="accepted",
         started_by=who.name,
         started_by_kind=who.kind,
@@ -141,9 +152,10 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
         "protected": dataset.protected,
         "columns": dataset.columns,
         "missing": dataset.missing,
-        "environment": place.name,
-        "region": place.region,
+        "environment": body.environment,
+        "region": region,
         "code_digest_hex": provenance.TRAINING_CODE_DIGEST_HEX,
+        "runtime_digest_hex": provenance.RUNTIME_DIGEST_HEX,
         **job,
     }
     change = Change(inserts=(Insert(Run, row.model_dump()),), spends=(Spend(TRAINING_BUDGET, cost),))
@@ -153,11 +165,20 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
 def _job(dataset: Dataset, spec: Spec) -> dict[str, Any]:
     """What the job is told: the rows it gets, and how to train on them."""
     group = spec.group or (dataset.protected[0] if dataset.protected else "")
+    if group and group not in dataset.protected:
+        raise InvalidInput(
+            f"spec.group: {group!r} is no protected column of {dataset.name}; "
+            f"protected: {', '.join(dataset.protected) or 'none'}"
+        )
     if spec.exclude and (unknown := sorted(set(spec.exclude) - set(dataset.columns))):
         raise InvalidInput(
             f"spec.exclude: {', '.join(unknown)}: no column of {dataset.name}; it has {', '.join(dataset.columns)}"
         )
     unseen = {dataset.label, *dataset.protected, *spec.exclude}
+    if unseen_by_name := sorted(set(spec.exclude) & {dataset.label, *dataset.protected}):
+        raise InvalidInput(
+            f"spec.exclude: {', '.join(unseen_by_name)}: the label and protected columns are no features in any case; leave them out"
+        )
     if not set(dataset.columns) - unseen:
         raise InvalidInput("spec.exclude leaves no column to train on")
     wanted: dict[str, Any] = {
@@ -172,8 +193,10 @@ def _job(dataset: Dataset, spec: Spec) -> dict[str, Any]:
         "checkpoint_every_epochs": spec.checkpoint_every_epochs,
     }
     if spec.mitigation_weight_micro:
-        if group not in dataset.protected:
-            raise InvalidInput(f"a mitigation compares the groups of a protected column; {group!r} is none: name one")
+        if not group:
+            raise InvalidInput(
+                f"spec.mitigation_weight_micro: {dataset.name} has no protected column whose groups to compare"
+            )
         wanted["mitigation"] = {
             "kind": "demographic-parity",
             "group": group,
@@ -187,7 +210,6 @@ def _job(dataset: Dataset, spec: Spec) -> dict[str, Any]:
         "spec": training,
         "split": {"held_out_micro": spec.held_out_micro, "seed": spec.split_seed},
         "exclude": sorted(set(spec.exclude)),
-        "group": group,
     }
 
 
@@ -204,6 +226,10 @@ def do_launch(deed: Deed) -> Mapping[str, Any]:
     if p["code_digest_hex"] != provenance.TRAINING_CODE_DIGEST_HEX:
         raise Conflict(
             "the code that is installed here is not the code that was approved; ask again", code="other-code"
+        )
+    if p["runtime_digest_hex"] != provenance.RUNTIME_DIGEST_HEX:
+        raise Conflict(
+            "the runtime that is installed here is not the one that was approved; ask again", code="other-runtime"
         )
     source = ObjectRef(
         tenant=deed.tenant, object_id=p["object_id"], digest_hex=p["digest_hex"], size_bytes=p["size_bytes"]
@@ -227,6 +253,10 @@ def do_launch(deed: Deed) -> Mapping[str, Any]:
                 raise deed.stopped()
             if outcome.digests["code"] != p["code_digest_hex"]:
                 raise Conflict("other code ran than was approved; what it made is not kept", code="other-code")
+            if outcome.digests["environment"] != p["runtime_digest_hex"]:
+                raise Conflict(
+                    "it ran in another runtime than was approved; what it made is not kept", code="other-runtime"
+                )
             return {
                 "digests": dict(outcome.digests),
                 "output": outcome.output_dir.name,
@@ -326,7 +356,7 @@ def ask_log(view: View, _who: Who, ref: Ref, body: LogMetric, ids: Ids) -> Propo
         run=ref.name,
         name=f"logged.{body.name}",
         step=body.step,
-        attempt=row.attempt,
+        attempt=_attempt(view, row),
         value=body.value,
         at_ms=ids.now_ms,
     )
@@ -345,8 +375,16 @@ def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Propo
     row = view.run(ref.name)
     if row is None:
         return None
-    result = row.model_dump(exclude={"tenant_id", "workdir_id"})
+    result = row.model_dump(exclude={"tenant_id", "workdir_id"}) | {"attempt": _attempt(view, row)}
+    if row.state == "accepted" and result["attempt"]:
+        result["state"] = "running"
     return Proposal(resource=view.run_entity(row), result={"run": result})
+
+
+def _attempt(view: View, row: Run) -> int:
+    """The attempt at which a run is; how far an operation has come is no fact, so the row does not know it before the end."""
+    operation = view.operation(row.operation_id or "")
+    return row.attempt if operation is None else operation.attempt
 
 
 def metric_rows(run: str, attempt: int, metric: Metric, now_ms: int) -> list[dict[str, Any]]:

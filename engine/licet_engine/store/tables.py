@@ -111,8 +111,8 @@ class Environment(TenantRow, table=True):
 
     name: str = Field(primary_key=True)
     region: str
-    runtime_digest_hex: str = ""
-    runtime_approved: bool = False
+    runtimes_allowed: list[str] = Field(default_factory=list, sa_type=JsonText)
+    """Digests of the runtimes (interpreter and libraries) that are approved here."""
     code_allowed: list[str] = Field(default_factory=list, sa_type=JsonText)
     """Digests of the code that is approved to run here."""
 

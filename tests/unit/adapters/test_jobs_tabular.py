@@ -84,7 +84,7 @@ def trained(folder: Path, train: str, held_out: str, **changes: Any) -> Path:
 
 
 def checked(folder: Path, kind: str, **spec: Any) -> dict[str, Any]:
-    asked = {"kinds": [kind], "thresholds": THRESHOLDS, "group": "black", "bootstrap_rounds": 200, **spec}
+    asked = {"kinds": [kind], "thresholds": THRESHOLDS, "groups": ["black"], "bootstrap_rounds": 200, **spec}
     (folder / "spec.json").write_bytes(parse_spec(CheckSpec, asked).document())
     check_tabular.check(folder, folder, Silent())
     results = json.loads((folder / "results.json").read_bytes())["results"]

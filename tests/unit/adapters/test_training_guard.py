@@ -71,7 +71,7 @@ def _checks(world: World) -> GuardedAct:
         step="check",
         attempt=1,
         version=f"{TENANT}/any@1",
-        parameters={"kinds": ["drift"], "thresholds": {"drift_max_features": 0}, "spec": {"group": "black"}},
+        parameters={"kinds": ["drift"], "thresholds": {"drift_max_features": 0}, "spec": {"groups": ["black"]}},
         model={
             "model.safetensors": _file(world.directory, "model.safetensors", safetensors.numpy.save(tensors)),
             "architecture.json": _file(world.directory, "architecture.json", canonical.dumps(declaration)),

@@ -121,7 +121,7 @@ class Bench:
             step="check",
             attempt=attempt,
             version=f"{TENANT}/{name}@1",
-            parameters={"kinds": KINDS, "thresholds": THRESHOLDS, "spec": {"group": "black"}, **parameters},
+            parameters={"kinds": KINDS, "thresholds": THRESHOLDS, "spec": {"groups": ["black"]}, **parameters},
             model={file: model_file(file) for file in ("model.safetensors", "architecture.json")},
             inputs={"train.csv": self.train, "held-out.csv": self.held_out},
             workdir=self.folder / "work" / f"check-{name}",
@@ -170,7 +170,7 @@ def test_version_1_fails_the_bias_review_and_version_2_passes(bench: Bench, vers
     # Not by a hair, on either side.
     assert first.results[1].figures["selection_rate_ratio_micro"] < 750_000
     assert second.results[1].figures["selection_rate_ratio_micro"] > 850_000
-    low, high = second.results[1].detail["selection_rate_ratio_interval_micro"]
+    low, high = second.results[1].detail["groups"]["black"]["selection_rate_ratio_interval_micro"]
     assert low < second.results[1].figures["selection_rate_ratio_micro"] < high
 
 
@@ -385,8 +385,8 @@ def test_a_disguised_pickle_is_refused_before_any_job(bench: Bench, version_1: T
         {"thresholds": {}},
         {"thresholds": {**THRESHOLDS, "auc_min_micro": 2_000_000}},
         {"spec": {}},
-        {"spec": {"group": "black", "bootstrap_rounds": 1}},
-        {"spec": {"group": "deny"}},
+        {"spec": {"groups": ["black"], "bootstrap_rounds": 1}},
+        {"spec": {"groups": ["deny"]}},
     ],
 )
 def test_checks_that_are_not_understood_are_refused(

@@ -83,7 +83,12 @@ class World:
             "reasons": [],
             "errors": [],
             "observed": [],
-            "operation": {"id": "op1", "step": "train", "parameters_digest": canonical.digest_hex(PARAMETERS)},
+            "operation": {
+                "id": "op1",
+                "step": "train",
+                "parameters_digest": canonical.digest_hex(PARAMETERS),
+                "resources": [f"{TENANT}/run-1"],
+            },
             "asked_by": None,
         } | more
         return self.append("decision", record, actor=principal.partition("/")[0])

@@ -27,6 +27,14 @@ def world(tmp_path: Path) -> Iterator[World]:
     return World(tmp_path / "world")
 
 
+OPERATION = {
+    "id": "op-1",
+    "step": "put",
+    "parameters_digest": canonical.digest_hex(PARAMETERS),
+    "resources": ["a" * 64, OBJECT_ID, f"{TENANT}/risk@1"],
+}
+
+
 def record(world: World, **changes: Any) -> bytes:
     made: dict[str, Any] = {
         "v": 1,
@@ -37,7 +45,7 @@ def record(world: World, **changes: Any) -> bytes:
         "action": "dataset.register",
         "decision": "allow",
         "errors": [],
-        "operation": {"id": "op-1", "step": "put", "parameters_digest": canonical.digest_hex(PARAMETERS)},
+        "operation": OPERATION,
     }
     return canonical.dumps(made | changes)
 
@@ -58,6 +66,38 @@ def asked(**changes: Any) -> dict[str, Any]:
 def warrant(world: World, operation: str = "objects.put", action: str = "dataset.register", **changes: Any) -> bytes:
     usual: dict[str, Any] = {"resources": {"object": OBJECT_ID}, "parameters": PARAMETERS}
     return world.warrant(action, "local-objects", operation, **(usual | changes))
+
+
+@pytest.mark.parametrize(
+    ("operation", "resources", "is_permitted"),
+    [
+        ("objects.get", {"object": OBJECT_ID, "digest": "a" * 64}, True),
+        ("objects.get", {"object": OBJECT_ID, "digest": "b" * 64}, False),
+        ("objects.get", {"object": f"{TENANT}/another", "digest": "a" * 64}, False),
+        ("objects.get", {"digest": "b" * 64}, False),
+        ("objects.delete", {"object": OBJECT_ID, "digest": "b" * 64}, False),
+        # What the operation makes itself was not there to be decided on.
+        ("objects.put", {"object": f"{TENANT}/run/op-1/weights", "digest": "b" * 64}, True),
+        ("objects.get", {"object": f"{TENANT}/run/op-1/weights", "digest": "b" * 64}, True),
+        ("objects.put", {"object": f"{TENANT}/run/op-2/weights", "digest": "b" * 64}, False),
+        # A file of a version that was decided on; but what lies below any other name is another thing.
+        ("objects.put", {"object": f"{TENANT}/risk@1/abc/model.safetensors", "digest": "b" * 64}, True),
+        ("objects.put", {"object": f"{TENANT}/risk@2/model.safetensors", "digest": "b" * 64}, False),
+        ("objects.put", {"object": f"{OBJECT_ID}/more", "digest": "b" * 64}, False),
+    ],
+)
+def test_a_warrant_touches_only_what_was_decided_on_or_what_its_operation_makes(
+    world: World, *, operation: str, resources: dict[str, str], is_permitted: bool
+) -> None:
+    action = {"objects.get": "dataset.read", "objects.delete": "dataset.delete"}.get(operation, "dataset.register")
+    action = "training.launch" if "op-" in resources.get("object", "") else action
+    decided = record(world, action=action)
+    if is_permitted:
+        assert world.mint(decided, **asked(operation=operation, resources=resources))
+        return
+    with pytest.raises(SignerRefused) as refused:
+        world.mint(decided, **asked(operation=operation, resources=resources))
+    assert refused.value.code == "signer.resources"
 
 
 # --- warrants --------------------------------------------------------------------------------------------------------
@@ -86,7 +126,8 @@ def test_a_warrant_for_a_logged_allow_verifies_as_asked(world: World) -> None:
         ({"errors": ["tenant.broken"]}, "signer.denied"),
         ({"tenant": FOREIGN_TENANT}, "signer.denied"),
         ({"operation": None}, "signer.operation"),
-        ({"operation": {"id": "op-2", "step": "put", "parameters_digest": "b" * 64}}, "signer.operation"),
+        ({"operation": OPERATION | {"id": "op-2", "parameters_digest": "b" * 64}}, "signer.operation"),
+        ({"operation": {name: OPERATION[name] for name in ("id", "parameters_digest")}}, "signer.operation"),
         ({"action": "dataset.read"}, "signer.operation"),
         ({"action": "dataset.hold"}, "signer.operation"),
         ({"action": "unheard-of"}, "signer.operation"),
@@ -109,6 +150,9 @@ def test_a_record_that_does_not_allow_this_operation_gives_no_warrant(
         ({"operation": "objects.get"}, "signer.operation"),
         ({"resources": {"object": f"{FOREIGN_TENANT}/hmda"}}, "signer.resources"),
         ({"resources": {"object": "northbankers/hmda"}}, "signer.resources"),
+        ({"resources": {"object": f"{TENANT}/another"}}, "signer.resources"),
+        ({"resources": {"object": OBJECT_ID + "/more"}}, "signer.resources"),
+        ({"resources": {"object": f"{TENANT}/run/op-12/weights"}}, "signer.resources"),
         ({"resources": {"object": "A" * 64}}, "signer.resources"),
     ],
 )

@@ -210,10 +210,10 @@ def test_a_denied_promotion_ends_with_3_when_approvals_are_all_that_is_missing(
     ("arguments", "path", "resource", "parameters"),
     [
         (
-            "model approve northbank/m@2 --track model-risk --reason ok",
+            "model approve northbank/m@2 --track model-risk --reason ok --binding 0123456789abcdef",
             "/v1/model/approve",
             "northbank/m@2",
-            {"track": "model-risk", "verdict": "approved", "reason": "ok"},
+            {"track": "model-risk", "verdict": "approved", "reason": "ok", "binding": "0123456789abcdef"},
         ),
         (
             "approval reject northbank/m@2 --track legal --reason no",
