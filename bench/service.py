@@ -11,7 +11,6 @@ import contextlib
 import json
 import multiprocessing
 import shutil
-import socket
 import statistics
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from licet_engine.client import LicetClient
+from licet_engine.demo.stage import free_port
 from licet_engine.init import initialise
 from licet_engine.serve import Supervisor
 from licet_engine.settings import load_settings
@@ -30,13 +30,6 @@ BATCH = 100
 CSV = "amount,region,label,grp\n" + "".join(
     f"{i},{i % 7},{'yes' if i % 3 else 'no'},{'yes' if i % 2 else 'no'}\n" for i in range(200)
 )
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def _one(host: str, port: int, request: bytes, until_s: float, took_s: list[float]) -> int:

@@ -27,7 +27,7 @@ MAX_LEAF_BYTES = 1024
 VOID = "~void"
 """Stands for the owner of what does not exist."""
 
-_TENANT = re.compile(r"[a-z][a-z0-9-]{1,38}[a-z0-9]|~void")
+_TENANT = re.compile(r"[a-z][a-z0-9-]{1,38}[a-z0-9]|" + re.escape(VOID))
 _KIND = re.compile(r"[a-z][a-z-]{0,31}")
 _COMMITMENT = re.compile(r"[0-9a-f]{64}")
 _MAX_TIME_MS = 2**53 - 1

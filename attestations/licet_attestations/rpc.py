@@ -5,8 +5,8 @@ answer ``{"ok": ...}`` or ``{"error": {"code", "message"}}``. Bytes travel as ba
 
 Rules kept here:
 
-- The peer's user id (SO_PEERCRED) is checked before one byte is read.
-- The folder of the socket is 0700 and the socket 0600 (with ``shared_gid``: 0710 and 0660 of that group).
+- The peer's user id (SO_PEERCRED) is checked before one byte is read, and it may call only the methods that are its own.
+- The folder of the socket is 0700 and the socket 0600 (with ``shared_gid``: 2710 and 0660 of that group).
 - Every message is bounded in size, every exchange in time, and the connections in number; a slow or silent peer costs
   one thread until its deadline, never the service.
 - An exception without a ``code`` is a defect of ours: it is logged here and answered as ``internal``, telling nothing.
@@ -37,6 +37,7 @@ DEFAULT_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 DEFAULT_TIMEOUT_S = 30.0
 _IDLE_TIMEOUT_S = 60.0
 _MAX_DIRECT_PATH_BYTES = 100  # sun_path holds 108, the final NUL included.
+_SHARED_MODE = 0o2710
 _LENGTH = struct.Struct(">I")
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid.
 
@@ -84,7 +85,8 @@ def _address(path: Path) -> Iterator[str]:
     if len(os.fsencode(path)) <= _MAX_DIRECT_PATH_BYTES:
         yield str(path)
         return
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # A folder of another user may be passed through, and not read.
+    fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}/{path.name}"
     finally:
@@ -137,7 +139,7 @@ class RpcServer:
     Args:
         path: The socket; its folder is made if it is missing.
         handlers: Method name to a function of the params; it returns canonical JSON.
-        allowed_uids: User ids that may call.
+        allowed: User ids that may call; where it is a mapping, each to the methods it may call.
         shared_gid: Group that may reach the socket, where callers run as other users; None: only this user.
         max_connections: More wait in the kernel's queue.
         max_message_bytes: Bound of a request and of an answer.
@@ -151,7 +153,7 @@ class RpcServer:
         self,
         path: Path,
         handlers: Mapping[str, Handler],
-        allowed_uids: Collection[int],
+        allowed: Collection[int] | Mapping[int, Collection[str]],
         *,
         shared_gid: int | None = None,
         max_connections: int = 64,
@@ -160,7 +162,8 @@ class RpcServer:
     ) -> None:
         self._path = path
         self._handlers = dict(handlers)
-        self._allowed_uids = frozenset(allowed_uids)
+        methods = allowed if isinstance(allowed, Mapping) else dict.fromkeys(allowed, self._handlers)
+        self._methods = {uid: frozenset(names) for uid, names in methods.items()}
         self._max_message_bytes = max_message_bytes
         self._timeout_s = timeout_s
         self._slots = threading.BoundedSemaphore(max_connections)
@@ -198,9 +201,10 @@ class RpcServer:
         found = directory.stat()
         if found.st_uid != os.geteuid() or (shared_gid is None and stat.S_IMODE(found.st_mode) & 0o077):
             raise RpcUnavailable(f"{directory}: the folder of a socket must be this user's alone: chmod 0700 it")
-        if shared_gid is not None:
+        # One that root prepared is left as it is: its owner may hand its group on without being in it, but not set it.
+        if shared_gid is not None and (found.st_gid, stat.S_IMODE(found.st_mode)) != (shared_gid, _SHARED_MODE):
             os.chown(directory, -1, shared_gid)
-            directory.chmod(0o710)
+            directory.chmod(_SHARED_MODE)
         if self._path.exists():
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                 with _address(self._path) as address:
@@ -224,7 +228,7 @@ class RpcServer:
         try:
             with connection:
                 _, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-                if uid not in self._allowed_uids:
+                if uid not in self._methods:
                     _log.warning("rpc peer refused: uid=%d path=%s", uid, self._path)
                     self._answer(connection, _error("forbidden", "this user may not call here"))
                     return
@@ -234,7 +238,7 @@ class RpcServer:
                     except FormatError as error:  # Where the next frame begins is no longer known.
                         self._answer(connection, _error("malformed", str(error)))
                         return
-                    self._answer(connection, self._handle(request))
+                    self._answer(connection, self._handle(request, uid))
         except (_Closed, OSError):  # The peer is gone or was too slow; it sees that by itself.
             pass
         finally:
@@ -248,12 +252,15 @@ class RpcServer:
             frame = _frame(_error("internal", "internal error"), self._max_message_bytes)
         _send(connection, frame, self._timeout_s)
 
-    def _handle(self, request: Any) -> dict[str, Any]:
+    def _handle(self, request: Any, uid: int) -> dict[str, Any]:
         if not isinstance(request, dict) or set(request) != {"method", "params"} or type(request["params"]) is not dict:
             return _error("malformed", "a request has `method` and `params`")
         handler = self._handlers.get(request["method"]) if isinstance(request["method"], str) else None
         if handler is None:
             return _error("unknown-method", "no such method")
+        if request["method"] not in self._methods[uid]:
+            _log.warning("rpc method refused: uid=%d method=%s path=%s", uid, request["method"], self._path)
+            return _error("forbidden", "this user may not call this method")
         try:
             return {"ok": handler(request["params"])}
         except Exception as error:  # noqa: BLE001  # Whatever a handler raises, the connection is answered.
@@ -266,11 +273,6 @@ class RpcServer:
 
 def _error(code: str, message: str) -> dict[str, Any]:
     return {"error": {"code": code, "message": message}}
-
-
-def serve(path: Path, handlers: Mapping[str, Handler], allowed_uids: Collection[int]) -> None:
-    """Answer calls on ``path`` until the process ends; see ``RpcServer``."""
-    RpcServer(path, handlers, allowed_uids).serve_forever()
 
 
 def call(

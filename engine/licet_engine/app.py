@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -30,6 +30,7 @@ from licet_engine.log.sequencer import Sequencer
 from licet_engine.processes import die_with_server
 from licet_engine.settings import Settings, load_settings
 from licet_engine.store.db import open_engine
+from licet_engine.users import users_here
 from licet_engine.workflow import APPLICATION, QUEUE, WORKFLOW, WORKFLOW_VERSION
 
 logger = logging.getLogger(__name__)
@@ -118,13 +119,18 @@ class Housekeeper:
     def _run(self) -> None:
         swept_at_s = 0.0
         while not self._stop.wait(self._services.settings.checkpoint_interval_s):
-            try:
-                self._services.notary.sign_all()
-                if time.monotonic() - swept_at_s > _SWEEP_EVERY_S:
-                    self._services.spool.sweep()
-                    swept_at_s = time.monotonic()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may go better, and there must be one.
-                logger.warning("housekeeping failed", extra={"reason": f"{type(error).__name__}: {error}"})
+            self._try("checkpoints", self._services.notary.sign_all)
+            if time.monotonic() - swept_at_s > _SWEEP_EVERY_S:
+                self._try("spool", self._services.spool.sweep)
+                swept_at_s = time.monotonic()
+
+    @staticmethod
+    def _try(name: str, act: Callable[[], object]) -> None:
+        """One task's failure keeps no other from its turn: files must go while no checkpoint can be had."""
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may go better, and there must be one.
+            logger.warning("housekeeping failed", extra={"task": name, "reason": f"{type(error).__name__}: {error}"})
 
 
 def create_app(settings: Settings | None = None) -> Litestar:
@@ -135,7 +141,9 @@ def create_app(settings: Settings | None = None) -> Litestar:
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         housekeeper = Housekeeper(services)
-        door = RpcServer(settings.api_socket, services.operations.handlers(), {os.geteuid()})
+        users = users_here(settings)
+        peers, group = ({os.geteuid()}, None) if users is None else ({users.worker}, users.worker)
+        door = RpcServer(settings.api_socket, services.operations.handlers(), peers, shared_gid=group)
         thread = threading.Thread(target=door.serve_forever, name="licet-door", daemon=True)
         thread.start()
         housekeeper.start()

@@ -61,6 +61,7 @@ def initialise(settings: Settings, *, instance: str = "licet", region: str = "us
             settings.data,
             settings.data / "run",
             settings.signer_data,
+            settings.database.parent,
             settings.worker_data,
             settings.spool,
         ):

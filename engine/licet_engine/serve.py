@@ -5,6 +5,8 @@ Rules kept here:
 - signer, api and worker are processes of their own; what one may hold, the others do not. One that ends is started again,
   after a pause that grows while it keeps ending.
 - Children die with their supervisor, however it ends.
+- Started as root, each is a user of its own, which reads only what it must (``separation``); where that cannot be had, it is
+  said aloud, or nothing is started.
 - Nothing is handed to a child but its settings; no secret stands in an argument or in the environment.
 """
 
@@ -26,11 +28,14 @@ from typing import Final
 
 import httpx
 
+from licet_attestations.signer.keystore import read_passphrase
 from licet_engine import logs
 from licet_engine.domain.errors import ConfigurationError
 from licet_engine.init import initialise, is_initialised, prepare_database
 from licet_engine.processes import die_with
+from licet_engine.separation import Separation, find_separation, launch_command, take_over
 from licet_engine.settings import Settings
+from licet_engine.users import Process
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +47,7 @@ _LONGEST_PAUSE_S: Final = 10.0
 
 @dataclass(slots=True)
 class _Child:
-    name: str
+    name: Process
     command: list[str]
     process: subprocess.Popen[bytes] | None = None
     started_at_s: float = 0.0
@@ -65,9 +70,12 @@ def _claim(data: Path) -> int:
     """Hold the one place of a supervisor of an installation, as long as the descriptor is open.
 
     Raises:
-        ConfigurationError: Another holds it.
+        ConfigurationError: Another holds it, or it is another user's.
     """
-    lock = os.open(data / "run" / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock = os.open(data / "run" / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise ConfigurationError(f"{data} is another user's: serve it as who made it, or as root") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -96,21 +104,23 @@ class Supervisor:
         self._stop = threading.Event()
         self._lock: int | None = None
         self._children = [
-            _Child("signer", self._signer_command()),
+            _Child("signer", [sys.executable, "-P", "-m", "licet_attestations.signer"]),
             _Child("api", self._api_command()),
-            _Child("worker", [sys.executable, "-m", "licet_engine.worker"]),
+            _Child("worker", [sys.executable, "-P", "-m", "licet_engine.worker"]),
         ]
+        self._separation = Separation(None, has_namespace=False, notes=())
 
-    def _signer_command(self) -> list[str]:
-        command = [sys.executable, "-m", "licet_attestations.signer"]
-        command += ["--data", str(self._settings.signer_data), "--socket", str(self._settings.signer_socket)]
-        if self._settings.key_passphrase_file:
-            command += ["--passphrase-file", self._settings.key_passphrase_file]
-        return command
+    def _signer_arguments(self, passphrase_fd: int | None) -> list[str]:
+        arguments = ["--data", str(self._settings.signer_data), "--socket", str(self._settings.signer_socket)]
+        users = self._separation.users
+        if users is not None:
+            arguments += ["--api-uid", str(users.api), "--worker-uid", str(users.worker)]
+            arguments += ["--overseer-uid", str(os.geteuid()), "--shared-gid", str(users.worker)]
+        return arguments if passphrase_fd is None else [*arguments, "--passphrase-fd", str(passphrase_fd)]
 
     def _api_command(self) -> list[str]:
         return [
-            *(sys.executable, "-m", "granian", "licet_engine.app:application"),
+            *(sys.executable, "-P", "-m", "granian", "licet_engine.app:application"),
             *("--interface", "asgi", "--factory", "--workers", "1", "--no-ws"),
             *("--host", self._settings.host, "--port", str(self._settings.port)),
             *("--log-level", "warning", "--backlog", "1024"),
@@ -128,24 +138,31 @@ class Supervisor:
             raise ConfigurationError(f"{name} is not running")
         return child.process.pid
 
-    def start(self) -> None:
-        """Start everything and return once it is ready.
+    def start(self) -> bool:
+        """Start everything and return once it is ready, or once it was told to stop.
+
+        Returns:
+            Whether it is ready.
 
         Raises:
             ConfigurationError: It does not become ready; says which part, and what to look at.
         """
         self._check_port()
         self._lock = _claim(self._settings.data)
-        (self._settings.data / "run" / "worker.ready").unlink(missing_ok=True)
+        self._separation = find_separation(self._settings)
+        for note in self._separation.notes:
+            logger.warning("users: %s", note)
+        take_over(self._settings, self._separation.users)
+        self._settings.worker_ready.unlink(missing_ok=True)
         for child in self._children:
             self._spawn(child)
         deadline_s = time.monotonic() + _READY_WITHIN_S
         while time.monotonic() < deadline_s:
             self._tend()
             if self._is_ready():
-                return
+                return True
             if self._stop.wait(0.05):
-                return
+                return False
         self.stop()
         raise ConfigurationError(
             f"the service did not become ready within {_READY_WITHIN_S:.0f} s; see its output"
@@ -164,7 +181,7 @@ class Supervisor:
                 ) from error
 
     def _is_ready(self) -> bool:
-        if not (self._settings.data / "run" / "worker.ready").exists():
+        if not self._settings.worker_ready.exists():
             return False
         try:
             return httpx.get(f"{self.url}/health/ready", timeout=2.0).status_code == httpx.codes.OK
@@ -213,23 +230,39 @@ class Supervisor:
     def _spawn(self, child: _Child) -> None:
         environment = {key: value for key, value in os.environ.items() if key != "LICET_TOKEN"}
         environment |= self._settings.to_environment()
-        output = None
-        if self._log is not None:
-            output = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
+        if self._separation.users is not None:
+            environment["HOME"] = "/"  # Root's own is closed to them.
+        with contextlib.ExitStack() as opened:
+            output = passphrase = None
+            command = child.command
+            if self._log is not None:
+                output = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                opened.callback(os.close, output)
+            if child.name == "signer":
+                passphrase = self._open_passphrase(opened)
+                command = command + self._signer_arguments(passphrase)
             child.process = subprocess.Popen(
-                child.command,
+                launch_command(self._settings, self._separation, child.name, command),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                pass_fds=() if passphrase is None else (passphrase,),
                 preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - it only sets a flag of the child's own.
                 start_new_session=True,
             )
-        finally:
-            if output is not None:
-                os.close(output)
         child.started_at_s = time.monotonic()
+
+    def _open_passphrase(self, opened: contextlib.ExitStack) -> int | None:
+        """The signer's passphrase in a pipe: the file need not be the signer's own."""
+        if not self._settings.key_passphrase_file:
+            return None
+        passphrase = read_passphrase(Path(self._settings.key_passphrase_file))
+        reader, writer = os.pipe()
+        opened.callback(os.close, reader)
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(passphrase)  # Far less than a pipe holds.
+        return reader
 
 
 def main(settings: Settings, *, init: bool = False) -> None:
@@ -255,7 +288,8 @@ def main(settings: Settings, *, init: bool = False) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.ask_to_stop())
     try:
-        supervisor.start()
+        if not supervisor.start():
+            return
         print(f"licet serves {supervisor.url} (API docs: {supervisor.url}/schema)", flush=True)  # noqa: T201 - as above.
         supervisor.run()
     finally:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from licet_attestations.warrant import MAX_DECISION_AGE_MS
 from licet_engine.domain.errors import ConfigurationError
 
 PREFIX = "LICET_"
+USERS = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,9 @@ class Settings:
         checkpoint_interval_s: How often changed logs get a signed checkpoint.
         api_threads: Threads for requests that do more than decide.
         adapters: Names of the adapters that the worker may load, separated by commas.
+        users: ``auto``: started as root, each process is a user of its own where that can be had; ``on``: or does not
+            start; ``off``: all are the user who starts them.
+        uid_base: First of the four numbers of users and groups that the processes are, started as root.
         key_passphrase_file: File with the passphrase of the signer's keys; empty for none.
     """
 
@@ -45,22 +50,24 @@ class Settings:
     checkpoint_interval_s: float = 1.0
     api_threads: int = 16
     adapters: str = "local-objects,local-registry,local-training,local-checks"
+    users: str = "auto"
+    uid_base: int = 64_210
     key_passphrase_file: str = ""
 
     @property
     def database(self) -> Path:
         """The SQLite file of the installation."""
-        return self.data / "licet.db"
+        return self.data / "store" / "licet.db"
 
     @property
     def api_socket(self) -> Path:
         """The internal door of the api, for the worker alone."""
-        return self.data / "run" / "api.sock"
+        return self.data / "run" / "api" / "api.sock"
 
     @property
     def signer_socket(self) -> Path:
         """The door of the signer."""
-        return self.data / "run" / "signer.sock"
+        return self.data / "run" / "signer" / "signer.sock"
 
     @property
     def signer_data(self) -> Path:
@@ -76,6 +83,11 @@ class Settings:
     def worker_data(self) -> Path:
         """The adapters' own state: spent warrants, recorded effects, work in progress."""
         return self.data / "worker"
+
+    @property
+    def worker_ready(self) -> Path:
+        """Where the worker leaves its process id once it works."""
+        return self.worker_data / "ready"
 
     @property
     def trust_root(self) -> Path:
@@ -127,10 +139,14 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     settings = replace(settings, data=settings.data.absolute())
     for name in (
         *("max_body_bytes", "max_upload_bytes", "max_uploads_per_principal", "upload_ttl_s"),
-        *("decision_max_age_s", "lease_s", "checkpoint_interval_s", "api_threads"),
+        *("decision_max_age_s", "lease_s", "checkpoint_interval_s", "api_threads", "uid_base"),
     ):
         if getattr(settings, name) <= 0:
             raise ConfigurationError(f"{PREFIX}{name.upper()} must be above 0, not {getattr(settings, name)}")
-    if settings.decision_max_age_s >= 60:  # noqa: PLR2004 - the signer's rule: no warrant on an older decision.
-        raise ConfigurationError(f"{PREFIX}DECISION_MAX_AGE_S must be below 60, the oldest decision the signer accepts")
+    if settings.decision_max_age_s * 1000 >= MAX_DECISION_AGE_MS:
+        raise ConfigurationError(
+            f"{PREFIX}DECISION_MAX_AGE_S must be below {MAX_DECISION_AGE_MS // 1000}, the oldest decision the signer accepts"
+        )
+    if settings.users not in USERS:
+        raise ConfigurationError(f"{PREFIX}USERS must be one of {', '.join(USERS)}, not {settings.users!r}")
     return settings

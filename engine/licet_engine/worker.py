@@ -15,7 +15,6 @@ Rules kept here:
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
 import os
@@ -24,7 +23,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from dbos import DBOS, DBOSConfig
@@ -278,8 +276,6 @@ def main(settings: Settings | None = None) -> None:
     while not stop.wait(1.0):
         if os.getppid() != parent:  # The supervisor died without a word: nobody would start us again.
             break
-        with contextlib.suppress(FileNotFoundError):
-            tools.spool.sweep()
     # It ends at once, as if it were killed: what is at work is found where it was, as a new attempt. Were DBOS closed
     # under it instead, the steps at work would fail for that reason, and their operations with them.
     logging.shutdown()
@@ -300,7 +296,7 @@ def _only_worker(settings: Settings) -> None:
 
 
 def _announce(settings: Settings) -> None:
-    Path(settings.data / "run" / "worker.ready").write_text(str(os.getpid()), encoding="ascii")
+    settings.worker_ready.write_text(str(os.getpid()), encoding="ascii")
 
 
 if __name__ == "__main__":

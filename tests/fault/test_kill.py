@@ -6,6 +6,7 @@ answers), the worker, or the supervisor with all of them. One installation lives
 - every acknowledged decision stands in the log where it was said to, and the logs are whole (fsck);
 - the signer's last checkpoint is of this log, and the log goes on from it;
 - every accepted operation ends as done; its object is stored once, its attempts and its end are logged once;
+- models that are trained, registered and promoted meanwhile are so once: one set of objects, one provenance, one stage;
 - a budget is spent once for each accepted run, however often it was sent.
 """
 
@@ -34,7 +35,7 @@ from sqlmodel import select
 from licet_attestations.checkpoint import parse_note
 from licet_attestations.leaf import Leaf, verify_commitment
 from licet_attestations.signer.client import SignerClient
-from licet_attestations.statement import APPROVAL
+from licet_attestations.statement import APPROVAL, SLSA_PROVENANCE, SLSA_VSA
 from licet_engine.client import Answer, LicetClient, ServerUnavailable
 from licet_engine.init import initialise
 from licet_engine.log import store
@@ -55,8 +56,12 @@ VICTIMS = {"signer": 4, "server": 1, "api": 2, "worker": 3, "supervisor": 1}
 BACK_WITHIN_S = 40.0
 BUDGET = 1_000_000
 TENANT = "northbank"
+MODEL_OBJECTS = 3
+"""Weights, architecture, signature."""
 ENDED = frozenset({"done", "failed", "refused"})
 ROLES = ["compliance", "data-scientist", "security-engineer"]
+# Nothing needs to be checked for staging here: what is killed is the way there.
+PACK = {"name": "sr-11-7", "parameters": {"technical_stages": ["prod"]}}
 REGISTER = {
     "classification": "internal",
     "residency": ["us"],
@@ -152,7 +157,7 @@ class Supervised:
         if set(now) != set(VICTIMS):
             return False
         try:
-            return (self.settings.data / "run" / "worker.ready").read_text() == str(now["worker"]) and self.is_ready()
+            return self.settings.worker_ready.read_text() == str(now["worker"]) and self.is_ready()
         except OSError:
             return False
 
@@ -263,6 +268,42 @@ class Load:
         return self.insist(lambda: client.upload(path)).to_parameters() | REGISTER
 
 
+@dataclass
+class Release(Load):
+    """A pipeline that releases one model after the other: trained anew each time, or all from a run that is there.
+
+    Attributes:
+        trains: Whether a run is trained for each.
+    """
+
+    trains: bool = False
+    trained: dict[str, str] = field(default_factory=dict)
+    registered: dict[str, str] = field(default_factory=dict)
+    promoted: dict[str, str] = field(default_factory=dict)
+
+    def turn(self, client: LicetClient, turn: int, name: str) -> None:
+        run = "run-1"
+        if self.trains:
+            run = name
+            body = {"dataset": "northbank/loans", "environment": "us-east", "use": "credit-risk", "cost": 3}
+            self.release(client, self.trained, "training.launch", run, body | {"spec": {"epochs": 5, "seed": turn}})
+        body = {"run": f"{TENANT}/{run}", "tier": "low"}
+        self.release(client, self.registered, "model.register", f"m-{name}", body)
+        self.release(client, self.promoted, "model.promote", f"m-{name}@1", {"stage": "staging", "region": "us"})
+
+    def release(self, client: LicetClient, into: dict[str, str], action: str, name: str, body: dict[str, Any]) -> None:
+        operation = self.accepted(self.act(client, action, f"{TENANT}/{name}", body))
+        into[operation] = name
+        until_s = time.monotonic() + 200
+        while True:
+            with contextlib.suppress(ServerUnavailable):
+                ended = client.wait(f"{TENANT}/{operation}", timeout_s=200)
+                assert ended.state == "done", ended
+                return
+            assert time.monotonic() < until_s, f"{action} {name} does not end"
+            threading.Event().wait(0.1)
+
+
 class Checks:
     """Looks into the installation's own files, which nothing that was killed could have set right in passing."""
 
@@ -330,10 +371,14 @@ def service() -> Iterator[Supervised]:
             supervised.stop()
 
 
-def prepare(service: Supervised, folder: Path) -> list[str]:
-    """A tenant, two who may do everything, a dataset, and a model that others made; return the tokens of the two."""
+def prepare(service: Supervised, folder: Path) -> tuple[list[str], int]:
+    """A tenant, two who may do everything, a pipeline, a dataset, and a model that others made.
+
+    Returns:
+        The tokens of the two and of the pipeline, and how many objects a run leaves.
+    """
     operator = LicetClient(service.url, (service.settings.data / "operator.token").read_text().strip())
-    made = operator.act("tenant.create", TENANT, {"region": "us", "packs": [{"name": "sr-11-7"}]}).require()
+    made = operator.act("tenant.create", TENANT, {"region": "us", "packs": [PACK]}).require()
     admin = LicetClient(service.url, made.result["token"])
     place = {"environments": [{"name": "us-east", "region": "us"}], "budgets": {"training": BUDGET}}
     admin.act("tenant.administer", TENANT, place).require()
@@ -341,6 +386,9 @@ def prepare(service: Supervised, folder: Path) -> list[str]:
     for name, roles in (("ana", ["data-scientist"]), ("one", ROLES), ("two", ROLES)):
         admin.act("person.administer", f"{TENANT}/{name}", {"roles": roles}).require()
         tokens.append(admin.act("token.issue", f"{TENANT}/{name}", {}).require().result["token"])
+    pipeline = {"kind": "service", "roles": ["pipeline"], "owner": "ana"}
+    admin.act("person.administer", f"{TENANT}/ci", pipeline).require()
+    tokens.append(admin.act("token.issue", f"{TENANT}/ci", {}).require().result["token"])
     with LicetClient(service.url, tokens[0]) as ana:
         for name, rows in (("loans", 400), ("kept", 20), ("few", 1)):
             path = folder / f"{name}.csv"
@@ -348,11 +396,14 @@ def prepare(service: Supervised, folder: Path) -> list[str]:
             body = ana.upload(path).to_parameters() | REGISTER
             done(ana, ana.act("dataset.register", f"{TENANT}/{name}", body))
         launch = {"dataset": "northbank/loans", "environment": "us-east", "use": "credit-risk", "spec": {"epochs": 5}}
+        stored = Checks(service.settings).stored
+        before = len(stored())
         done(ana, ana.act("training.launch", "northbank/run-1", launch))
+        of_a_run = len(stored()) - before
         done(ana, ana.act("model.register", "northbank/risk", {"run": "northbank/run-1", "tier": "high"}))
     operator.close()
     admin.close()
-    return tokens[1:]
+    return tokens[1:], of_a_run
 
 
 def done(client: LicetClient, answer: Answer) -> None:
@@ -385,7 +436,9 @@ def kill_again_and_again(service: Supervised, checks: Checks, loads: list[Load],
     return killed
 
 
-def every_operation_ends(checks: Checks, loads: list[Load], before: set[str]) -> dict[str, tables.Operation]:
+def every_operation_ends(
+    checks: Checks, loads: list[Load], pipelines: list[Release], before: set[str]
+) -> dict[str, tables.Operation]:
     """One operation for each that was acknowledged, and none beside it; each has ended as it should."""
     found = poll(
         "every accepted operation to end",
@@ -395,7 +448,12 @@ def every_operation_ends(checks: Checks, loads: list[Load], before: set[str]) ->
     ours = {key: row for key, row in found.items() if key not in before}
     # A request that was sent again was not accepted again.
     assert Counter(row.resource for row in ours.values() if row.action != "model.approve") == Counter(
-        f"{TENANT}/{name}" for load in loads for name in (*load.datasets.values(), *load.runs.values())
+        f"{TENANT}/{name}"
+        for names in (
+            *(it for load in loads for it in (load.datasets, load.runs)),
+            *(it for pipeline in pipelines for it in (pipeline.trained, pipeline.registered, pipeline.promoted)),
+        )
+        for name in names.values()
     )
     assert {key for key, row in ours.items() if row.action == "model.approve"} == {
         key for load in loads for key in load.verdicts
@@ -404,9 +462,35 @@ def every_operation_ends(checks: Checks, loads: list[Load], before: set[str]) ->
     assert ends == {
         ("dataset.register", "done", None),
         ("training.launch", "failed", "input.split"),
+        ("training.launch", "done", None),
+        ("model.register", "done", None),
+        ("model.promote", "done", None),
         ("model.approve", "done", None),
     }, [(row.id, row.action, row.state, row.attempt, row.error) for row in ours.values() if row.error]
     return ours
+
+
+def every_model_is_released_once(checks: Checks, pipelines: list[Release], ours: dict[str, tables.Operation]) -> int:
+    """Each was trained, signed and put on its stage once, though it was tried more often; return how many were trained."""
+    trained = {key for pipeline in pipelines for key in pipeline.trained}
+    promoted = {key: name for pipeline in pipelines for key, name in pipeline.promoted.items()}
+    assert trained
+    assert len(promoted) > 1
+    assert any(ours[key].attempt > 1 for key in (*trained, *promoted)), "nothing of it was interrupted"
+    states = {row.name: row.state for row in checks.rows(tables.Run)}
+    assert {states[ours[key].resource.partition("/")[2]] for key in trained} == {"done"}
+    moves = Counter(f"{row.model}@{row.version}" for row in checks.rows(tables.Promotion))
+    assert moves == Counter(promoted.values())
+    versions = {f"{row.model}@{row.version}": row for row in checks.rows(tables.ModelVersion)}
+    assert {(versions[name].stage, versions[name].signed) for name in promoted.values()} == {("staging", True)}
+    attested = Counter(
+        (record["operation"], record["predicate_type"])
+        for record in checks.records()
+        if record.get("type") == "attestation"
+    )
+    assert {key: attested[key, SLSA_PROVENANCE] for key in trained} == dict.fromkeys(trained, 1)
+    assert {key: attested[key, SLSA_VSA] for key in promoted} == dict.fromkeys(promoted, 1)
+    return len(trained)
 
 
 def every_effect_happened_once(checks: Checks, loads: list[Load], ours: dict[str, tables.Operation]) -> None:
@@ -429,12 +513,14 @@ def every_effect_happened_once(checks: Checks, loads: list[Load], ours: dict[str
 @pytest.mark.timeout(900)
 def test_killed_a_hundred_times_nothing_is_lost_and_nothing_is_done_twice(service: Supervised, tmp_path: Path) -> None:
     service.settle()
-    tokens = prepare(service, tmp_path)
+    tokens, of_a_run = prepare(service, tmp_path)
     checks = Checks(service.settings)
     before = set(checks.operations())
     objects_before, (budget_before,) = checks.stored(), (row.remaining for row in checks.rows(tables.Budget))
     stop = threading.Event()
-    loads = [Load(service.url, token, number, tmp_path, stop) for number, token in enumerate(tokens)]
+    loads = [Load(service.url, token, number, tmp_path, stop) for number, token in enumerate(tokens[:2])]
+    pipelines = [Release(service.url, tokens[2], 2 + trains, tmp_path, stop, trains=trains) for trains in (False, True)]
+    loads += pipelines
     threads = [threading.Thread(target=load.run) for load in loads]
     for thread in threads:
         thread.start()
@@ -443,18 +529,20 @@ def test_killed_a_hundred_times_nothing_is_lost_and_nothing_is_done_twice(servic
     finally:
         stop.set()
         for thread in threads:
-            thread.join(150)
+            thread.join(300)
     assert not any(thread.is_alive() for thread in threads)
     assert not any(load.errors for load in loads), [load.errors for load in loads]
     assert set(killed) == set(VICTIMS)
     service.settle()
 
-    ours = every_operation_ends(checks, loads, before)
+    ours = every_operation_ends(checks, loads[:2], pipelines, before)
     assert len(ours) > ROUNDS / 2, "too little was accepted to tell"
     every_effect_happened_once(checks, loads, ours)
-    assert len(checks.stored() - objects_before) == sum(len(load.datasets) for load in loads)
+    trained = every_model_is_released_once(checks, pipelines, ours)
+    of_a_model = len(checks.stored() - objects_before) - sum(len(load.datasets) for load in loads) - of_a_run * trained
+    assert of_a_model == MODEL_OBJECTS * sum(len(pipeline.registered) for pipeline in pipelines)
     (budget,) = (row.remaining for row in checks.rows(tables.Budget))
-    assert budget_before - budget == 3 * sum(len(load.runs) for load in loads)
+    assert budget_before - budget == 3 * (sum(len(load.runs) for load in loads) + trained)
 
     # And the logs are whole, to the last entry, and go on.
     size = len(checks.records())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import socket
 import tempfile
 import threading
 import time
@@ -20,6 +19,7 @@ import httpx
 
 from licet_attestations.leaf import Leaf
 from licet_engine.client import Answer, LicetClient, Operation
+from licet_engine.demo.stage import free_port
 from licet_engine.init import initialise
 from licet_engine.log import store
 from licet_engine.serve import Supervisor
@@ -44,14 +44,6 @@ _LEAKS: Final = re.compile(
     r"Traceback|File \"|sqlalchemy|sqlite3|pydantic|msgspec|litestar|licet_[A-Za-z0-9_-]{20,}|/site-packages/|SELECT ",
     re.IGNORECASE,
 )
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def table(rows: int = 400, *, odd: int = 0) -> bytes:

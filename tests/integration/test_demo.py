@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,20 @@ def test_every_decision_of_the_demo_follows_from_its_record_alone(evidence: Evid
         assert decision.word == json.loads(record)["decision"]
         words.append(decision.word)
     assert set(words) == {"allow", "deny"}
+
+
+@pytest.mark.parametrize(("tenant", "words"), [("lakeside", {"allow", "deny"}), ("platform", {"allow"})])
+def test_every_decision_of_the_others_follows_from_its_record_too(played: Played, tenant: str, words: set[str]) -> None:
+    with closing(sqlite3.connect(f"file:{played.folder}/store/licet.db?mode=ro", uri=True)) as database:
+        facts = dict(database.execute("SELECT digest_hex, body FROM fact_blob WHERE tenant_id = ?", (tenant,)))
+        bundles = dict(database.execute("SELECT digest_hex, body FROM policy_bundle WHERE tenant_id = ?", (tenant,)))
+        rows = database.execute("SELECT record FROM log_record WHERE tenant_id = ?", (tenant,)).fetchall()
+        (count,) = database.execute("SELECT count(*) FROM decision WHERE tenant_id = ?", (tenant,)).fetchone()
+    records = [record for (record,) in rows if "reasons" in json.loads(record)]
+    assert len(records) == count > 0
+    again = [replay(record, facts, bundles[json.loads(record)["bundle"]]).word for record in records]
+    assert again == [json.loads(record)["decision"] for record in records]
+    assert set(again) == words
 
 
 def test_no_decision_of_the_demo_could_have_been_recorded_the_other_way_round(evidence: Evidence) -> None:

@@ -31,6 +31,7 @@ from licet_attestations.leaf import Leaf, is_tenant, verify_commitment
 from licet_attestations.tlogproof import TlogProof
 from licet_attestations.warrant import (
     MAX_CLOCK_SKEW_MS,
+    MAX_DECISION_AGE_MS,
     OPERATIONS_OF,
     DecisionRef,
     Warrant,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from licet_attestations.signer.state import CheckpointState
     from licet_attestations.trustroot import TrustRoot
 
-MAX_DECISION_AGE_MS = 60_000
 DEFAULT_LIFETIME_MS = 300_000
 
 _WRITING = frozenset({"objects.put", "registry.register"})

@@ -5,6 +5,8 @@ Rules kept here:
 - One signer for one data folder, held by a lock that the kernel drops with the process.
 - The umask is 077 before anything is written; core dumps, which would hold keys, are off.
 - Params are taken apart strictly: another name, a missing one or another type is refused before a rule sees it.
+- Callers are told apart by their user where they have one each: the api may have checkpoints signed and nothing else, the
+  worker anything but that. So neither can have a log of its own making signed and then act on it.
 - A passphrase comes from a file or an open descriptor, never from an argument's value or the environment.
 """
 
@@ -36,6 +38,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _MAX_PASSPHRASE_BYTES = 4096
 _MAX_PROOF_HASHES = 64
+
+LOOKING = frozenset({"public", "last_checkpoint"})
+API_METHODS = LOOKING | {"sign_checkpoint"}
+WORKER_METHODS = frozenset(
+    {"public", "mint", "attest", "sign_model", "new_data_key", "unwrap", "object_name", "destroy_tenant_key"}
+)
 
 
 def clock_ms() -> int:
@@ -181,7 +189,7 @@ def run(
     socket_path: Path,
     *,
     passphrase: bytes | None = None,
-    allowed_uids: Collection[int] | None = None,
+    callers: Mapping[int, Collection[str]] | None = None,
     shared_gid: int | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
@@ -190,7 +198,7 @@ def run(
         data_dir: Where the keystore is (see ``Keystore.create``).
         socket_path: Where to listen.
         passphrase: Of the keystore, if it has one.
-        allowed_uids: Who may call; only this user if None.
+        callers: Who may call, and which methods; only this user, and all, if None.
         shared_gid: Group of the callers, where they are other users.
 
     Raises:
@@ -200,8 +208,8 @@ def run(
     with _only_signer(data_dir):
         keystore = Keystore.open(data_dir, passphrase=passphrase)
         rules = SignerRules(keystore, CheckpointState(FileStorage(data_dir / "state")), clock_ms)
-        uids = {os.geteuid()} if allowed_uids is None else set(allowed_uids)
-        server = RpcServer(socket_path, handlers(rules), uids, shared_gid=shared_gid)
+        allowed = {os.geteuid()} if callers is None else callers
+        server = RpcServer(socket_path, handlers(rules), allowed, shared_gid=shared_gid)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.close())
         _log.info("signer ready: instance=%s socket=%s", keystore.trust_root.instance, socket_path)
@@ -219,6 +227,15 @@ def _passphrase(path: Path | None, fd: int | None) -> bytes | None:
         return check_passphrase(file.read(_MAX_PASSPHRASE_BYTES))
 
 
+def _callers(api: int | None, worker: int | None, overseer: int | None) -> dict[int, frozenset[str]] | None:
+    if api is None and worker is None and overseer is None:
+        return None
+    if api is None or worker is None or len({api, worker, overseer}) != 3:  # noqa: PLR2004  # All of them, or None for one.
+        raise click.UsageError("--api-uid and --worker-uid go together, and all users must be different ones")
+    callers = {api: API_METHODS, worker: WORKER_METHODS}
+    return callers if overseer is None else callers | {overseer: LOOKING}
+
+
 @click.command(help="Hold the keys of an instance of Licet and sign by the rules.")
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), required=True, help="Folder of the keystore.")
 @click.option("--socket", "socket_path", type=click.Path(path_type=Path), help="Socket to listen on.")
@@ -229,7 +246,9 @@ def _passphrase(path: Path | None, fd: int | None) -> bytes | None:
 )
 @click.option("--passphrase-file", type=click.Path(path_type=Path), help="File (0600) that holds the passphrase.")
 @click.option("--passphrase-fd", type=int, help="Open descriptor to read the passphrase from.")
-@click.option("--allow-uid", "allowed_uids", type=int, multiple=True, help="User that may call; this user if none.")
+@click.option("--api-uid", type=int, help="User of the api: it alone has checkpoints signed (with --worker-uid).")
+@click.option("--worker-uid", type=int, help="User of the worker: it may call all but that (with --api-uid).")
+@click.option("--overseer-uid", type=int, help="User that may look: public keys and last checkpoints.")
 @click.option("--shared-gid", type=int, help="Group of the callers, where they are other users.")
 def main(
     data_dir: Path,
@@ -240,7 +259,9 @@ def main(
     origin: str,
     passphrase_file: Path | None,
     passphrase_fd: int | None,
-    allowed_uids: tuple[int, ...],
+    api_uid: int | None,
+    worker_uid: int | None,
+    overseer_uid: int | None,
     shared_gid: int | None,
 ) -> None:
     """Run the signer's command line."""
@@ -263,7 +284,7 @@ def main(
             data_dir,
             socket_path,
             passphrase=passphrase,
-            allowed_uids=allowed_uids or None,
+            callers=_callers(api_uid, worker_uid, overseer_uid),
             shared_gid=shared_gid,
         )
     except (LicetAttestationError, OSError) as error:

@@ -309,7 +309,7 @@ def look_at_processes(settings: Settings) -> Iterator[Finding]:
 
 def _look_at_worker(settings: Settings, start: str) -> Iterator[Finding]:
     # The worker has no door of its own; it leaves its process id where its supervisor looks for it.
-    path = settings.data / "run" / "worker.ready"
+    path = settings.worker_ready
     try:
         pid = int(path.read_text("ascii"))
         os.kill(pid, 0)
@@ -338,6 +338,18 @@ def _brief(body: str) -> str:
     return f"{value.get('status')}" + (f": {faults}" if faults else "")
 
 
+def look_at_users(settings: Settings) -> Iterator[Finding]:
+    """Whether the processes are, or would be, users of their own, by trying."""
+    from licet_engine.separation import find_separation  # noqa: PLC0415  # Only where processes are started.
+
+    found = find_separation(settings)
+    if found.users is not None:
+        uids = f"{found.users.signer}, {found.users.api} and {found.users.worker}"
+        yield Finding("users", "ok", f"signer, api and worker are users {uids}")
+    for note in found.notes:
+        yield Finding("users", "weak", note, "See LICET_USERS in docs/configuration.md.")
+
+
 def look_at_sandbox(_settings: Settings) -> Iterator[Finding]:
     """Whether jobs can be confined on this machine, by trying."""
     from licet_adapters.sandbox import Sandbox  # noqa: PLC0415  # Only where jobs run.
@@ -364,7 +376,7 @@ def look_at_sandbox(_settings: Settings) -> Iterator[Finding]:
             "sandbox",
             "weak",
             "; ".join(found.notes),
-            "Started as root, the service gives jobs a user of their own, and jobs alone: its own processes stay root.",
+            "Started as root, the service gives its processes and its jobs users of their own.",
         )
 
 
@@ -374,6 +386,7 @@ LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     look_at_keys,
     look_at_database,
     look_at_processes,
+    look_at_users,
     look_at_sandbox,
 )
 

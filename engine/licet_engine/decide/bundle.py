@@ -30,6 +30,7 @@ from licet_attestations.errors import FormatError
 from licet_engine.decide.cache import BoundedCache
 from licet_engine.decide.entities import EntityHandles, UidKey
 from licet_engine.decide.errors import BundleError
+from licet_policies import PLATFORM_SOURCES
 
 Effect = Literal["permit", "forbid"]
 Mode = Literal["enforce", "observe"]
@@ -41,7 +42,6 @@ RESERVED_IDS = frozenset({"request", "facts", "engine"})
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 _SOURCE = re.compile(r"guardrail|role|tenant|pack:[a-z0-9][a-z0-9.-]{0,63}")
-_PLATFORM_SOURCES = frozenset({"guardrail", "role"})
 _POLICY_KEYS = frozenset({"id", "source", "mode", "text"})
 _ANY: ScopeKey = ("any",)
 _UNSCOPED = {"principal": {"op": "All"}, "action": {"op": "All"}, "resource": {"op": "All"}}
@@ -79,7 +79,7 @@ class Policy:
     @property
     def is_platform(self) -> bool:
         """Whether it is the platform's own: no tenant can remove it, and safety valves heed it."""
-        return self.source in _PLATFORM_SOURCES
+        return self.source in PLATFORM_SOURCES
 
 
 @dataclass(frozen=True, slots=True, eq=False)

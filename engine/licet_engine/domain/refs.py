@@ -14,12 +14,11 @@ import re
 import time
 from dataclasses import dataclass
 
+from licet_attestations.isolation import PLATFORM as PLATFORM  # noqa: PLC0414  # The tenant of operators; ours to hand on.
+from licet_attestations.leaf import VOID
 from licet_engine.domain.errors import InvalidInput
 
-PLATFORM = "platform"
-"""The tenant of operators: they administer other tenants and can read nothing of theirs."""
-
-VOID_LOG = "~void"
+VOID_LOG = VOID
 """The log that takes the owner's half of an attempt on a tenant that does not exist."""
 
 ELSEWHERE_TENANT = "~"

@@ -16,9 +16,6 @@ from licet_engine.domain.errors import InvalidInput
 CLASSIFICATIONS = ("public", "internal", "confidential", "restricted")
 """From the least to the most confidential."""
 
-FAR_FUTURE_MS = 253_370_764_800_000
-"""9999-01-01, the expiry of what does not expire."""
-
 
 @dataclass(frozen=True, slots=True)
 class Restrictions:

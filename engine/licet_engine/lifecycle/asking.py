@@ -28,10 +28,10 @@ from licet_attestations import canonical
 from licet_engine.decide.decision import Decision, Request, decide
 from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.record import Operation as OperationPart
-from licet_engine.decide.record import build_record
 from licet_engine.domain.errors import Busy, Conflict, InvalidInput, LicetError
 from licet_engine.domain.refs import PLATFORM, VOID_LOG, Ref, new_id, parse_ref, parse_tenant
 from licet_engine.lifecycle import facts as facts_of
+from licet_engine.lifecycle.entries import decision_entry, rows_of
 from licet_engine.lifecycle.facts import Entity, View
 from licet_engine.lifecycle.tenants import InForce, Tenants
 from licet_engine.lifecycle.verbs import Body, Change, Ids, Note, Proposal, RefForm, Verb, Who
@@ -422,20 +422,19 @@ class Desk:
                 operation, "", tenant=who.tenant, resource=request.resource.id, parameters=proposal.parameters or {}
             )
 
-        def record(time_ms: int) -> bytes:
-            return build_record(
-                decision_id=ids.decision,
-                time_ms=time_ms,
-                tenant=who.tenant,
-                request=request,
-                decision=decision,
-                facts=question.facts,
-                facts_version=question.in_force.facts_version,
-                bundle_hex=question.in_force.bundle.digest_hex,
-                operation=part,
-                asked_by=EntityUid.from_json(who.uid) if asked.subject is not None else None,
-            )
-
+        entry = decision_entry(
+            who,
+            ids.decision,
+            request=request,
+            decision=decision,
+            facts=question.facts,
+            in_force=question.in_force,
+            operation=part,
+            sent=asked.sent,
+            # What stands in the asker's log never tells whether a foreign thing exists.
+            owner=VOID_LOG if proposal is None else question.owner,
+            asked_by=EntityUid.from_json(who.uid) if asked.subject is not None else None,
+        )
         answer = Answer(
             decision_id=ids.decision,
             decision=decision,
@@ -447,15 +446,13 @@ class Desk:
             is_plain=proposal is None,
             conflict=proposal.conflict if decision.allowed and proposal is not None and not asked.is_dry else None,
         )
-        return _Prepared(self._submission(question, answer, change, record, ids), answer, question)
+        return _Prepared(self._submission(question, answer, change, entry, ids), answer, question)
 
     def _submission(
-        self, question: _Question, answer: Answer, change: Change, record: Callable[[int], bytes], ids: Ids
+        self, question: _Question, answer: Answer, change: Change, entry: tuple[NewEntry, Insert], ids: Ids
     ) -> Submission:
         who, asked, proposal = question.who, question.asked, question.proposal
-        # What stands in the asker's log never tells whether a foreign thing exists.
-        leaf_owner = VOID_LOG if proposal is None else question.owner
-        entries = [NewEntry(who.tenant, "decision", who.tenant, leaf_owner, record)]
+        entries = [entry[0]]
         if question.owner != who.tenant:
             entries.append(
                 NewEntry(question.owner, "attempt", who.tenant, question.owner, _attempt(question, answer, ids))
@@ -464,22 +461,12 @@ class Desk:
             NewEntry(question.owner, note.kind, who.tenant, question.owner, _note(note, answer.decision_id))
             for note in change.notes
         ]
-        index_row = {
-            "tenant_id": who.tenant,
-            "id": answer.decision_id,
-            "action": asked.verb.action,
-            "principal": who.id,
-            "resource": asked.sent,
-            "allowed": answer.decision.allowed,
-        }
-        companions: list[Insert | Update] = [
-            Insert(tables.Decision, [index_row], placed={"leaf_index": (0, "index"), "at_ms": (0, "time_ms")})
-        ]
+        companions: list[Insert | Update] = [entry[1]]
         fresh = [f for f in question.facts if (who.tenant, f.digest_hex) not in self._stored_facts]
         if fresh:
             rows = [{"tenant_id": who.tenant, "digest_hex": f.digest_hex, "body": f.data} for f in fresh]
             companions.append(Insert(tables.FactBlob, rows, if_absent=True))
-        companions += _rows(change, question.owner)
+        companions += rows_of(change, question.owner)
         enqueue: list[Enqueued] = []
         if answer.operation is not None and proposal is not None:
             # What the decision changes itself is no reason to decide again.
@@ -573,12 +560,6 @@ def _note(note: Note, decision_id: str) -> Callable[[int], bytes]:
     return lambda time_ms: canonical.dumps({**fixed, "time_ms": time_ms})
 
 
-def _rows(change: Change, tenant: str) -> list[Insert | Update]:
-    rows: list[Insert | Update] = [Insert(i.table, [{"tenant_id": tenant, **i.row}]) for i in change.inserts]  # type: ignore[arg-type]  # Every table of ours has a tenant.
-    rows += [Update(u.table, {"tenant_id": tenant, **u.where}, u.set, u.rows) for u in change.updates]  # type: ignore[arg-type]  # As above.
-    return rows
-
-
 def _changes_facts(change: Change) -> bool:
     return bool(change.inserts or change.updates or change.spends)
 
@@ -631,7 +612,6 @@ def _key_row(question: _Question, answer: Answer) -> dict[str, Any]:
         "principal": question.who.id,
         "key": question.asked.key,
         "request_digest_hex": _request_digest_hex(question.asked),
-        "status": 202 if answer.operation else 200,
         "body": json.dumps(body, sort_keys=True),
         "at_ms": question.ids.now_ms,
     }

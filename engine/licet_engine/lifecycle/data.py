@@ -86,11 +86,6 @@ class PlaceHold(Body):
     reason: Text
 
 
-def object_ref(row: Dataset, *, tenant: str) -> ObjectRef:
-    """The object that holds a dataset's rows."""
-    return ObjectRef(tenant=tenant, object_id=row.object_id, digest_hex=row.digest_hex, size_bytes=row.bytes)
-
-
 # --- register -------------------------------------------------------------------------------------------------------
 
 

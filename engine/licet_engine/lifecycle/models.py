@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from licet_adapters.modelfiles import inspect_model_files
-from licet_adapters.ports import CheckJob, InputFile, ModelVersionRef, ObjectRef
+from licet_adapters.ports import MODEL_FILES, CheckJob, InputFile, ModelVersionRef, ObjectRef
 from licet_adapters.training.spec import Thresholds
 from licet_engine.domain.errors import Conflict, InvalidInput, LicetError
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
 from licet_engine.lifecycle.data import Hex, Id, PlaceHold, lift_holds, place_hold
 from licet_engine.lifecycle.facts import CHECK_KINDS, View
-from licet_engine.lifecycle.training import MODEL_FILES
 from licet_engine.lifecycle.verbs import (
     Body,
     Change,
@@ -339,7 +338,7 @@ def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Propo
     ]
     history = [promotion.model_dump(exclude={"tenant_id", "model", "version"}) for promotion in view.promotions(row)]
     result = {
-        **row.model_dump(exclude={"tenant_id", "object_id", "manifest"}),
+        **row.model_dump(exclude={"tenant_id", "manifest"}),
         "files": row.manifest.get("files", {}),
         "restrictions": view.lineage_restrictions(row.datasets).to_fact(),
         "checks": checks,

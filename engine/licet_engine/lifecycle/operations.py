@@ -28,11 +28,11 @@ from licet_attestations.trustroot import TrustRoot
 from licet_engine.decide.decision import Decision, Request, decide
 from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.record import Operation as OperationPart
-from licet_engine.decide.record import build_record
 from licet_engine.domain.errors import Busy, Conflict, InvalidInput, LicetError, Unavailable
 from licet_engine.domain.refs import Ref, new_id, now_ms, parse_ref
 from licet_engine.lifecycle import training
 from licet_engine.lifecycle.catalogue import VERBS
+from licet_engine.lifecycle.entries import decision_entry, rows_of
 from licet_engine.lifecycle.facts import Entity, View
 from licet_engine.lifecycle.models import split_name
 from licet_engine.lifecycle.tenants import InForce, Tenants
@@ -49,7 +49,7 @@ ENDED: Final = frozenset({"done", "failed", "refused"})
 logger = logging.getLogger(__name__)
 
 _MAX_TRIES: Final = 8
-_MAX_METRIC_ROWS: Final = 10_000
+_MAX_METRICS: Final = 10_000
 
 
 class NoSuchOperation(LicetError):
@@ -249,31 +249,20 @@ class Operations:
         )
         decision = decide(in_force.bundle, request, facts)
         part = OperationPart.about(row.id, step, tenant=tenant, resource=request.resource.id, parameters=row.parameters)
-
-        def record(time_ms: int) -> bytes:
-            return build_record(
-                decision_id=ids.decision,
-                time_ms=time_ms,
-                tenant=tenant,
-                request=request,
-                decision=decision,
-                facts=facts,
-                facts_version=in_force.facts_version,
-                bundle_hex=in_force.bundle.digest_hex,
-                operation=part,
-            )
-
-        index_row = {
-            "tenant_id": tenant,
-            "id": ids.decision,
-            "action": row.action,
-            "principal": who.id,
-            "resource": row.resource,
-            "allowed": decision.allowed,
-        }
+        entry, index = decision_entry(
+            who,
+            ids.decision,
+            request=request,
+            decision=decision,
+            facts=facts,
+            in_force=in_force,
+            operation=part,
+            sent=row.resource,
+            owner=tenant,
+        )
         blobs = [{"tenant_id": tenant, "digest_hex": f.digest_hex, "body": f.data} for f in facts]
         companions: list[Insert | Update] = [
-            Insert(tables.Decision, [index_row], placed={"leaf_index": (0, "index"), "at_ms": (0, "time_ms")}),
+            index,
             Insert(tables.FactBlob, blobs, if_absent=True),
         ]
         if decision.allowed:
@@ -281,7 +270,7 @@ class Operations:
             values = {"last_decision_id": ids.decision, "facts_version": in_force.facts_version}
             companions.append(Update(tables.Operation, key, values))
         submission = Submission(
-            entries=[NewEntry(tenant, "decision", tenant, tenant, record)],
+            entries=[entry],
             expect={tenant: in_force.facts_version},
             companions=companions,
         )
@@ -290,13 +279,21 @@ class Operations:
     # --- what was done ---------------------------------------------------------------------------------------------
 
     def report(self, tenant: str, operation_id: str, attempt: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-        """Take figures of a job: telemetry, no facts."""
+        """Take figures of a job: telemetry, no facts.
+
+        Raises:
+            InvalidInput: More figures than one call may bring; nothing is kept of them.
+        """
+        if len(metrics) > _MAX_METRICS:
+            raise InvalidInput(
+                f"one call brings at most {_MAX_METRICS} metrics, not {len(metrics)}: send them in parts"
+            )
         row = self._operation(tenant, operation_id)
         run = row.resource.partition("/")[2] if row.action == "training.launch" else None
         at_ms = now_ms()
         with tenant_session(self._engine, tenant, write=True) as session:
             last: dict[str, Any] = {}
-            for sent in metrics[:_MAX_METRIC_ROWS]:
+            for sent in metrics:
                 metric = Metric(step=sent["step"], epoch=sent["epoch"], values_micro=sent["values_micro"])
                 last = {"epoch": metric.epoch, "step": metric.step, "values_micro": dict(metric.values_micro)}
                 for values in training.metric_rows(run, attempt, metric, at_ms) if run else ():
@@ -452,8 +449,7 @@ class Operations:
             )
             for note in change.notes
         ]
-        companions: list[Insert | Update] = [Insert(i.table, [{"tenant_id": tenant, **i.row}]) for i in change.inserts]  # type: ignore[arg-type]  # Every table of ours has a tenant.
-        companions += [Update(u.table, {"tenant_id": tenant, **u.where}, u.set, u.rows) for u in change.updates]  # type: ignore[arg-type]  # As above.
+        companions = [*rows_of(change, tenant)]
         values = {"state": state, "result": result, "error": error, "updated_at_ms": now_ms()}
         companions.append(Update(tables.Operation, {"tenant_id": tenant, "id": row.id, "state": row.state}, values))
         changes = bool(change.inserts or change.updates)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed, Split
 
 BUILD_TYPE: Final = "urn:licet:training:v1"
-CHECK_LABEL: Final = "urn:licet:check:v1"
 
 
 TRAINING_CODE_DIGEST_HEX: Final = shipped_code("train_tabular.py").digest_hex

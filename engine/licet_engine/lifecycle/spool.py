@@ -2,7 +2,8 @@
 
 Rules kept here:
 
-- A file belongs to one principal (an upload) or one operation (an artifact); its folder is its tenant's, its mode 0600.
+- A file belongs to one principal (an upload) or one operation (an artifact); its folder is its tenant's. It is open to
+  api and worker alone: 0600, or 0660 where they are two users.
 - It appears whole or not at all: written beside its name, synced, then renamed.
 - It is gone when it was used, or when its time is over. The folder holds plaintext: the threat model says so.
 """
@@ -14,6 +15,7 @@ import hashlib
 import hmac
 import os
 import re
+import stat
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -23,6 +25,8 @@ from licet_engine.domain.errors import Busy, InvalidInput, TooLarge
 from licet_engine.domain.refs import new_id, parse_tenant
 
 _CHUNK_BYTES = 1 << 20
+_CLOSED_DIR, _CLOSED_FILE = 0o700, 0o600
+_SHARED_DIR, _SHARED_FILE = 0o2770, 0o660
 _ID = re.compile(r"[0-9a-f]{32}")
 _SUFFIX = re.compile(r"[a-z]{1,8}")
 
@@ -137,7 +141,7 @@ class Spool:
         part.unlink(missing_ok=True)
         try:
             yield part
-            part.chmod(0o600)
+            part.chmod(self._file_mode())
             descriptor = os.open(part, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
@@ -166,17 +170,33 @@ class Spool:
                     removed += 1
         return removed
 
+    def _is_shared(self) -> bool:
+        """Whether api and worker are two users: then the folder hands its group, which both are in, down to what is in it."""
+        return bool(self._folder.stat().st_mode & stat.S_ISGID)
+
+    def _dir_mode(self) -> int:
+        return _SHARED_DIR if self._is_shared() else _CLOSED_DIR
+
+    def _file_mode(self) -> int:
+        return _SHARED_FILE if self._is_shared() else _CLOSED_FILE
+
     def _make(self, tenant: str, kind: str) -> Path:
         folder = self._folder / parse_tenant(tenant) / kind
-        for level in (self._folder, folder.parent, folder):
-            level.mkdir(mode=0o700, exist_ok=True)
+        self._folder.mkdir(mode=_CLOSED_DIR, exist_ok=True)
+        for level in (folder.parent, folder):
+            with contextlib.suppress(FileExistsError):
+                level.mkdir(mode=_CLOSED_DIR)
+                level.chmod(self._dir_mode())
         return folder
 
     @contextlib.contextmanager
     def _whole(self, path: Path) -> Iterator[BinaryIO]:
         part = path.with_name(f".{path.name}.part")
         try:
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            with os.fdopen(
+                os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _CLOSED_FILE), "wb"
+            ) as file:
+                os.fchmod(file.fileno(), self._file_mode())
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from licet_adapters.errors import InputRefused
-from licet_adapters.ports import Metric, ObjectRef, TrainingJob
+from licet_adapters.ports import MODEL_FILES, Metric, ObjectRef, TrainingJob
 from licet_adapters.training.spec import TrainingSpec, parse_spec
 from licet_engine.domain.errors import Conflict, InvalidInput, LicetError
 from licet_engine.domain.refs import Ref
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 ROW_VISITS_PER_UNIT = 1_000_000
 """A unit of the training budget: so many rows, each visited once."""
-
-MODEL_FILES = ("architecture.json", "model.safetensors")
 
 
 class Spec(Body):
@@ -138,7 +136,6 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
         authors=_authors(view, who),
         pipelines=[who.name] if who.kind == "service" else [],
         cost=cost,
-        workdir_id=ids.operation,
         operation_id=ids.operation,
         created_at_ms=ids.now_ms,
     )
@@ -375,7 +372,7 @@ def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Propo
     row = view.run(ref.name)
     if row is None:
         return None
-    result = row.model_dump(exclude={"tenant_id", "workdir_id"}) | {"attempt": _attempt(view, row)}
+    result = row.model_dump(exclude={"tenant_id"}) | {"attempt": _attempt(view, row)}
     if row.state == "accepted" and result["attempt"]:
         result["state"] = "running"
     return Proposal(resource=view.run_entity(row), result={"run": result})

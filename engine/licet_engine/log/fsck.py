@@ -58,13 +58,14 @@ def fsck(engine: Engine, tenant_ids: Iterable[str] | None = None) -> list[LogRep
 
     Args:
         engine: From `open_engine`.
-        tenant_ids: Whose logs; all of them where not given.
+        tenant_ids: Whose logs; all of them if None, and none if empty.
 
     Returns:
         A report for each log, by tenant id.
     """
     with read_transaction(engine) as connection:
-        return [_check_log(connection, tenant_id) for tenant_id in sorted(set(tenant_ids or _all_logs(connection)))]
+        wanted = _all_logs(connection) if tenant_ids is None else set(tenant_ids)
+        return [_check_log(connection, tenant_id) for tenant_id in sorted(wanted)]
 
 
 def verify_logs(engine: Engine, tenant_ids: Iterable[str] | None = None) -> list[LogReport]:

@@ -306,9 +306,7 @@ class Sequencer:
                     self._write(connection, plan)
                 reached = "commit"
             # From here on the group is durable.
-        except BaseException as error:
-            if not isinstance(error, Exception):
-                raise
+        except Exception as error:
             if reached != "commit" or plan is None or not plan.receipts:
                 # Rolled back, by us or because the connection is gone. Where not even a transaction could be begun, trying every
                 # submission by itself would only wait as often.

@@ -324,14 +324,3 @@ def save_checkpoint(connection: Connection, tenant_id: str, size: int, note: str
         insert_if_absent(connection, CHECKPOINTS),
         [{"tenant_id": tenant_id, "size": size, "note": note, "at_ms": at_ms}],
     )
-
-
-def latest_checkpoint(connection: Connection, tenant_id: str, min_size: int = 0) -> tuple[int, str] | None:
-    """The largest checkpoint kept that is at least of ``min_size``, as (size, note)."""
-    row = connection.execute(
-        select(CHECKPOINTS.c.size, CHECKPOINTS.c.note)
-        .where(CHECKPOINTS.c.tenant_id == tenant_id, CHECKPOINTS.c.size >= min_size)
-        .order_by(CHECKPOINTS.c.size.desc())
-        .limit(1)
-    ).first()
-    return None if row is None else (row.size, row.note)

@@ -205,7 +205,6 @@ class Run(TenantRow, table=True):
     metrics_summary: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)
     outcome: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
     """Digests of what the run made."""
-    workdir_id: str = ""
     operation_id: str | None = None
     created_at_ms: int = Field(sa_type=BigInteger)
     started_at_ms: int | None = Field(default=None, sa_type=BigInteger)
@@ -255,7 +254,6 @@ class ModelVersion(TenantRow, table=True):
     pipelines: list[str] = Field(default_factory=list, sa_type=JsonText)
     datasets: list[str] = Field(default_factory=list, sa_type=JsonText)
     signed: bool = False
-    object_id: str = ""
     state: str
     """``registering``, ``ready``, ``deleted`` or ``failed``."""
     created_by: str = ""
@@ -436,7 +434,6 @@ class IdempotencyKey(TenantRow, table=True):
     principal: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
     request_digest_hex: str
-    status: int
     body: str = Field(sa_type=Text)
     at_ms: int = Field(sa_type=BigInteger)
 

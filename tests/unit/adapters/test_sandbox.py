@@ -288,7 +288,9 @@ except MemoryError:
 """
     end, lines, _ = run(sandbox, tmp_path / "out", greedy, limits=limits)
     assert lines[0]["file"] == "refused"
-    assert "process-count" not in end.sandbox.checks or lines[0]["processes"] < 32
+    # Where nothing can count them, the report does not say that something did.
+    counts = lines[0]["processes"] < 32
+    assert counts == (os.geteuid() == 0 or "process-count" in end.sandbox.checks)
     assert {"memory": "had"} not in lines
     assert "memory" in end.sandbox.checks
 
@@ -398,10 +400,11 @@ def test_nothing_of_the_worker_is_inherited(sandbox: Sandbox, tmp_path: Path, mo
     assert lines[0]["fds"] == 5  # Three standard ones, the report, and the folder being listed.
 
 
+@pytest.mark.skipif(sys.prefix == "/usr", reason="the system's own prefix is mounted whole; it is everybody's")
 def test_the_interpreter_prefix_is_not_mounted_whole(sandbox: Sandbox, tmp_path: Path) -> None:
     source = f"report({{'seen': sorted(os.listdir({str(sys.prefix)!r}))}})"
     _, lines, _ = run(sandbox, tmp_path / "out", source)
-    assert set(lines[0]["seen"]) <= {"bin", "lib", "lib64", "pyvenv.cfg"} or sys.prefix == "/usr"
+    assert {"lib"} <= set(lines[0]["seen"]) <= {"bin", "lib", "lib64", "pyvenv.cfg"}
 
 
 def test_code_has_one_digest_over_names_and_contents() -> None:

@@ -11,17 +11,21 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from licet_attestations import canonical, merkle, rpc
 from licet_attestations.errors import SignerRefused, SignerUnavailable
 from licet_attestations.signer.client import SignerClient
+from licet_attestations.signer.server import API_METHODS, WORKER_METHODS
+from licet_attestations.signer.server import handlers as signer_handlers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from licet_attestations.signer.rules import SignerRules
 
 SIGNER = [sys.executable, "-m", "licet_attestations.signer"]
 
@@ -243,6 +247,36 @@ def test_another_user_is_refused(tmp_path: Path) -> None:
     finally:
         server.close()
         thread.join(5)
+
+
+def test_a_user_may_call_its_own_methods_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "s.sock"
+    handlers: dict[str, rpc.Handler] = {"mine": lambda _: "done", "theirs": lambda _: pytest.fail("it was called")}
+    server = rpc.RpcServer(path, handlers, {os.geteuid(): {"mine"}, os.geteuid() + 1: {"theirs"}})
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        assert rpc.call(path, "mine", {}) == "done"
+        with pytest.raises(rpc.RpcFault, match="may not call this method") as refused:
+            rpc.call(path, "theirs", {})
+        assert refused.value.code == "forbidden"
+    finally:
+        server.close()
+        thread.join(5)
+
+
+@pytest.mark.parametrize("arguments", [["--api-uid", "1"], ["--api-uid", "1", "--worker-uid", "1"]])
+def test_callers_that_cannot_be_told_apart_are_refused(tmp_path: Path, arguments: list[str]) -> None:
+    command = [*SIGNER, "--data", str(tmp_path), "--socket", str(tmp_path / "s.sock"), *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert found.returncode == 2
+    assert "all users must be different ones" in found.stderr
+
+
+def test_no_user_is_both_the_one_who_has_logs_signed_and_the_one_who_acts_on_them() -> None:
+    assert {"public"} == API_METHODS & WORKER_METHODS
+    assert WORKER_METHODS & {"sign_checkpoint", "last_checkpoint"} == set()
+    assert set(signer_handlers(cast("SignerRules", None))) == API_METHODS | WORKER_METHODS
 
 
 def test_an_open_folder_and_a_taken_socket_refuse_the_start(echo: Path, tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from licet_engine.domain.refs import (
     parse_role,
     parse_tenant,
 )
-from licet_engine.domain.restrictions import CLASSIFICATIONS, FAR_FUTURE_MS, Restrictions, inherit
+from licet_engine.domain.restrictions import CLASSIFICATIONS, Restrictions, inherit
+
+FAR_FUTURE_MS = 253_370_764_800_000  # 9999-01-01.
 
 # --- References ---------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,9 @@ from licet_engine.domain import refs
 from licet_engine.domain.binding import binding_hex
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.domain.refs import Ref, new_id, parse_name, parse_ref, parse_role, parse_tenant
-from licet_engine.domain.restrictions import CLASSIFICATIONS, FAR_FUTURE_MS, Restrictions, inherit
+from licet_engine.domain.restrictions import CLASSIFICATIONS, Restrictions, inherit
+
+FAR_FUTURE_MS = 253_370_764_800_000  # 9999-01-01.
 
 TENANTS = st.from_regex(r"[a-z][a-z0-9-]{1,38}[a-z0-9]", fullmatch=True)
 NAMES = st.from_regex(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)

@@ -42,7 +42,13 @@ class Log:
 
     def stored(self, tenant: str = "northbank") -> tuple[int, str] | None:
         with db.read_transaction(self.engine) as connection:
-            return store.latest_checkpoint(connection, tenant)
+            newest = (
+                select(store.CHECKPOINTS.c.size, store.CHECKPOINTS.c.note)
+                .where(store.CHECKPOINTS.c.tenant_id == tenant)
+                .order_by(store.CHECKPOINTS.c.size.desc())
+            )
+            row = connection.execute(newest).first()
+        return None if row is None else (row.size, row.note)
 
     def count_stored(self) -> int:
         with db.read_transaction(self.engine) as connection:
