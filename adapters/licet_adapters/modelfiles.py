@@ -66,6 +66,8 @@ _TAR_MAGIC_AT = 257
 _TAR_MAGIC = b"ustar"
 _MAX_PICKLES = 16
 _MAX_OPCODES = 200_000
+_MAX_OPCODES_OF_ALL = 1_000_000
+"""Over all tensors of a file: an honest one is left after a few, and following so many takes some seconds."""
 # Nothing runs in an unpickler before one of these brought in a callable.
 _IMPORTING = frozenset({"GLOBAL", "STACK_GLOBAL", "INST"})
 # Numbers that stand for a callable in a registry which is empty unless a program fills it: an unpickler fails here.
@@ -263,9 +265,11 @@ def _inspect_weights(file: BufferedReader) -> dict[str, tuple[int, ...]]:
         position = end
     if data_at + position != size_bytes:
         raise _bad_weights(f"{size_bytes - data_at - position} bytes differ between its header and its length")
+    budget = _Budget(_MAX_OPCODES_OF_ALL)
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         for begin, end, name in spans:
-            _refuse_executable(_Window(mapped, data_at + begin, data_at + end), f"{WEIGHTS_FILE}: tensor {name!r}")
+            window = _Window(mapped, data_at + begin, data_at + end)
+            _refuse_executable(window, f"{WEIGHTS_FILE}: tensor {name!r}", budget)
     return shapes
 
 
@@ -352,9 +356,16 @@ class _Window(io.RawIOBase):
         return True
 
 
-def _refuse_executable(file: Any, where: str) -> None:
+@dataclass(slots=True)
+class _Budget:
+    """How many opcodes may still be followed."""
+
+    left: int = _MAX_OPCODES
+
+
+def _refuse_executable(file: Any, where: str, budget: _Budget | None = None) -> None:
     """Refuse what a careless loader would unpack or execute, however its name reads."""
-    if _is_pickle(file):
+    if _is_pickle(file, budget):
         raise InputRefused(
             f"{where}: this is a pickle, which can run code when it is loaded; save the weights as safetensors",
             code="model.pickle",
@@ -376,14 +387,15 @@ def _refuse_executable(file: Any, where: str) -> None:
         )
 
 
-def _is_pickle(file: Any) -> bool:
+def _is_pickle(file: Any, budget: _Budget | None = None) -> bool:
     """Tell whether an unpickler would get anywhere with these bytes: import something, or end well at their end.
 
     Any protocol, and several pickles in a row (legacy torch files are five). Opcodes are read, never executed.
     """
     file.seek(0)
+    budget = budget or _Budget(_MAX_OPCODES * _MAX_PICKLES)
     for _ in range(_MAX_PICKLES):
-        match _walk_pickle(file):
+        match _walk_pickle(file, budget):
             case "imports":
                 return True
             case "no pickle":
@@ -394,7 +406,7 @@ def _is_pickle(file: Any) -> bool:
     return True
 
 
-def _walk_pickle(file: Any) -> Literal["imports", "stops", "no pickle"]:
+def _walk_pickle(file: Any, budget: _Budget) -> Literal["imports", "stops", "no pickle"]:
     """Follow one pickle's opcodes as far as an unpickler would come."""
     stack = _PickleStack()
     try:
@@ -404,7 +416,8 @@ def _walk_pickle(file: Any) -> Literal["imports", "stops", "no pickle"]:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
                 if stack.imports(opcode, argument):
                     return "imports"
-                if count > _MAX_OPCODES:
+                budget.left -= 1
+                if count > _MAX_OPCODES or budget.left < 0:
                     return "imports"  # Nothing of ours is like this; it need not be followed to its end.
     except (ValueError, OverflowError, MemoryError, LookupError):
         return "no pickle"

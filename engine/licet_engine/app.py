@@ -31,7 +31,7 @@ from licet_engine.processes import die_with_server
 from licet_engine.settings import Settings, load_settings
 from licet_engine.store.db import open_engine
 from licet_engine.users import users_here
-from licet_engine.workflow import APPLICATION, QUEUE, WORKFLOW, WORKFLOW_VERSION
+from licet_engine.workflow import APPLICATION, WORKFLOW, WORKFLOW_VERSION, queue_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,9 @@ class Enqueuer:
         """Enqueue one operation."""
         options: EnqueueOptions = {
             "workflow_name": WORKFLOW,
-            "queue_name": QUEUE,
+            "queue_name": queue_of(item.action),
+            # The worker performs but a few of one tenant at once, however many wait.
+            "queue_partition_key": item.tenant,
             # One workflow for each operation, whatever is retried.
             "workflow_id": f"{item.tenant}/{item.operation}",
             "app_version": WORKFLOW_VERSION,
@@ -89,6 +91,7 @@ def build_services(settings: Settings) -> Services:
             settings.spool,
             max_bytes=settings.max_upload_bytes,
             max_per_principal=settings.max_uploads_per_principal,
+            max_bytes_per_tenant=settings.max_tenant_uploads_bytes,
             ttl_s=settings.upload_ttl_s,
         ),
         threads=ThreadPoolExecutor(settings.api_threads, thread_name_prefix="licet-api"),

@@ -26,6 +26,7 @@ class Settings:
         max_body_bytes: Largest JSON body that is read.
         max_upload_bytes: Largest file that may be uploaded.
         max_uploads_per_principal: Uploads of one principal that may wait at once to be used.
+        max_tenant_uploads_bytes: What the waiting uploads of all principals of a tenant may take together.
         upload_ttl_s: How long an unused upload or an artifact stays.
         decision_max_age_s: How old a decision may be when a warrant is asked for, before it is decided again.
         lease_s: How long long-running work goes on before it is decided again.
@@ -44,6 +45,7 @@ class Settings:
     max_body_bytes: int = 1 << 20
     max_upload_bytes: int = 256 << 20
     max_uploads_per_principal: int = 16
+    max_tenant_uploads_bytes: int = 8 << 30
     upload_ttl_s: int = 3600
     decision_max_age_s: int = 45
     lease_s: int = 30
@@ -139,6 +141,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     settings = replace(settings, data=settings.data.absolute())
     for name in (
         *("max_body_bytes", "max_upload_bytes", "max_uploads_per_principal", "upload_ttl_s"),
+        "max_tenant_uploads_bytes",
         *("decision_max_age_s", "lease_s", "checkpoint_interval_s", "api_threads", "uid_base"),
     ):
         if getattr(settings, name) <= 0:

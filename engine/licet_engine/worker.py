@@ -9,6 +9,8 @@ Rules kept here:
   something outside a step goes better than it did the first time still finds each record where it looks for it.
 - What may pass (a part that is away, a job that was killed) is tried again as a new attempt under new warrants; anything
   else ends the operation, with the reason in the log.
+- What takes the worker down each time it is performed (memory, above all) ends as well: ten deaths in a row in which
+  nothing of it got done are no accident. Being told to stop is no death, and what may pass is counted apart.
 - An operation never ends without the api knowing: to begin and to end it, the worker waits for the api as long as it
   takes, and is found where it was if it dies meanwhile, however often.
 """
@@ -43,11 +45,12 @@ from licet_engine.domain.refs import now_ms
 from licet_engine.evidence.export import Exporter
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.deed import Adapters, Deed, Door, Tools
+from licet_engine.lifecycle.lives import Life, Lives
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
 from licet_engine.settings import Settings, load_settings
 from licet_engine.store.db import always_writing, open_engine
-from licet_engine.workflow import APPLICATION, QUEUE, WORKFLOW, WORKFLOW_VERSION
+from licet_engine.workflow import APPLICATION, LONG_QUEUE, SHORT_QUEUE, WORKFLOW, WORKFLOW_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +62,12 @@ MAX_KILLED: Final = 5
 MAX_ATTEMPTS: Final = 100
 """Attempts over all lives of the worker: what takes it down each time ends, too."""
 _LONGEST_PAUSE_S: Final = 10.0
-_CONCURRENCY: Final = 4
+MAX_DEATHS: Final = 10
+"""Times in a row that the worker may die over one operation, with nothing of it done in between."""
+_LONG_AT_ONCE: Final = 4
+_SHORT_AT_ONCE: Final = 16
+_OF_ONE_TENANT: Final = 3
+"""Operations of one tenant that are at work at once in each queue; more wait, and nobody else waits behind them."""
 _POLLING_S: Final = 0.1
 _KILLED: Final = "job.killed"
 # ``internal`` is what the other side of a door says of a fault that it did not foresee, such as a locked database.
@@ -114,20 +122,32 @@ class Performer:
 
     Args:
         tools: What every deed uses.
+        lives: What earlier lives of this worker left at work.
     """
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, lives: Lives) -> None:
         self._tools = tools
+        self._lives = lives
 
     def perform(self, tenant: str, operation: str) -> str:
         """Perform one accepted operation to its end; return the state it ended in."""
-        record = _recorder()
+        with self._lives.at_work(tenant, operation) as life:
+            return self._perform(tenant, operation, life)
+
+    def _perform(self, tenant: str, operation: str, life: Life) -> str:
+        record = _recorder(life.went_on)
         error: dict[str, Any] = {}
         rounds = killed = 0
         begun = self._tell("begin", tenant=tenant, operation=operation)
         while begun["state"] == "running":
-            deed = Deed(self._tools, tenant, operation, begun, record)
+            deed = Deed(self._tools, tenant, operation, begun, record, went_on=life.went_on)
             try:
+                if life.deaths >= MAX_DEATHS:
+                    raise InvalidInput(
+                        f"the worker died {life.deaths} times in a row over it, most likely for want of memory; it is"
+                        " not begun again: ask anew with less data, or have the worker given more",
+                        code="worker-died",
+                    )
                 if deed.attempt > MAX_ATTEMPTS:
                     raise InvalidInput(f"it was begun {MAX_ATTEMPTS} times and never ended", code="too-many-attempts")
                 verb = VERBS[deed.action]
@@ -179,8 +199,12 @@ class Performer:
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
 
-def _recorder() -> Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]:
-    """Runs steps so that DBOS remembers what they gave, for one performance of one operation."""
+def _recorder(went_on: Callable[[], None]) -> Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]:
+    """Runs steps so that DBOS remembers what they gave, for one performance of one operation.
+
+    Args:
+        went_on: Told of each step that got done now, and not in an earlier life.
+    """
     given: dict[str, dict[str, Any]] = {}
 
     def record(name: str, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -199,6 +223,8 @@ def _recorder() -> Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
             if "error" in outcome:
                 raise StepFailed(outcome["error"], is_replayed=not ran)
             given[name] = outcome["ok"]
+            if ran:
+                went_on()
         return given[name]
 
     return record
@@ -230,6 +256,7 @@ def build_tools(settings: Settings) -> Tools:
             settings.spool,
             max_bytes=settings.max_upload_bytes,
             max_per_principal=settings.max_uploads_per_principal,
+            max_bytes_per_tenant=settings.max_tenant_uploads_bytes,
             ttl_s=settings.upload_ttl_s,
         ),
         tables=Tables(),
@@ -246,7 +273,8 @@ def main(settings: Settings | None = None) -> None:
     _only_worker(settings)
     shutil.rmtree(settings.worker_data / "plain", ignore_errors=True)  # What a killed worker left decrypted.
     tools = build_tools(settings)
-    performer = Performer(tools)
+    lives = Lives(settings.worker_data / "lives")
+    performer = Performer(tools, lives)
     config: DBOSConfig = {
         "name": APPLICATION,
         "system_database_url": f"sqlite:///{settings.database}",
@@ -270,7 +298,13 @@ def main(settings: Settings | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     DBOS.launch()
-    DBOS.register_queue(QUEUE, worker_concurrency=_CONCURRENCY, polling_interval_sec=_POLLING_S)
+    for queue, at_once in ((LONG_QUEUE, _LONG_AT_ONCE), (SHORT_QUEUE, _SHORT_AT_ONCE)):
+        DBOS.register_queue(
+            queue,
+            worker_concurrency=at_once,
+            partition_worker_concurrency=_OF_ONE_TENANT,
+            polling_interval_sec=_POLLING_S,
+        )
     _announce(settings)
     parent = os.getppid()
     while not stop.wait(1.0):
@@ -278,6 +312,7 @@ def main(settings: Settings | None = None) -> None:
             break
     # It ends at once, as if it were killed: what is at work is found where it was, as a new attempt. Were DBOS closed
     # under it instead, the steps at work would fail for that reason, and their operations with them.
+    lives.put_down()
     logging.shutdown()
     os._exit(0)
 

@@ -5,9 +5,20 @@ from __future__ import annotations
 from typing import Final
 
 APPLICATION: Final = "licet"
-QUEUE: Final = "operations"
+LONG_QUEUE: Final = "long-operations"
+SHORT_QUEUE: Final = "short-operations"
+"""Two queues, so that no training stands before a roll-back, a deletion or an export; each is divided by tenant."""
+LONG_ACTIONS: Final = frozenset(
+    {"dataset.read", "dataset.register", "model.check", "model.download", "model.register", "training.launch"}
+)
+"""What takes as long as its rows or its files are many. Everything else is a safety valve, or short."""
 WORKFLOW: Final = "perform"
 
 WORKFLOW_VERSION: Final = "1"
 """Raised when a workflow that an older worker began cannot be gone on with; not with every release, or what was accepted
 before an upgrade would never be performed."""
+
+
+def queue_of(action: str) -> str:
+    """The queue in which an accepted operation waits."""
+    return LONG_QUEUE if action in LONG_ACTIONS else SHORT_QUEUE

@@ -6,8 +6,10 @@ Rules kept:
 - The same choices give the same bytes: the order in which packs and policies were given does not matter.
 - A tenant's own policies are validated strictly against the schema, bear ids of their own, and cannot take an id that
   belongs to the platform.
-- Safety valves are decided by guardrails and roles alone. The bundle names these actions, so that a replay, years
-  later, leaves out the same policies.
+- Safety valves are decided by guardrails and roles alone; so is what a deactivated principal asks, or anybody of a
+  suspended tenant, whose own policies must cost nobody anything. The bundle names these actions and these states, so that
+  a replay, years later, leaves out the same policies.
+- A tenant's own policies are bounded in number, size and depth before Cedar reads any of them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +21,7 @@ from typing import Any, Final
 import cedarpy
 
 from licet_attestations import canonical
+from licet_policies.bounds import verify_text
 from licet_policies.errors import PackError, PolicySourceError
 from licet_policies.packs import Mode, PackChoice, pack, pack_names
 from licet_policies.schema import load_schema
@@ -36,10 +39,16 @@ __all__ = [
 ]
 
 PLATFORM_SOURCES: Final = frozenset({"guardrail", "role"})
-_MAX_OWN_CHARS: Final = 4 * 1024 * 1024
+MAX_OWN_CHARS: Final = 256 * 1024
+"""All own policies of a tenant together: what one decision can cost is in proportion to it."""
+MAX_OWN_STEPS: Final = 8_000
+"""Brackets, operators, accessors and conditions in all of them: Cedar takes some microseconds to read each."""
+_MAX_FINDINGS: Final = 20
 _SAFETY_VALVES: Final = frozenset(
     {"dataset.hold", "evidence.export", "model.hold", "model.roll-back", "tenant.suspend"}
 )
+_PLATFORM_ALONE: Final = ("principal-inactive", "tenant-suspended")
+"""States of the asker, told by its facts, in which the platform's policies alone decide."""
 
 
 def safety_valve_actions() -> frozenset[str]:
@@ -67,8 +76,8 @@ def compose(packs: Sequence[PackChoice] = (), own: str = "") -> dict[str, Any]:
         own: Its own policies in Cedar's syntax.
 
     Returns:
-        The bundle: canonical JSON can be made of it. Keys: ``v``, ``schema``, ``safety_valves``, ``packs`` and
-        ``policies``, each of these ``{"id", "source", "mode", "text"}``.
+        The bundle: canonical JSON can be made of it. Keys: ``v``, ``schema``, ``safety_valves``, ``platform_alone``,
+        ``packs`` and ``policies``, each of these ``{"id", "source", "mode", "text"}``.
 
     Raises:
         PackError: An unknown pack, a pack chosen twice, an unknown mode or a refused parameter.
@@ -94,6 +103,7 @@ def compose(packs: Sequence[PackChoice] = (), own: str = "") -> dict[str, Any]:
         "v": 1,
         "schema": schema,
         "safety_valves": sorted(_SAFETY_VALVES),
+        "platform_alone": list(_PLATFORM_ALONE),
         "packs": applied,
         "policies": entries,
     }
@@ -143,9 +153,14 @@ def _entry(policy: Policy, mode: Mode) -> dict[str, Any]:
 
 
 def _own(text: str, schema: Mapping[str, Any]) -> tuple[Policy, ...]:
-    if len(text) > _MAX_OWN_CHARS:
-        raise PolicySourceError(f"own policies: at most {_MAX_OWN_CHARS} characters, found {len(text)}")
+    if len(text) > MAX_OWN_CHARS:
+        raise PolicySourceError(f"own policies: at most {MAX_OWN_CHARS} characters, found {len(text)}")
     policies = _by_id(parse_policies(text, "tenant"))
+    steps = sum(verify_text(policy.text, f"own policy {policy.id}") for policy in policies)
+    if steps > MAX_OWN_STEPS:
+        raise PolicySourceError(
+            f"own policies: at most {MAX_OWN_STEPS} brackets, operators, accessors and conditions in all, found {steps}"
+        )
     # A pack that is not enabled today may be tomorrow: its ids are kept free.
     reserved = {"guardrail", "role", "pack", *pack_names()}
     for before, policy in zip((None, *policies), policies, strict=False):
@@ -156,5 +171,8 @@ def _own(text: str, schema: Mapping[str, Any]) -> tuple[Policy, ...]:
     if policies:
         result = cedarpy.validate_policies("\n".join(policy.text for policy in policies), dict(schema))
         if not result.validation_passed:
-            raise PolicySourceError(f"own policies: not valid against the schema: {'; '.join(map(str, result.errors))}")
+            said = "; ".join(str(error)[:500] for error in result.errors[:_MAX_FINDINGS])
+            raise PolicySourceError(
+                f"own policies: not valid against the schema, {len(result.errors)} finding(s): {said}"
+            )
     return policies

@@ -1,18 +1,20 @@
 """Policy text, read into single policies.
 
 Rules kept: text stays as its author wrote it, comments between policies left out; Cedar's own parser, not ours, says
-that a piece of text is exactly one policy; a template is refused, since it decides nothing.
+that a piece of text is exactly one policy; a template is refused, since it decides nothing. That parser sees no text
+before it is within the bounds that it survives.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import cedarpy
 
+from licet_policies.bounds import pieces, verify_text, verify_tree
 from licet_policies.errors import PolicySourceError
 
 __all__ = ["ID_PATTERN", "Policy", "parse_policies"]
@@ -21,10 +23,6 @@ Effect = Literal["permit", "forbid"]
 
 ID_PATTERN: Final = re.compile(r"[a-z][a-z0-9-]*(?:\.[a-z0-9][a-z0-9-]*)+")
 _MAX_ID_CHARS: Final = 128
-
-# A string literal, a comment, or any other single character. A string that never ends falls through to the last
-# alternative, and Cedar's parser refuses the piece it lands in.
-_LEXEME: Final = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|.', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -54,32 +52,18 @@ def parse_policies(text: str, source: str) -> tuple[Policy, ...]:
         source: Where they come from; goes into each policy.
 
     Raises:
-        PolicySourceError: Text that does not parse, a template, or a policy without a dotted ``@id``.
+        PolicySourceError: Text out of bounds or that does not parse, a template, or a policy without a dotted ``@id``.
     """
-    return tuple(_parse_one(piece, source) for piece in _split(text))
-
-
-def _split(text: str) -> Iterator[str]:
-    """Cut ``text`` behind each semicolon that stands outside strings and comments."""
-    piece: list[str] = []
-    for match in _LEXEME.finditer(text):
-        lexeme = match.group()
-        # A comment inside a policy is part of what its author wrote; one before it explains the file.
-        if (lexeme.isspace() or lexeme.startswith("//")) and not piece:
-            continue
-        piece.append(lexeme)
-        if lexeme == ";":
-            yield "".join(piece)
-            piece = []
-    rest = "".join(piece).strip()
-    if rest:
-        yield rest
+    return tuple(_parse_one(piece, source) for piece in pieces(text, source))
 
 
 def _parse_one(text: str, source: str) -> Policy:
     where = f"{source}: policy that begins {text[:60]!r}"
+    verify_text(text, where)
     try:
         parsed: dict[str, Any] = json.loads(cedarpy.policies_to_json_str(text))
+    except RecursionError as error:
+        raise PolicySourceError(f"{where}: is too deep to be read: write it as several policies") from error
     except ValueError as error:
         raise PolicySourceError(f"{where}: does not parse: {error}") from error
     if parsed.get("templates"):
@@ -87,6 +71,7 @@ def _parse_one(text: str, source: str) -> Policy:
     policies = list(parsed["staticPolicies"].values())
     if len(policies) != 1:
         raise PolicySourceError(f"{where}: expected one policy up to the semicolon, found {len(policies)}")
+    verify_tree(policies[0], where)
     # A bare annotation such as `@id` has no value.
     annotations = {name: value or "" for name, value in policies[0].get("annotations", {}).items()}
     policy_id = annotations.get("id", "")

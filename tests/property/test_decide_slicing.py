@@ -101,7 +101,15 @@ def bundles(draw: st.DrawFn) -> dict[str, Any]:
         text = f'@id("p.{number}") {head} {" ".join(draw(CLAUSES))};'
         policies.append({"id": f"p.{number}", "source": source, "mode": mode, "text": text})
     valves = draw(st.sampled_from(([], ["dataset.read"])))
-    return {"v": 1, "schema": SCHEMA, "packs": [], "safety_valves": valves, "policies": policies}
+    alone = draw(st.sampled_from(([], ["principal-inactive"], ["principal-inactive", "tenant-suspended"])))
+    return {
+        "v": 1,
+        "schema": SCHEMA,
+        "packs": [],
+        "safety_valves": valves,
+        "platform_alone": alone,
+        "policies": policies,
+    }
 
 
 def uid(kind: str, name: str) -> dict[str, str]:
@@ -118,6 +126,10 @@ def fact_sets(draw: st.DrawFn) -> FactSet:
 
     entities = [
         # Only towards later letters, so that no role is in itself.
+        *[
+            {"uid": uid("Tenant", t), "attrs": {"region": "us", "suspended": draw(st.booleans())}, "parents": []}
+            for t in TENANTS
+        ],
         *[{"uid": uid("Role", r), "attrs": {}, "parents": parents(ROLES[n + 1 :])} for n, r in enumerate(ROLES)],
         *[
             {
@@ -193,6 +205,19 @@ def test_a_slice_decides_as_the_whole_bundle_does(
         same(decide(compiled, request, facts), whole)
         same(decide(compiled, request, facts), whole)  # From the caches, too.
         assert not (whole.allowed and whole.errors), "errors mean no"
+        if is_stopped(bundle, request, facts):
+            decided_by = {*whole.reasons, *whole.errors, *whole.observed} - {"request", "facts", "engine"}
+            sources = {policy["id"]: policy["source"] for policy in bundle["policies"]}
+            assert {sources[name] for name in decided_by} <= {"role"}
+
+
+def is_stopped(bundle: dict[str, Any], request: Request, facts: FactSet) -> bool:
+    """Whether the bundle leaves the asker none but the platform's policies, told the plainest way."""
+    entities = {(fact.uid.type, fact.uid.id): fact.entity["attrs"] for fact in facts}
+    asker = entities.get(request.principal.key, {})
+    tenant = entities.get(("Tenant", asker.get("tenant", {}).get("id")), {})
+    states = {"principal-inactive": asker.get("active") is False, "tenant-suspended": tenant.get("suspended") is True}
+    return any(states[name] for name in bundle["platform_alone"])
 
 
 @MANY

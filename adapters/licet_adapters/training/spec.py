@@ -10,6 +10,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,11 +20,31 @@ from licet_adapters.training.data import ColumnName, Encoding  # noqa: TC001  # 
 from licet_attestations import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 CHECK_KINDS = ("technical", "bias", "explainability", "drift")
 Fraction = Annotated[int, Field(ge=0, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+SMALL_NETWORK_WEIGHTS = 1000
+"""What a visit of a row costs does not fall any more below so many weights."""
+WEIGHT_VISITS_PER_UNIT = 1_000_000 * SMALL_NETWORK_WEIGHTS
+"""A unit of training: a million rows, each visited once by a small network, or fewer by a larger one."""
+
+
+def training_units(rows: int, epochs: int, features: int, hidden: Sequence[int]) -> int:
+    """How many units of training a run takes, rounded up: in proportion to its rows, its epochs and its network.
+
+    Args:
+        rows: Of the dataset.
+        epochs: How often each is visited.
+        features: Inputs of the network, at most.
+        hidden: Units of each hidden layer.
+    """
+    widths = (features, *hidden, 1)
+    weights = sum((before + 1) * after for before, after in itertools.pairwise(widths))
+    return -(-rows * epochs * max(weights, SMALL_NETWORK_WEIGHTS) // WEIGHT_VISITS_PER_UNIT)
 
 
 class _Strict(BaseModel):

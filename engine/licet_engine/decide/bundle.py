@@ -10,7 +10,10 @@ Rules kept here:
 - Which scopes match is told by ``==``, ``is`` and ``in`` over the request's own ancestors, the way Cedar tells it. The
   hierarchy of actions is asked of Cedar itself, not read out of the schema a second time.
 - Policies in observe mode are parsed into sets of their own: they cannot touch a decision.
-- A safety valve is decided by the platform's policies alone; the bundle names these actions.
+- A safety valve is decided by the platform's policies alone, and so is what is asked in a state that the bundle names
+  (by a deactivated principal, in a suspended tenant). The bundle names actions and states; the facts of the request say
+  whether it is in one. So a replay leaves out what the decision left out.
+- No text reaches Cedar's parser before it is within the bounds which that survives, wherever the bundle came from.
 """
 
 from __future__ import annotations
@@ -28,9 +31,11 @@ from cedarpy import _internal
 from licet_attestations import canonical
 from licet_attestations.errors import FormatError
 from licet_engine.decide.cache import BoundedCache
-from licet_engine.decide.entities import EntityHandles, UidKey
+from licet_engine.decide.entities import EntityHandles, FactSet, UidKey
 from licet_engine.decide.errors import BundleError
 from licet_policies import PLATFORM_SOURCES
+from licet_policies.bounds import verify_text, verify_tree
+from licet_policies.errors import PolicySourceError
 
 Effect = Literal["permit", "forbid"]
 Mode = Literal["enforce", "observe"]
@@ -45,6 +50,7 @@ _SOURCE = re.compile(r"guardrail|role|tenant|pack:[a-z0-9][a-z0-9.-]{0,63}")
 _POLICY_KEYS = frozenset({"id", "source", "mode", "text"})
 _ANY: ScopeKey = ("any",)
 _UNSCOPED = {"principal": {"op": "All"}, "action": {"op": "All"}, "resource": {"op": "All"}}
+_INACTIVE, _SUSPENDED = "principal-inactive", "tenant-suspended"
 _MAX_SLICES = 4096
 # A parsed policy takes a few kilobytes, so all slices of a bundle together stay under some hundred megabytes.
 _MAX_SLICED_POLICIES = 50_000
@@ -102,7 +108,7 @@ class _ActionIndex:
     """What one action needs to find its policies."""
 
     ancestor_keys: tuple[ScopeKey, ...]
-    platform_only: bool
+    is_valve: bool
     principals: set[ScopeKey] = field(default_factory=set)
     resources: set[ScopeKey] = field(default_factory=set)
 
@@ -151,6 +157,7 @@ class CompiledBundle:
 
     __slots__ = (
         "_actions",
+        "_alone",
         "_ancestors",
         "_asked",
         "_slices",
@@ -165,7 +172,12 @@ class CompiledBundle:
     )
 
     def __init__(
-        self, digest_hex: str, schema: _internal.Schema, policies: Sequence[Policy], safety_valves: Iterable[str] = ()
+        self,
+        digest_hex: str,
+        schema: _internal.Schema,
+        policies: Sequence[Policy],
+        safety_valves: Iterable[str] = (),
+        platform_alone: Iterable[str] = (),
     ) -> None:
         self.digest_hex = digest_hex
         self.schema = schema
@@ -173,6 +185,7 @@ class CompiledBundle:
         self.policies_by_id: Mapping[str, Policy] = {policy.id: policy for policy in policies}
         self.entities = EntityHandles(schema)
         self._valves = frozenset(safety_valves)
+        self._alone = frozenset(platform_alone)
         self._ancestors = _action_ancestors(schema)
         self._actions: dict[UidKey, _ActionIndex] = {}
         self._table: dict[tuple[ScopeKey, ScopeKey, ScopeKey], list[Policy]] = defaultdict(list)
@@ -195,7 +208,7 @@ class CompiledBundle:
 
         Args:
             bundle: ``v``, ``schema``, ``policies`` (each ``id``, ``source``, ``mode``, ``text``), ``packs`` and, where
-                there are any, ``safety_valves``.
+                there are any, ``safety_valves`` and ``platform_alone``.
             validate: Whether the policies must pass Cedar's strict validation. False only for a bundle that passed it
                 before, as one that is named by a record did.
 
@@ -208,9 +221,11 @@ class CompiledBundle:
             raise BundleError(f"a bundle must have canonical JSON: {error}") from error
         if bundle.get("v") != 1 or not isinstance(bundle.get("schema"), Mapping):
             raise BundleError("a bundle has v 1 and a schema in Cedar's JSON form")
-        entries, valves = bundle.get("policies"), bundle.get("safety_valves", [])
+        entries, valves, alone = (bundle.get(k, []) for k in ("policies", "safety_valves", "platform_alone"))
         if not isinstance(entries, list) or not isinstance(valves, list):
             raise BundleError("a bundle has a list of policies, and a list of safety valves or none")
+        if not isinstance(alone, list) or not all(state in (_INACTIVE, _SUSPENDED) for state in alone):
+            raise BundleError("it names a state in which the platform alone decides that this engine does not know")
         try:
             schema = _internal.Schema.from_json_str(json.dumps(bundle["schema"]))
         except ValueError as error:
@@ -222,7 +237,11 @@ class CompiledBundle:
             raise BundleError("the id stands twice; records could not tell the two apart", policy_id=twice)
         if validate:
             _validate(schema, policies, [entry["text"] for entry in entries])
-        return cls(digest_hex, schema, policies, valves)
+            try:
+                policy_set(policy.fragment for policy in policies)
+            except ValueError as error:
+                raise BundleError(f"its policies do not stand in one set: {error}") from error
+        return cls(digest_hex, schema, policies, valves, alone)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> CompiledBundle:
@@ -239,6 +258,22 @@ class CompiledBundle:
             raise BundleError("a bundle is a JSON object")
         return cls.compile(bundle, validate=False)
 
+    def is_platform_alone(self, principal: UidKey, facts: FactSet) -> bool:
+        """Whether the asker is in a state in which the platform's policies alone decide, as the facts have it."""
+        fact = facts.get(principal) if self._alone else None
+        if fact is None:
+            return False
+        if _INACTIVE in self._alone and fact.entity["attrs"].get("active") is False:
+            return True
+        if _SUSPENDED not in self._alone:
+            return False
+        tenant = fact.entity["attrs"].get("tenant")
+        tenant = tenant.get("__entity", tenant) if isinstance(tenant, Mapping) else None
+        if not isinstance(tenant, Mapping):
+            return False
+        of_tenant = facts.get((str(tenant.get("type")), str(tenant.get("id"))))
+        return of_tenant is not None and of_tenant.entity["attrs"].get("suspended") is True
+
     def slice_for(
         self,
         principal: UidKey,
@@ -246,6 +281,8 @@ class CompiledBundle:
         resource: UidKey,
         principal_ancestors: tuple[UidKey, ...],
         resource_ancestors: tuple[UidKey, ...],
+        *,
+        platform_alone: bool = False,
     ) -> Slice:
         """The policies that can have a say on a request, parsed.
 
@@ -255,8 +292,9 @@ class CompiledBundle:
             resource: On what.
             principal_ancestors: Everything the principal is in, itself among them.
             resource_ancestors: The same of the resource.
+            platform_alone: Whether the state of the asker leaves none but the platform's.
         """
-        asked = (principal, action, resource, principal_ancestors, resource_ancestors)
+        asked = (principal, action, resource, principal_ancestors, resource_ancestors, platform_alone)
         if (known := self._asked.get(asked)) is not None:
             return known
         if action not in self._ancestors:
@@ -266,7 +304,7 @@ class CompiledBundle:
         # What no policy on this action mentions makes no difference, so it must not make another slice.
         principals = tuple(k for k in request_keys(principal, principal_ancestors) if k in index.principals)
         resources = tuple(k for k in request_keys(resource, resource_ancestors) if k in index.resources)
-        key = (action, principals, resources)
+        key = (action, principals, resources, platform_alone)
         found = self._slices.get(key)
         if found is None:
             chosen = {
@@ -275,16 +313,16 @@ class CompiledBundle:
                 for principal_key in principals
                 for resource_key in resources
                 for policy in self._table.get((action_key, principal_key, resource_key), ())
-                if policy.is_platform or not index.platform_only
+                if policy.is_platform or not (index.is_valve or platform_alone)
             }
             found = _parse((chosen[ordinal] for ordinal in sorted(chosen)), matched=True)
             self._slices.put(key, found, len(found.policies) + 1)
         self._asked.put(asked, found, len(found.policies) + 1)
         return found
 
-    def whole(self, action: UidKey) -> Slice:
+    def whole(self, action: UidKey, *, platform_alone: bool = False) -> Slice:
         """All policies that are in force on an action, unsliced."""
-        platform_only = action[1] in self._valves
+        platform_only = platform_alone or action[1] in self._valves
         found = self._whole.get(platform_only)
         if found is None:
             # Written without a lock: two threads write the same value.
@@ -303,13 +341,13 @@ class CompiledBundle:
             for (action_key, _, _), policies in self._table.items()
             if action_key in index.ancestor_keys
             for policy in policies
-            if policy.is_platform or not index.platform_only
+            if policy.is_platform or not index.is_valve
         }
         return [found[ordinal] for ordinal in sorted(found)]
 
     def _index(self, action: UidKey) -> _ActionIndex:
         keys = set(request_keys(action, self._ancestors[action]))
-        index = _ActionIndex(tuple(keys), platform_only=action[1] in self._valves)
+        index = _ActionIndex(tuple(keys), is_valve=action[1] in self._valves)
         for action_key, principal, resource in self._table:
             if action_key in keys:
                 index.principals.add(principal)
@@ -336,14 +374,8 @@ def read_policy(ordinal: int, entry: Any) -> Policy:
         )
     if mode not in ("enforce", "observe") or not _SOURCE.fullmatch(source):
         raise BundleError(f"mode {mode!r:.40} or source {source!r:.80} is unknown", policy_id=policy_id)
-    try:
-        parsed = json.loads(cedarpy.policies_to_json_str(entry["text"]))
-    except ValueError as error:
-        raise BundleError(f"does not parse: {error}", policy_id=policy_id) from error
-    if parsed["templates"] or len(parsed["staticPolicies"]) != 1:
-        raise BundleError("its text must be exactly one policy and no template", policy_id=policy_id)
+    ast = _read_ast(policy_id, entry["text"])
     # Cedar names policies by position; ours are named by their annotation, and the two must not part.
-    (ast,) = parsed["staticPolicies"].values()
     annotations = {name: value or "" for name, value in ast.get("annotations", {}).items()}
     if annotations.get("id") != policy_id:
         raise BundleError(f"bears @id({annotations.get('id')!r}) instead of its id", policy_id=policy_id)
@@ -360,6 +392,23 @@ def read_policy(ordinal: int, entry: Any) -> Policy:
         fragment=f"{json.dumps(policy_id)}:{json.dumps(ast)}",
         matched=f"{json.dumps(policy_id)}:{json.dumps({**_UNSCOPED, 'effect': ast['effect'], 'conditions': ast['conditions']})}",
     )
+
+
+def _read_ast(policy_id: str, text: str) -> dict[str, Any]:
+    """One static policy in Cedar's JSON form."""
+    try:
+        verify_text(text, "it")
+        parsed = json.loads(cedarpy.policies_to_json_str(text))
+        if parsed["templates"] or len(parsed["staticPolicies"]) != 1:
+            raise BundleError("its text must be exactly one policy and no template", policy_id=policy_id)
+        ast: dict[str, Any]
+        (ast,) = parsed["staticPolicies"].values()
+        verify_tree(ast, "it")
+    except (PolicySourceError, RecursionError) as error:
+        raise BundleError(f"is not one that can be evaluated: {error}", policy_id=policy_id) from error
+    except ValueError as error:
+        raise BundleError(f"does not parse: {error}", policy_id=policy_id) from error
+    return ast
 
 
 def _parse(policies: Iterable[Policy], *, matched: bool) -> Slice:

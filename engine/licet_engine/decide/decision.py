@@ -7,6 +7,7 @@ Rules kept here:
   facts that contradict each other. No data of a caller raises.
 - The schema is given to Cedar twice, once when facts are parsed and once with the request.
 - The context that is evaluated is the canonical JSON that is recorded, byte for byte.
+- Which policies have a say follows from bundle, request and facts alone, so that a replay leaves out the same.
 - What is in observe mode is evaluated apart and changes nothing.
 """
 
@@ -225,10 +226,13 @@ def _decide(compiled: CompiledBundle, request: Request, facts: FactSet, *, slice
     except FactError as error:
         return _refused(ERROR_FACTS, str(error))
     principal, action, resource = request.principal.key, ("Action", request.action), request.resource.key
+    alone = compiled.is_platform_alone(principal, facts)
     chosen: Slice = (
-        compiled.slice_for(principal, action, resource, facts.ancestors(principal), facts.ancestors(resource))
+        compiled.slice_for(
+            principal, action, resource, facts.ancestors(principal), facts.ancestors(resource), platform_alone=alone
+        )
         if sliced
-        else compiled.whole(action)
+        else compiled.whole(action, platform_alone=alone)
     )
     query = query_of(request)
     enforced = evaluate(chosen.enforced, query, entities, compiled.schema)

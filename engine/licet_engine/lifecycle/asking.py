@@ -25,6 +25,7 @@ from sqlalchemy import Engine
 from sqlmodel import select
 
 from licet_attestations import canonical
+from licet_engine.decide.cache import BoundedCache
 from licet_engine.decide.decision import Decision, Request, decide
 from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.record import Operation as OperationPart
@@ -43,6 +44,9 @@ from licet_engine.store.db import tenant_session
 
 MAX_TRIES: Final = 8
 _MAX_REMEMBERED_QUESTIONS: Final = 10_000
+_MAX_REMEMBERED_BYTES: Final = 64 << 20
+_BYTES_PER_QUESTION: Final = 4096
+"""What a question takes beside its texts and facts, roughly."""
 _MAX_REMEMBERED_CHARS: Final = 4096
 _MAX_REMEMBERED_FACTS: Final = 200_000
 _MAX_CLAIMS: Final = 64
@@ -56,6 +60,7 @@ class Enqueued:
 
     tenant: str
     operation: str
+    action: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +232,9 @@ class Desk:
         self._engine = engine
         self._sequencer = sequencer
         self.tenants = tenants
-        self._remembered: OrderedDict[Any, _Question] = OrderedDict()
+        self._remembered: BoundedCache[Any, _Question] = BoundedCache(
+            max_entries=_MAX_REMEMBERED_QUESTIONS, max_weight=_MAX_REMEMBERED_BYTES
+        )
         self._stored_facts: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     # --- the two ways to ask ---------------------------------------------------------------------------------------
@@ -352,9 +359,7 @@ class Desk:
             owner_version=owner_version,
         )
         if asked.is_dry and asked.verb.sketch is None and len(asked.body.model_dump_json()) <= _MAX_REMEMBERED_CHARS:
-            self._remembered[self._recall_key(who, asked)] = question
-            while len(self._remembered) > _MAX_REMEMBERED_QUESTIONS:
-                self._remembered.popitem(last=False)
+            self._remembered.put(self._recall_key(who, asked), question, _weight(question))
         return question
 
     def _sketch(
@@ -472,7 +477,7 @@ class Desk:
             # What the decision changes itself is no reason to decide again.
             stands_on = question.in_force.facts_version + (1 if _changes_facts(change) else 0)
             companions.append(Insert(tables.Operation, [_operation_row(question, answer, stands_on)]))
-            enqueue.append(Enqueued(who.tenant, answer.operation))
+            enqueue.append(Enqueued(who.tenant, answer.operation, asked.verb.action))
         if asked.key and (change.inserts or change.updates or answer.operation):
             companions.append(Insert(tables.IdempotencyKey, [_key_row(question, answer)]))
         expect = {who.tenant: question.in_force.facts_version}
@@ -517,6 +522,13 @@ class Desk:
             operation=stored["operation"],
             result=stored["result"],
         )
+
+
+def _weight(question: _Question) -> int:
+    """About how many bytes a remembered question holds: what was sent, as text and as context, and its facts twice."""
+    claims = sum(len(name) + len(value) for name, value in question.asked.claimed)
+    facts = sum(len(fact.data) for fact in question.facts)
+    return _BYTES_PER_QUESTION + len(question.asked.sent) + 4 * 2 * claims + 4 * facts
 
 
 # --- the parts of a submission ----------------------------------------------------------------------------------------

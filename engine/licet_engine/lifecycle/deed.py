@@ -139,9 +139,19 @@ class Deed:
         started_at_ms: When the first attempt was accepted.
     """
 
-    def __init__(self, tools: Tools, tenant: str, operation: str, begun: Mapping[str, Any], record: Record) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        tenant: str,
+        operation: str,
+        begun: Mapping[str, Any],
+        record: Record,
+        *,
+        went_on: Callable[[], None],
+    ) -> None:
         self._tools = tools
         self._record = record
+        self._went_on = went_on
         self.tenant = tenant
         self.id = operation
         self.action: str = begun["action"]
@@ -262,7 +272,8 @@ class Deed:
     # --- leases and telemetry --------------------------------------------------------------------------------------
 
     def report(self, metric: Metric) -> None:
-        """Pass a job's figures on, now and then."""
+        """Pass a job's figures on, now and then; a job that has some is going on."""
+        self._went_on()
         self._unreported.append({"step": metric.step, "epoch": metric.epoch, "values_micro": dict(metric.values_micro)})
         if time.monotonic() - self._reported_at_s >= _REPORT_EVERY_S or len(self._unreported) >= _MAX_REPORTED:
             self._flush()

@@ -29,6 +29,7 @@ from licet_engine.lifecycle.verbs import (
     Who,
 )
 from licet_engine.store.tables import Approval, PolicyBundle, Tenant
+from licet_policies.bundle import MAX_OWN_CHARS
 
 MAX_OWN_POLICIES = 500
 """Own policies of a tenant; each costs some milliseconds to validate."""
@@ -38,7 +39,7 @@ class PublishPolicies(Body):
     """The packs and own policies of a tenant, all of them: what is left out is no longer in force once activated."""
 
     packs: list[PackChosen] = Field(default_factory=list, max_length=32)
-    policies: Annotated[str, Field(max_length=512 * 1024)] = ""
+    policies: Annotated[str, Field(max_length=MAX_OWN_CHARS)] = ""
 
 
 def sketch_publish(view: View, who: Who, ref: Ref) -> Entity:

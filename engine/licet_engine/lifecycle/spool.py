@@ -38,13 +38,17 @@ class Spool:
         folder: Where it lies.
         max_bytes: Largest upload.
         max_per_principal: Uploads of one principal that may wait at once.
+        max_bytes_per_tenant: What the waiting uploads of a tenant may take together.
         ttl_s: How long a file stays that nobody uses.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: int, max_per_principal: int, ttl_s: int) -> None:
+    def __init__(
+        self, folder: Path, *, max_bytes: int, max_per_principal: int, max_bytes_per_tenant: int, ttl_s: int
+    ) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
         self._max_per_principal = max_per_principal
+        self._max_bytes_per_tenant = max_bytes_per_tenant
         self._ttl_s = ttl_s
 
     # --- uploads ---------------------------------------------------------------------------------------------------
@@ -65,7 +69,7 @@ class Spool:
 
         Raises:
             TooLarge: More than is allowed.
-            Busy: The principal has too many uploads waiting.
+            Busy: The principal has too many uploads waiting, or the tenant too much of them.
             InvalidInput: It ended before all of it was there.
         """
         if expected_bytes > self._max_bytes:
@@ -75,11 +79,19 @@ class Spool:
         # What is on its way counts as well, so that many at once do not pass where one after the other would not.
         if sum(1 for path in folder.iterdir() if owner in path.name) >= self._max_per_principal:
             raise Busy(f"{principal} has {self._max_per_principal} uploads waiting to be used; use them, or wait")
+        # A principal costs its tenant nothing, so that a bound for each of them would be none.
+        if _size_bytes(folder) + expected_bytes > self._max_bytes_per_tenant:
+            raise Busy(
+                f"the uploads of {tenant} that wait to be used take {self._max_bytes_per_tenant} bytes at most; use"
+                " some of them, or wait"
+            )
         identifier = new_id()
         path = folder / f"{identifier}.{owner}"
         digest = hashlib.sha256()
         size = 0
         with self._whole(path) as file:
+            # As long as it is going to be from its beginning, so that the next one is told the truth about the room left.
+            file.truncate(max(expected_bytes, 0))
             async for chunk in chunks:
                 size += len(chunk)
                 if size > expected_bytes or size > self._max_bytes:
@@ -203,3 +215,11 @@ class Spool:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _size_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total

@@ -4,45 +4,43 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, Self
 
 from pydantic import ValidationError
 
 from licet_adapters.errors import InputRefused
 from licet_adapters.ports import InputFile
-from licet_adapters.training.data import TableSchema, read_table, split_table
+from licet_adapters.training.data import MAX_CELL_CHARS, CsvRecords, Division, TableRows, TableSchema
 from licet_engine.domain.errors import InvalidInput
 
 _YES_NO: Final = frozenset({"yes", "no", "true", "false"})
 _MISSING: Final = frozenset({"", "NA", "N/A", "NULL", "null", "None"})
 
 
-def infer_columns(data: bytes) -> dict[str, str]:
+def infer_columns(stream: BinaryIO) -> dict[str, str]:
     """How each column of a table is written: ``number`` or ``yes-no``; a column that is neither is left out.
 
     Raises:
-        InvalidInput: Not a table.
+        InputRefused: Not a table.
     """
-    try:
-        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-        header = [name.strip() for name in next(reader)]
-        kinds: dict[int, str | None] = {index: None for index, name in enumerate(header) if name}
-        for cells in reader:
-            for index in list(kinds):
-                if index < len(cells):
-                    kinds[index] = _merge(kinds[index], cells[index].strip())
-    except (UnicodeDecodeError, csv.Error, StopIteration) as error:
-        raise InvalidInput(f"this is not a CSV file in UTF-8: {error}", code="input.csv") from error
+    records = iter(CsvRecords(stream))
+    header = [name.strip() for name in next(records, [])]
+    kinds: dict[int, str | None] = {index: None for index, name in enumerate(header) if name}
+    for cells in records:
+        for index in list(kinds):
+            if index < len(cells):
+                kinds[index] = _merge(kinds[index], cells[index].strip())
     return {header[index]: kind for index, kind in kinds.items() if kind in {"number", "yes-no"}}
 
 
 def _merge(kind: str | None, cell: str) -> str | None:
     if kind == "other" or cell in _MISSING:
         return kind
+    if len(cell) > MAX_CELL_CHARS:
+        return "other"
     try:
         float(cell)
         found = "number"
@@ -67,20 +65,20 @@ class Tables:
         Raises:
             InvalidInput: It is broken; says in which line and column.
         """
-        data = path.read_bytes()
-        columns = dict(parameters.get("columns") or infer_columns(data))
-        for name in (parameters["label"], *parameters["protected"]):
-            if columns.get(name) != "yes-no":
-                found = columns.get(name, "no column of it, or of no kind that is known")
-                raise InvalidInput(f"column {name!r} must be yes-no; it is {found}", code="input.csv")
         try:
-            schema = _schema(columns, parameters)
-            table = read_table(data, schema)
-        except ValidationError as error:
-            raise InvalidInput(f"the table's columns: {error.errors(include_url=False)[0]['msg']}") from error
+            with path.open("rb") as stream:
+                columns = dict(parameters.get("columns") or infer_columns(stream))
+                for name in (parameters["label"], *parameters["protected"]):
+                    if columns.get(name) != "yes-no":
+                        found = columns.get(name, "no column of it, or of no kind that is known")
+                        raise InvalidInput(f"column {name!r} must be yes-no; it is {found}", code="input.csv")
+                stream.seek(0)
+                table = TableRows(stream, _schema(columns, parameters))
+                for _ in table:
+                    pass
         except InputRefused as error:
             raise InvalidInput(str(error), code=error.code) from error
-        return columns, len(table.rows)
+        return columns, table.rows
 
     def split(
         self, source: Path, folder: Path, parameters: Mapping[str, Any]
@@ -90,26 +88,66 @@ class Tables:
         Columns that the spec excludes are in neither; the label and the protected columns are in both.
         """
         excluded = set(parameters["exclude"])
+        if needed := sorted(excluded & {parameters["label"], *parameters["protected"]}):
+            raise InvalidInput(
+                f"spec.exclude: {', '.join(needed)}: the label and the protected columns are needed to divide and to check"
+                " the rows, and are never features: leave them out of exclude",
+                code="input.exclude",
+            )
         columns = {name: kind for name, kind in parameters["columns"].items() if name not in excluded}
-        table = read_table(source.read_bytes(), _schema(columns, parameters))
-        divided = split_table(table, **parameters["split"])
-        train = _write(folder / "train.csv", divided.train.to_csv())
-        held_out = _write(folder / "held-out.csv", divided.held_out.to_csv())
-        return train, held_out, divided.record
+        schema = _schema(columns, parameters)
+        with source.open("rb") as stream:
+            rows = TableRows(stream, schema)
+            division = Division(rows, schema, **parameters["split"])
+            stream.seek(0)
+            with _Writer(folder / "train.csv", schema) as train, _Writer(folder / "held-out.csv", schema) as held_out:
+                for number, row in enumerate(TableRows(stream, schema)):
+                    (held_out if division.is_held_out(number, row) else train).write(row)
+        record = division.record(
+            held_out_micro=parameters["split"]["held_out_micro"], dropped_rows=len(rows.dropped_lines)
+        )
+        return train.file(), held_out.file(), record
 
 
 def _schema(columns: Mapping[str, str], parameters: Mapping[str, Any]) -> TableSchema:
-    return TableSchema.model_validate(
-        {
-            "columns": dict(columns),
-            "label": parameters["label"],
-            "groups": tuple(parameters["protected"]),
-            "missing": parameters.get("missing", "refuse"),
-        }
-    )
+    try:
+        return TableSchema.model_validate(
+            {
+                "columns": dict(columns),
+                "label": parameters["label"],
+                "groups": tuple(parameters["protected"]),
+                "missing": parameters.get("missing", "refuse"),
+            }
+        )
+    except ValidationError as error:
+        raise InvalidInput(f"the table's columns: {error.errors(include_url=False)[0]['msg']}") from error
 
 
-def _write(path: Path, data: bytes) -> InputFile:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(data)
-    return InputFile(path=path, digest_hex=hashlib.sha256(data).hexdigest())
+class _Writer:
+    """Writes rows in the one canonical form (header, LF, minimal quoting), and knows the digest of what it wrote."""
+
+    def __init__(self, path: Path, schema: TableSchema) -> None:
+        self._path = path
+        self._digest = hashlib.sha256()
+        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+        self._csv = csv.writer(self, lineterminator="\n")
+        self.write(tuple(schema.columns))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, row: tuple[str, ...] | str) -> None:
+        """Write one row; the CSV writer calls this again with its text."""
+        if isinstance(row, tuple):
+            self._csv.writerow(row)
+            return
+        data = row.encode()
+        self._digest.update(data)
+        self._file.write(data)
+
+    def file(self) -> InputFile:
+        """What was written."""
+        return InputFile(path=self._path, digest_hex=self._digest.hexdigest())

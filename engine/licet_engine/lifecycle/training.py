@@ -9,7 +9,7 @@ from pydantic import Field
 
 from licet_adapters.errors import InputRefused
 from licet_adapters.ports import MODEL_FILES, Metric, ObjectRef, TrainingJob
-from licet_adapters.training.spec import TrainingSpec, parse_spec
+from licet_adapters.training.spec import TrainingSpec, parse_spec, training_units
 from licet_engine.domain.errors import Conflict, InvalidInput, LicetError
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
@@ -33,9 +33,6 @@ from licet_engine.store.tables import Metric as MetricRow
 
 if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed
-
-ROW_VISITS_PER_UNIT = 1_000_000
-"""A unit of the training budget: so many rows, each visited once."""
 
 
 class Spec(Body):
@@ -116,7 +113,7 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
         except InvalidInput as error:
             conflict = error
     # The asker may set more aside than the run is known to need, not less.
-    cost = max(body.cost, -(-dataset.rows * body.spec.epochs // ROW_VISITS_PER_UNIT))
+    cost = max(body.cost, training_units(dataset.rows, body.spec.epochs, len(dataset.columns), body.spec.hidden))
     row = Run(
         tenant_id=ref.tenant,
         name=ref.name,

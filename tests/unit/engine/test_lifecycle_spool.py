@@ -20,7 +20,7 @@ ANA, BEN = "northbank/ana", "northbank/ben"
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
-    return Spool(tmp_path / "spool", max_bytes=100, max_per_principal=3, ttl_s=60)
+    return Spool(tmp_path / "spool", max_bytes=100, max_per_principal=3, max_bytes_per_tenant=5000, ttl_s=60)
 
 
 def receive(

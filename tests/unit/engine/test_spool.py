@@ -28,7 +28,7 @@ HOSTILE = [
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
-    return Spool(tmp_path / "spool", max_bytes=MAX_BYTES, max_per_principal=3, ttl_s=TTL_S)
+    return Spool(tmp_path / "spool", max_bytes=MAX_BYTES, max_per_principal=3, max_bytes_per_tenant=5000, ttl_s=TTL_S)
 
 
 def files(tmp_path: Path) -> list[Path]:

@@ -54,7 +54,7 @@ def test_any_choice_changes_the_digest() -> None:
 
 def test_a_bundle_has_the_agreed_shape() -> None:
     bundle = compose(PACKS, OWN_A)
-    assert set(bundle) == {"v", "schema", "safety_valves", "packs", "policies"}
+    assert set(bundle) == {"v", "schema", "safety_valves", "platform_alone", "packs", "policies"}
     assert bundle["v"] == 1
     assert bundle["schema"] == load_schema()
     assert all(set(policy) == {"id", "source", "mode", "text"} for policy in bundle["policies"])
@@ -125,7 +125,7 @@ def test_a_mode_is_enforce_or_observe() -> None:
         (OWN_A.replace("team.a", "residency.mine"), "ids that begin so belong to the platform"),
         ('@id("team.a")\npermit (principal == ?principal, action, resource);', "is a template"),
         ('@id("team.a")\npermit (principal, action, resource)', "does not parse"),
-        ('@id("team.a")\npermit (principal, action, resource) when { "open };', "does not parse"),
+        ('@id("team.a")\npermit (principal, action, resource) when { "open };', "does not end"),
         ("nonsense", "does not parse"),
         (";", "found 0|does not parse"),
         ('@id("team.a")\npermit (principal, action == Action::"run.erase", resource);', "not valid against the schema"),
@@ -141,7 +141,7 @@ def test_an_own_policy_that_cannot_stand_is_refused(own: str, message: str) -> N
 
 
 def test_own_policies_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("licet_policies.bundle._MAX_OWN_CHARS", 10)
+    monkeypatch.setattr("licet_policies.bundle.MAX_OWN_CHARS", 10)
     with pytest.raises(PolicySourceError, match="at most 10 characters"):
         compose(own=OWN_A)
 
