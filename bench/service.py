@@ -26,24 +26,33 @@ from licet_engine.serve import Supervisor
 from licet_engine.settings import load_settings
 
 SECONDS = 4.0
+PAUSE_S = 0.05
+"""How long a client waits that was turned away; less than it is told to, so that the load stays on."""
 BATCH = 100
 CSV = "amount,region,label,grp\n" + "".join(
     f"{i},{i % 7},{'yes' if i % 3 else 'no'},{'yes' if i % 2 else 'no'}\n" for i in range(200)
 )
 
 
-async def _one(host: str, port: int, request: bytes, until_s: float, took_s: list[float]) -> int:
-    reader, writer = await asyncio.open_connection(host, port)
+async def _one(
+    address: tuple[str, int], request: bytes, until_s: float, took_s: list[float], turned_away: list[float]
+) -> int:
+    reader, writer = await asyncio.open_connection(*address)
     done = 0
     while time.perf_counter() < until_s:
         began_s = time.perf_counter()
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200"), head[:200]
+        is_full = head.startswith(b"HTTP/1.1 503") and b"\r\nretry-after:" in head.lower()
+        assert is_full or head.startswith(b"HTTP/1.1 200"), head[:200]
         length = next(
             int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
         )
         body = await reader.readexactly(length)
+        if is_full:
+            turned_away.append(time.perf_counter() - began_s)
+            await asyncio.sleep(PAUSE_S)
+            continue
         assert b'"decision":false' not in body, body[:300]
         took_s.append(time.perf_counter() - began_s)
         done += 1
@@ -51,27 +60,33 @@ async def _one(host: str, port: int, request: bytes, until_s: float, took_s: lis
     return done
 
 
-async def _load(host: str, port: int, request: bytes, connections: int) -> tuple[float, float, float]:
+async def _load(host: str, port: int, request: bytes, connections: int) -> tuple[float, float, float, int]:
     took_s: list[float] = []
+    turned_away: list[float] = []
     began_s = time.perf_counter()
-    counts = await asyncio.gather(*(_one(host, port, request, began_s + SECONDS, took_s) for _ in range(connections)))
+    until_s = began_s + SECONDS
+    counts = await asyncio.gather(
+        *(_one((host, port), request, until_s, took_s, turned_away) for _ in range(connections))
+    )
     spent_s = time.perf_counter() - began_s
     took_s.sort()
-    return sum(counts) / spent_s, took_s[len(took_s) // 2] * 1e3, took_s[int(len(took_s) * 0.99)] * 1e3
+    p50_s, p99_s = took_s[len(took_s) // 2], took_s[int(len(took_s) * 0.99)]
+    return sum(counts) / spent_s, p50_s * 1e3, p99_s * 1e3, len(turned_away)
 
 
 def _load_process(pipe: Any, host: str, port: int, request: bytes, connections: int) -> None:
     pipe.send(asyncio.run(_load(host, port, request, connections)))
 
 
-def measure(host: str, port: int, request: bytes, connections: int) -> tuple[float, float, float]:
-    """Requests per second, median and 99th percentile in ms."""
+def measure(host: str, port: int, request: bytes, connections: int) -> tuple[float, float, float, int]:
+    """Requests per second, median and 99th percentile in ms, and how many were turned away by a full log (503)."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(
         target=_load_process, args=(theirs, host, port, request, connections)
     )
     process.start()
-    result: tuple[float, float, float] = ours.recv()
+    theirs.close()  # So that its end, however it comes, is seen here.
+    result: tuple[float, float, float, int] = ours.recv()
     process.join()
     return result
 
@@ -142,7 +157,7 @@ def main() -> None:
         batch = http_request("POST", "/access/v1/evaluations", token, {**one, "evaluations": [{}] * BATCH})
         print(f"cold start to ready: {cold_s:.2f} s")
         print(
-            f"{'connections':>11} {'what':<16} {'requests/s':>10} {'decisions/s':>11} {'p50 ms':>7} {'p99 ms':>7} {'of noop':>8}"
+            f"{'connections':>11} {'what':<16} {'requests/s':>10} {'decisions/s':>11} {'p50 ms':>7} {'p99 ms':>7} {'of noop':>8} {'turned away':>12}"
         )
         for connections in (16, 256):
             bases = []
@@ -153,15 +168,15 @@ def main() -> None:
                 (f"batch of {BATCH}", batch, BATCH),
                 ("noop again", noop, 0),
             ):
-                rate, p50_ms, p99_ms = measure(host, port, request, connections)
-                rows.append((what, rate, each, p50_ms, p99_ms))
+                rate, p50_ms, p99_ms, away = measure(host, port, request, connections)
+                rows.append((what, rate, each, p50_ms, p99_ms, away))
                 if not each:
                     bases.append(rate)
             base = statistics.mean(bases)
-            for what, rate, each, p50_ms, p99_ms in rows:
+            for what, rate, each, p50_ms, p99_ms, away in rows:
                 decisions = f"{rate * each:,.0f}" if each else "-"
                 print(
-                    f"{connections:>11} {what:<16} {rate:>10,.0f} {decisions:>11} {p50_ms:>7.1f} {p99_ms:>7.1f} {rate / base:>7.0%}"
+                    f"{connections:>11} {what:<16} {rate:>10,.0f} {decisions:>11} {p50_ms:>7.1f} {p99_ms:>7.1f} {rate / base:>7.0%} {away:>12}"
                 )
 
 

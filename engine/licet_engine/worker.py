@@ -9,7 +9,7 @@ Rules kept here:
   something outside a step goes better than it did the first time still finds each record where it looks for it.
 - What may pass (a part that is away, a job that was killed) is tried again as a new attempt under new warrants; anything
   else ends the operation, with the reason in the log.
-- What takes the worker down each time it is performed (memory, above all) ends as well: ten deaths in a row in which
+- What takes the worker down each time it is performed (memory, above all) ends as well: fifty deaths in a row in which
   nothing of it got done are no accident. Being told to stop is no death, and what may pass is counted apart.
 - An operation never ends without the api knowing: to begin and to end it, the worker waits for the api as long as it
   takes, and is found where it was if it dies meanwhile, however often.
@@ -62,7 +62,7 @@ MAX_KILLED: Final = 5
 MAX_ATTEMPTS: Final = 100
 """Attempts over all lives of the worker: what takes it down each time ends, too."""
 _LONGEST_PAUSE_S: Final = 10.0
-MAX_DEATHS: Final = 10
+MAX_DEATHS: Final = 50
 """Times in a row that the worker may die over one operation, with nothing of it done in between."""
 _LONG_AT_ONCE: Final = 4
 _SHORT_AT_ONCE: Final = 16

@@ -56,8 +56,6 @@ VICTIMS = {"signer": 4, "server": 1, "api": 2, "worker": 3, "supervisor": 1}
 BACK_WITHIN_S = 40.0
 BUDGET = 1_000_000
 TENANT = "northbank"
-MODEL_OBJECTS = 3
-"""Weights, architecture, signature."""
 ENDED = frozenset({"done", "failed", "refused"})
 ROLES = ["compliance", "data-scientist", "security-engineer"]
 # Nothing needs to be checked for staging here: what is killed is the way there.
@@ -294,10 +292,10 @@ class Release(Load):
     def release(self, client: LicetClient, into: dict[str, str], action: str, name: str, body: dict[str, Any]) -> None:
         operation = self.accepted(self.act(client, action, f"{TENANT}/{name}", body))
         into[operation] = name
-        until_s = time.monotonic() + 400
+        until_s = time.monotonic() + 200
         while True:
             with contextlib.suppress(ServerUnavailable):
-                ended = client.wait(f"{TENANT}/{operation}", timeout_s=400)
+                ended = client.wait(f"{TENANT}/{operation}", timeout_s=200)
                 assert ended.state == "done", ended
                 return
             assert time.monotonic() < until_s, f"{action} {name} does not end"
@@ -354,10 +352,6 @@ class Checks:
 
     def stored(self) -> set[Path]:
         return {path for path in self.objects.rglob("*") if path.is_file()}
-
-    def stored_of_models(self) -> set[Path]:
-        folder = self.objects.parents[1] / "local-registry" / "objects"
-        return {path for path in folder.rglob("*") if path.is_file()}
 
     def rows(self, kind: type[Any]) -> list[Any]:
         with tenant_session(self.engine, TENANT) as session:
@@ -514,14 +508,13 @@ def every_effect_happened_once(checks: Checks, loads: list[Load], ours: dict[str
     assert {key: attested[key] for key in verdicts} == dict.fromkeys(verdicts, 1)
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(900)
 def test_killed_a_hundred_times_nothing_is_lost_and_nothing_is_done_twice(service: Supervised, tmp_path: Path) -> None:
     service.settle()
     tokens, of_a_run = prepare(service, tmp_path)
     checks = Checks(service.settings)
     before = set(checks.operations())
-    objects_before, models_before = checks.stored(), checks.stored_of_models()
-    (budget_before,) = (row.remaining for row in checks.rows(tables.Budget))
+    objects_before, (budget_before,) = checks.stored(), (row.remaining for row in checks.rows(tables.Budget))
     stop = threading.Event()
     loads = [Load(service.url, token, number, tmp_path, stop) for number, token in enumerate(tokens[:2])]
     pipelines = [Release(service.url, tokens[2], 2 + trains, tmp_path, stop, trains=trains) for trains in (False, True)]
@@ -534,7 +527,7 @@ def test_killed_a_hundred_times_nothing_is_lost_and_nothing_is_done_twice(servic
     finally:
         stop.set()
         for thread in threads:
-            thread.join(500)
+            thread.join(300)
     assert not any(thread.is_alive() for thread in threads)
     assert not any(load.errors for load in loads), [load.errors for load in loads]
     assert set(killed) == set(VICTIMS)
@@ -544,9 +537,9 @@ def test_killed_a_hundred_times_nothing_is_lost_and_nothing_is_done_twice(servic
     assert len(ours) > ROUNDS / 2, "too little was accepted to tell"
     every_effect_happened_once(checks, loads, ours)
     trained = every_model_is_released_once(checks, pipelines, ours)
-    assert len(checks.stored() - objects_before) == sum(len(load.datasets) for load in loads) + of_a_run * trained
-    registered = sum(len(pipeline.registered) for pipeline in pipelines)
-    assert len(checks.stored_of_models() - models_before) == MODEL_OBJECTS * registered
+    assert of_a_run > 0
+    stored = sum(len(load.datasets) for load in loads) + of_a_run * trained
+    assert len(checks.stored() - objects_before) == stored
     (budget,) = (row.remaining for row in checks.rows(tables.Budget))
     assert budget_before - budget == 3 * (sum(len(load.runs) for load in loads) + trained)
 

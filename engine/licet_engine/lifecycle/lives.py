@@ -44,7 +44,7 @@ class Life:
 
     def write(self, deaths: int) -> None:
         """Make durable what the next life adds one to."""
-        part = self._path.with_suffix(".part")
+        part = self._path.with_name(f"{self._path.name}.part")
         with part.open("w", encoding="ascii") as file:
             file.write(str(deaths))
             file.flush()
