@@ -527,3 +527,18 @@ def test_no_row_was_left_half_written(world: Installation) -> None:
     for tenant in ("northbank", "lakeside"):
         operations = world.client(f"{tenant}/all").list(tenant, "operations", limit=1000)
         assert {row["state"] for row in operations} <= {"done", "failed", "refused"}
+
+
+def test_nested_policy_text_is_refused_and_ends_nothing(world: Installation) -> None:
+    """Cedar's parser overflows its stack on it, which ends the process: no other tenant could ask anything meanwhile."""
+    answering = world.supervisor.pid("api")
+    for condition in ("(" * 5000 + "true" + ")" * 5000, "true" + " && true" * 5000, "principal" + ".tenant" * 5000):
+        text = f'@id("own.x") forbid (principal, action, resource) when {{ {condition} }};'
+        with world.http("northbank/sam") as http:
+            asked = {"action": "policy.publish", "resource": "northbank", "parameters": {"policies": text}}
+            problem(http.post("/v1/ask", json=asked), 400, "invalid-input")
+            sent = {"resource": "northbank", "parameters": {"policies": text}}
+            problem(http.post("/v1/policy/publish", json=sent), 400, "invalid-input")
+    with world.http("lakeside/ana") as http:
+        assert http.post("/v1/ask", json={"action": "model.read", "resource": "lakeside/x@1"}).status_code == 200
+    assert world.supervisor.pid("api") == answering

@@ -24,6 +24,7 @@ from licet_attestations.statement import WARRANT
 from licet_engine.client import Answer, LicetClient
 from licet_engine.decide.bundle import CompiledBundle
 from licet_engine.decide.record import replay
+from licet_engine.worker import MAX_DEATHS
 
 sys.path.append(str(Path(__file__).parent))
 from service_world import Installation, poll, problem, table  # The line above finds it.
@@ -116,6 +117,44 @@ def test_an_operation_goes_on_when_the_worker_is_told_to_end(world: Installation
     assert ended.state == "done", ended
     assert ended.attempt > 1
     poll("another worker", lambda: world.supervisor.pid("worker") != worker)
+
+
+# --- who waits for whom -------------------------------------------------------------------------------------------------
+
+
+def test_no_training_stands_before_an_export_and_no_tenant_before_another(world: Installation) -> None:
+    ana, cora = world.client("lakeside/ana"), world.client("northbank/cora")
+    launch = {"dataset": "lakeside/loans", "environment": "eu-east", "use": "credit-risk", "spec": {"epochs": 15_000}}
+    runs = [f"lakeside/run-long-{number}" for number in range(5)]
+    try:
+        at_work = [ana.act("training.launch", run, launch).require().operation for run in runs]
+        of = [operation for operation in at_work if operation is not None]
+        states = lambda: [ana.operation(one.tenant, one.id).state for one in of]  # noqa: E731 - read anew each time.
+        poll("two trainings to begin", lambda: states().count("running") == 2)
+        # What is a safety valve does not wait, neither another's nor one's own; nor does another's work that is long.
+        assert world.done(cora, cora.act("evidence.export", "northbank", {})).state == "done"
+        own = world.client("lakeside/cora")
+        assert world.done(own, own.act("evidence.export", "lakeside", {})).state == "done"
+        assert world.register("northbank/ana", "not-behind-lakeside", table()).state == "done"
+        assert sorted(states()) == ["accepted"] * 3 + ["running"] * 2
+    finally:
+        for run in runs:
+            ana.act("training.cancel", run, {})
+    for one in of:
+        assert ana.wait(one, timeout_s=120).state in {"failed", "refused"}
+
+
+def test_what_takes_the_worker_down_again_and_again_ends(world: Installation) -> None:
+    ana = world.client("northbank/ana")
+    with stopped_worker(world):
+        answer = ana.act("dataset.read", "northbank/loans", {})
+        assert answer.operation is not None
+        # As the lives before left it: each began it, and none got any further.
+        left = world.settings.worker_data / "lives" / f"northbank.{answer.operation.id}"
+        left.write_text(str(MAX_DEATHS - 1))
+    ended = world.done(ana, answer)
+    assert (ended.state, (ended.error or {}).get("code")) == ("failed", "worker-died")
+    assert not left.exists()
 
 
 # --- holds and deletion -------------------------------------------------------------------------------------------------

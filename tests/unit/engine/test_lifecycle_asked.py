@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from licet_engine.decide import EntityUid, Fact, FactSet
 from licet_engine.domain.errors import InvalidInput
+from licet_engine.lifecycle import asking
 from licet_engine.lifecycle.asking import parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
-from licet_engine.lifecycle.verbs import RefForm, Verb
+from licet_engine.lifecycle.verbs import Ids, RefForm, Verb, Who
 
 READ = VERBS["dataset.read"]
 VERB = st.sampled_from(sorted(VERBS.values(), key=lambda verb: verb.action))
@@ -116,3 +118,31 @@ def test_claims_are_texts_in_bounded_number_and_in_one_order() -> None:
     for claimed in (too_many, {"a": "x" * 1024}, {"a": 1}, {"a": None}, {"a": ["b"]}, [], "a"):
         with pytest.raises(InvalidInput):
             parse_asked(READ, "northbank/x", None, claimed=claimed)
+
+
+def test_a_remembered_question_weighs_what_was_sent_with_it() -> None:
+    """Ten thousand of them with all the claims that are taken would be more than half a gigabyte of text alone."""
+    claims = {f"c{number:02d}": "x" * 1000 for number in range(64)}
+
+    def question(claimed: dict[str, str]) -> asking._Question:
+        tenant = EntityUid("Tenant", "northbank")
+        fact = Fact.from_entity({"uid": tenant.to_json(), "attrs": {"region": "us"}, "parents": []})
+        return asking._Question(
+            who=Who(tenant="northbank", name="ana", kind="person"),
+            asked=parse_asked(READ, "northbank/x", {}, claimed=claimed, is_dry=True),
+            in_force=cast("Any", None),
+            facts=FactSet([fact]),
+            resource=tenant,
+            context={},
+            proposal=None,
+            ids=Ids(decision="0" * 32, operation="0" * 32, now_ms=1),
+            owner="northbank",
+        )
+
+    light, heavy = asking._weight(question({})), asking._weight(question(claims))
+    assert heavy - light >= 64 * 1000
+    remembered = asking.Desk(cast("Any", None), cast("Any", None), cast("Any", None))._remembered
+    for number in range(2000):
+        remembered.put(number, question({}), heavy)
+    assert remembered.weight <= asking._MAX_REMEMBERED_BYTES
+    assert 10 < len(remembered) < 2000

@@ -315,3 +315,32 @@ def test_a_principal_s_name_is_no_part_of_a_path(spool: Spool, tmp_path: Path, p
     assert spool.is_mine("northbank", principal, identifier)
     assert not spool.is_mine("northbank", ANA, identifier)
     assert [path.parent for path in files(tmp_path)] == [tmp_path / "spool" / "northbank" / "uploads"]
+
+
+def test_all_principals_of_a_tenant_together_have_a_bound(spool: Spool) -> None:
+    """Each may have three uploads; there may be any number of principals."""
+    for number in range(5):
+        receive(spool, bytes(MAX_BYTES), principal=f"northbank/p{number}")
+    with pytest.raises(Busy, match="uploads of northbank"):
+        receive(spool, b"x", principal="northbank/p9")
+    receive(spool, b"x", tenant="lakeside", principal="lakeside/lena")
+
+
+def test_what_is_on_its_way_counts_as_what_it_will_be(spool: Spool) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        # The first of them has sent nothing yet when the sixth begins.
+        await ends.wait()
+        yield bytes(MAX_BYTES)
+
+    async def six() -> list[Any]:
+        sending = [
+            asyncio.create_task(spool.receive("northbank", f"northbank/p{n}", slow(), expected_bytes=MAX_BYTES))
+            for n in range(6)
+        ]
+        await asyncio.sleep(0)
+        ends.set()
+        return await asyncio.gather(*sending, return_exceptions=True)
+
+    ends = asyncio.Event()
+    refused = [found for found in asyncio.run(six()) if isinstance(found, BaseException)]
+    assert [type(found) for found in refused] == [Busy]
