@@ -4,16 +4,20 @@ Rules kept here:
 
 - A file for each operation at work holds how often in a row the worker died over it. It is there before the work begins
   and gone when it ends, so that one that is found tells of a death.
+- An operation is performed whether or not this can be counted: with the disk full it ends as the work itself does.
 - What gets further than any life before begins to count anew. Whoever is told to stop has not died.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 class Life:
@@ -44,12 +48,16 @@ class Life:
 
     def write(self, deaths: int) -> None:
         """Make durable what the next life adds one to."""
+        # Beside the whole name: what follows its dot is the operation, and others of the tenant are at work as well.
         part = self._path.with_name(f"{self._path.name}.part")
-        with part.open("w", encoding="ascii") as file:
-            file.write(str(deaths))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self._path)
+        try:
+            with part.open("w", encoding="ascii") as file:
+                file.write(str(deaths))
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self._path)
+        except OSError as error:
+            logger.warning("deaths over an operation are not counted", extra={"reason": str(error)})
 
 
 class Lives:
@@ -71,8 +79,8 @@ class Lives:
         path = self._folder / f"{tenant}.{operation}"
         try:
             deaths = int(path.read_text("ascii")) + 1
-        except FileNotFoundError:
-            deaths = 0
+        except (OSError, ValueError):
+            deaths = 0  # As a rule there is none.
         life = Life(path, deaths)
         with self._lock:
             self._at_work.add(life)
@@ -81,7 +89,8 @@ class Lives:
         finally:
             with self._lock:
                 self._at_work.discard(life)
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def put_down(self) -> None:
         """The worker is about to end because it was told to. Nothing that is at work may end any more."""

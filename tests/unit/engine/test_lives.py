@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from licet_engine.lifecycle.lives import Lives
@@ -59,3 +60,29 @@ def test_what_ended_leaves_nothing(tmp_path: Path) -> None:
     with Lives(tmp_path).at_work("northbank", OPERATION) as life:
         assert life.deaths == 1
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - whatever lies there.
+
+
+def test_operations_of_one_tenant_are_counted_apart_however_many_are_at_work(tmp_path: Path) -> None:
+    lives = Lives(tmp_path)
+    operations = [f"{number:032x}" for number in range(8)]
+
+    def work(operation: str) -> None:
+        for _ in range(20):
+            with lives.at_work("northbank", operation) as life:
+                assert life.deaths == 0
+                life.write(0)
+                assert (tmp_path / f"northbank.{operation}").read_text() == "0"
+
+    with ThreadPoolExecutor(len(operations)) as threads:
+        list(threads.map(work, operations))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operation_is_performed_even_where_nothing_can_be_counted(tmp_path: Path) -> None:
+    lives = Lives(tmp_path / "lives")
+    (tmp_path / "lives" / f"northbank.{OPERATION}").write_text("")
+    with lives.at_work("northbank", OPERATION) as life:
+        assert life.deaths == 0
+    (tmp_path / "lives").rmdir()
+    with lives.at_work("northbank", OPERATION) as life:
+        assert life.deaths == 0
