@@ -6,28 +6,39 @@ Rules kept here:
   stands in the tenant's log under a signed checkpoint) against the trust root this process was started with.
 - It is marked spent, durably, *before* ``admit`` returns. A crash after the mark and before the act costs a warrant,
   never a second act.
-- A mark is never removed: a clock that jumps back cannot make a spent warrant whole again.
+- A mark goes only when its warrant can never be admitted again, whatever a clock says: see ``forget``.
+
+Why a spent warrant stays spent after its mark is gone. Beside the marks stands a *horizon*: the latest end of any
+warrant whose mark was removed. It is durable before a mark goes, and it never falls. A warrant that ends at the horizon
+or before it is refused, whether or not its mark is there, and whatever this machine's clock says; so a clock that jumps
+back makes no spent warrant whole. The horizon is looked at after the mark is made: whoever found no mark because it was
+being removed finds the horizon that was written before. The horizon is the end of a warrant that was signed, so a clock
+that jumps forward cannot push it past warrants that are still to come by more than a warrant's life.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from licet_adapters.errors import InputRefused, Unavailable, WarrantRefused
 from licet_attestations import canonical
 from licet_attestations.errors import FormatError, WarrantError
-from licet_attestations.signer.files import make_private_directory, sync_directory
-from licet_attestations.warrant import verify_warrant
+from licet_attestations.signer.files import make_private_directory, replace_durably, sync_directory
+from licet_attestations.warrant import MAX_CLOCK_SKEW_MS, MAX_LIFETIME_MS, verify_warrant
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from licet_adapters.ports import Clock, Parameters
     from licet_attestations.trustroot import TrustRoot
     from licet_attestations.warrant import Warrant
+
+
+_HORIZON: Final = "horizon"
+_MAX_FORGOTTEN: Final = 1000
 
 
 class WarrantGuard:
@@ -92,6 +103,7 @@ class WarrantGuard:
             "id": warrant.id,
             "operation": warrant.operation,
             "operation_id": warrant.operation_id,
+            "expires_at_ms": warrant.expires_at_ms,
             "spent_at_ms": self._clock(),
             "tenant": warrant.tenant,
         }
@@ -105,8 +117,69 @@ class WarrantGuard:
             finally:
                 os.close(fd)
             sync_directory(directory)
+            horizon_ms = read_horizon(self._dir)
         except FileExistsError as error:
             raise WarrantRefused("spent", "the warrant was used before") from error
         except OSError as error:
             # The mark may or may not be there: if it is, this warrant is lost, and another must be asked for.
             raise Unavailable(f"the warrant cannot be marked spent: {error.strerror}") from error
+        if warrant.expires_at_ms <= horizon_ms:
+            raise WarrantRefused("spent", "the warrant is so old that its mark may be gone: it counts as used")
+
+
+def read_horizon(spent_dir: Path) -> int:
+    """The latest end of a warrant whose mark was removed; 0 if none was.
+
+    Raises:
+        Unavailable: It cannot be read: nothing may be admitted.
+    """
+    try:
+        return int((spent_dir / _HORIZON).read_text("ascii"))
+    except FileNotFoundError:
+        return 0
+    except ValueError as error:
+        raise Unavailable(
+            f"{spent_dir / _HORIZON} is damaged: put the time there before which nothing counts"
+        ) from error
+
+
+def forget(spent_dir: Path, now_ms: int, ttl_ms: int) -> int:
+    """Remove marks whose warrants ended long ago, the horizon first.
+
+    Args:
+        spent_dir: Folder of the marks of one adapter instance.
+        now_ms: The time.
+        ttl_ms: How long after its warrant's end a mark is kept.
+
+    Returns:
+        How many were removed; at most a thousand, so that no call takes long.
+
+    Raises:
+        Unavailable: A mark or the horizon cannot be read or written; no mark was removed after that.
+    """
+    old = [(path, end_ms) for path, end_ms in _marks(spent_dir) if end_ms + ttl_ms < now_ms]
+    del old[_MAX_FORGOTTEN:]
+    if not old:
+        return 0
+    horizon_ms = max(end_ms for _, end_ms in old)
+    try:
+        if horizon_ms > read_horizon(spent_dir):
+            replace_durably(spent_dir / _HORIZON, str(horizon_ms).encode())
+        for path, _ in old:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise Unavailable(f"{spent_dir}: marks cannot be removed: {error.strerror}") from error
+    return len(old)
+
+
+def _marks(spent_dir: Path) -> Iterator[tuple[Path, int]]:
+    """Every mark, with the latest moment at which its warrant can have ended."""
+    for path in spent_dir.glob("[0-9a-f][0-9a-f]/*"):
+        try:
+            mark = canonical.loads(path.read_bytes())
+            # A mark of an older version names no end: its warrant was live when it was spent.
+            end_ms = mark.get("expires_at_ms", mark["spent_at_ms"] + MAX_LIFETIME_MS + MAX_CLOCK_SKEW_MS)
+        except (OSError, FormatError, KeyError, AttributeError):
+            continue  # Half a mark, left by a crash, marks its warrant as spent like a whole one; it stays.
+        if type(end_ms) is int:
+            yield path, end_ms

@@ -1,7 +1,9 @@
 """Calls between the processes of one machine: framed canonical JSON over a Unix socket, the peer known by the kernel.
 
 A frame is a 4-byte big-endian length and that many bytes of canonical JSON. A request is ``{"method", "params"}``; an
-answer ``{"ok": ...}`` or ``{"error": {"code", "message"}}``. Bytes travel as base64 text.
+answer ``{"ok": ...}`` or ``{"error": {"code", "message"}}``. Bytes travel as base64 text. A request may name the trace it
+belongs to (``"traceparent"``, as W3C writes it); its answer then says when it was served (``"served_us"``: two times in
+microseconds since the epoch), unless the server exports traces itself.
 
 Rules kept here:
 
@@ -9,6 +11,7 @@ Rules kept here:
 - The folder of the socket is 0700 and the socket 0600 (with ``shared_gid``: 2710 and 0660 of that group).
 - Every message is bounded in size, every exchange in time, and the connections in number; a slow or silent peer costs
   one thread until its deadline, never the service.
+- A server that closes finishes the calls it has begun, within a bound.
 - An exception without a ``code`` is a defect of ours: it is logged here and answered as ``internal``, telling nothing.
 """
 
@@ -19,13 +22,14 @@ import binascii
 import contextlib
 import logging
 import os
+import re
 import socket
 import stat
 import struct
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from licet_attestations import canonical
 from licet_attestations.errors import FormatError, LicetAttestationError
@@ -41,7 +45,36 @@ _SHARED_MODE = 0o2710
 _LENGTH = struct.Struct(">I")
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid.
 
+_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_DRAIN_S = 5.0
+
 Handler = Callable[[dict[str, Any]], Any]
+Around = Callable[[str, str], contextlib.AbstractContextManager[Any]]
+"""What a call of that method, in that trace, is served within."""
+
+
+class Observer(Protocol):
+    """Is told of the calls that this process makes."""
+
+    def traceparent(self) -> str:
+        """The trace that a call belongs to; empty for none."""
+        ...
+
+    def called(
+        self, path: Path, method: str, outcome: str, duration_s: float, served_us: tuple[int, int] | None
+    ) -> None:
+        """A call ended: ``ok``, or with that code; ``served_us`` is when the other side says that it served it."""
+        ...
+
+
+class _Observing:
+    observer: Observer | None = None
+
+
+def observe(observer: Observer | None) -> None:
+    """Have the calls of this process observed from now on."""
+    _Observing.observer = observer
+
 
 _log = logging.getLogger(__name__)
 
@@ -144,6 +177,7 @@ class RpcServer:
         max_connections: More wait in the kernel's queue.
         max_message_bytes: Bound of a request and of an answer.
         timeout_s: To receive one request, and to send one answer.
+        around: What calls are served within, where this process exports traces itself.
 
     Raises:
         RpcUnavailable: The folder is open to others, or another server is listening.
@@ -159,7 +193,11 @@ class RpcServer:
         max_connections: int = 64,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        around: Around | None = None,
     ) -> None:
+        self._around = around
+        self._busy = threading.Condition()
+        self._calls = 0
         self._path = path
         self._handlers = dict(handlers)
         methods = allowed if isinstance(allowed, Mapping) else dict.fromkeys(allowed, self._handlers)
@@ -189,9 +227,11 @@ class RpcServer:
                 threading.Thread(target=self._serve_connection, args=(connection,), daemon=True).start()
         self._listener.close()
         self._path.unlink(missing_ok=True)
+        with self._busy:
+            self._busy.wait_for(lambda: not self._calls, _DRAIN_S)
 
     def close(self) -> None:
-        """Stop accepting; ``serve_forever`` returns soon after."""
+        """Stop accepting; ``serve_forever`` returns once the calls that were begun are answered, or soon after."""
         self._closing.set()
 
     def _listen(self, shared_gid: int | None, backlog: int) -> socket.socket:
@@ -238,7 +278,14 @@ class RpcServer:
                     except FormatError as error:  # Where the next frame begins is no longer known.
                         self._answer(connection, _error("malformed", str(error)))
                         return
-                    self._answer(connection, self._handle(request, uid))
+                    with self._busy:
+                        self._calls += 1
+                    try:
+                        self._answer(connection, self._handle(request, uid))
+                    finally:
+                        with self._busy:
+                            self._calls -= 1
+                            self._busy.notify_all()
         except (_Closed, OSError):  # The peer is gone or was too slow; it sees that by itself.
             pass
         finally:
@@ -253,14 +300,33 @@ class RpcServer:
         _send(connection, frame, self._timeout_s)
 
     def _handle(self, request: Any, uid: int) -> dict[str, Any]:
-        if not isinstance(request, dict) or set(request) != {"method", "params"} or type(request["params"]) is not dict:
+        if (
+            not isinstance(request, dict)
+            or set(request) - {"traceparent"} != {"method", "params"}
+            or type(request["params"]) is not dict
+        ):
             return _error("malformed", "a request has `method` and `params`")
+        trace = request.get("traceparent", "")
+        # Where it is no trace, that is as if none had been named: tracing never stops a call.
+        if not isinstance(trace, str) or not _TRACEPARENT.fullmatch(trace):
+            trace = ""
         handler = self._handlers.get(request["method"]) if isinstance(request["method"], str) else None
         if handler is None:
             return _error("unknown-method", "no such method")
         if request["method"] not in self._methods[uid]:
             _log.warning("rpc method refused: uid=%d method=%s path=%s", uid, request["method"], self._path)
             return _error("forbidden", "this user may not call this method")
+        if not trace:
+            return self._call(handler, request)
+        if self._around is not None:
+            with self._around(f"{self._path.stem} {request['method']}", trace):
+                return self._call(handler, request)
+        began_us = time.time_ns() // 1000
+        answer = self._call(handler, request)
+        return answer | {"served_us": [began_us, max(began_us, time.time_ns() // 1000)]}
+
+    @staticmethod
+    def _call(handler: Handler, request: dict[str, Any]) -> dict[str, Any]:
         try:
             return {"ok": handler(request["params"])}
         except Exception as error:  # noqa: BLE001  # Whatever a handler raises, the connection is answered.
@@ -300,7 +366,29 @@ def call(
         RpcUnavailable: No server, no answer in time, or not an answer.
         FormatError: The request is not canonical JSON, or too large: it was not sent.
     """
-    request = _frame({"method": method, "params": dict(params)}, max_message_bytes)
+    observer = _Observing.observer
+    if observer is None:
+        answer, _ = _exchange(path, method, {"method": method, "params": dict(params)}, timeout_s, max_message_bytes)
+        return answer
+    trace = observer.traceparent()
+    request = {"method": method, "params": dict(params)} | ({"traceparent": trace} if trace else {})
+    began_s = time.monotonic()
+    outcome, served_us = "ok", None
+    try:
+        answer, served_us = _exchange(path, method, request, timeout_s, max_message_bytes)
+    except LicetAttestationError as error:
+        outcome = str(error.code)
+        raise
+    finally:
+        observer.called(path, method, outcome, time.monotonic() - began_s, served_us)
+    return answer
+
+
+def _exchange(
+    path: Path, method: str, value: dict[str, Any], timeout_s: float, max_message_bytes: int
+) -> tuple[Any, tuple[int, int] | None]:
+    """Send a request and receive its answer; also when it was served, if the server says so."""
+    request = _frame(value, max_message_bytes)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(timeout_s)
@@ -316,8 +404,13 @@ def call(
         raise RpcUnavailable(f"{path}: no answer to {method}: {error or 'closed'}") from error
     except FormatError as error:
         raise RpcUnavailable(f"{path}: not an answer to {method}: {error}") from error
+    served_us = None
+    if isinstance(answer, dict) and "served_us" in answer:
+        match answer.pop("served_us"):
+            case [int(began_us), int(ended_us)] if 0 <= began_us <= ended_us:
+                served_us = (began_us, ended_us)
     if isinstance(answer, dict) and set(answer) == {"ok"}:
-        return answer["ok"]
+        return answer["ok"], served_us
     match answer:
         case {"error": {"code": str(code), "message": str(message)}}:
             raise RpcFault(code, message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -14,28 +15,36 @@ from typing import Any, Final
 from dbos import DBOSClient, EnqueueOptions
 from dbos import _serialization as dbos_serialization
 from litestar import Litestar
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, func
+from sqlmodel import col, select
 
+from licet_attestations import rpc
 from licet_attestations.rpc import RpcServer
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
+from licet_engine import logs, telemetry
+from licet_engine.api.limits import Places
 from licet_engine.api.routes import build_app
 from licet_engine.api.services import Services
 from licet_engine.lifecycle.asking import Desk, Enqueued
 from licet_engine.lifecycle.operations import Operations
+from licet_engine.lifecycle.retention import Retention
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
+from licet_engine.metrics import ApiMetrics, Gauges, LiveGauges, free_bytes, new_registry, open_door
 from licet_engine.processes import die_with_server
 from licet_engine.settings import Settings, load_settings
-from licet_engine.store.db import open_engine
+from licet_engine.store.db import UnsafeAllTenants, open_engine
+from licet_engine.store.tables import Operation
 from licet_engine.users import users_here
 from licet_engine.workflow import APPLICATION, WORKFLOW, WORKFLOW_VERSION, queue_of
 
 logger = logging.getLogger(__name__)
 
 _SWEEP_EVERY_S: Final = 60.0
+_STOP_WITHIN_S: Final = 10.0
 _SPARE_CONNECTIONS: Final = 16
 """For the sequencer, the notary and the calls of the worker, beside the threads of requests."""
 
@@ -66,7 +75,8 @@ class Enqueuer:
             "app_version": WORKFLOW_VERSION,
             "application_name": APPLICATION,
         }
-        self._client.enqueue_in_transaction(connection, options, item.tenant, item.operation)
+        trace = (item.traceparent,) if item.traceparent else ()
+        self._client.enqueue_in_transaction(connection, options, item.tenant, item.operation, *trace)
 
 
 def build_services(settings: Settings) -> Services:
@@ -74,7 +84,8 @@ def build_services(settings: Settings) -> Services:
     engine = open_engine(settings.database, pool_size=settings.api_threads + _SPARE_CONNECTIONS)
     trust_root = TrustRoot.from_json(settings.trust_root.read_bytes())
     signer = SignerClient(settings.signer_socket)
-    sequencer = Sequencer(engine, enqueue=Enqueuer(engine))
+    metrics = ApiMetrics(new_registry())
+    sequencer = Sequencer(engine, enqueue=Enqueuer(engine), observe=metrics.sequenced)
     tenants = Tenants(engine)
     notary = Notary(engine, signer)
     return Services(
@@ -82,8 +93,17 @@ def build_services(settings: Settings) -> Services:
         engine=engine,
         sequencer=sequencer,
         tenants=tenants,
-        desk=Desk(engine, sequencer, tenants),
-        operations=Operations(engine, sequencer, tenants, notary, trust_root, max_age_s=settings.decision_max_age_s),
+        desk=Desk(engine, sequencer, tenants, metrics.decided),
+        operations=Operations(
+            engine,
+            sequencer,
+            tenants,
+            notary,
+            trust_root,
+            max_age_s=settings.decision_max_age_s,
+            decided=metrics.decided,
+            ended=metrics.ended,
+        ),
         notary=notary,
         signer=signer,
         trust_root=trust_root,
@@ -95,11 +115,45 @@ def build_services(settings: Settings) -> Services:
             ttl_s=settings.upload_ttl_s,
         ),
         threads=ThreadPoolExecutor(settings.api_threads, thread_name_prefix="licet-api"),
+        metrics=metrics,
+        places=Places(settings.max_requests, settings.max_waiting_requests),
     )
 
 
+def gauges(services: Services) -> Gauges:
+    """What is read of the api when its metrics are asked for."""
+
+    def open_operations() -> dict[str, float]:
+        counted = dict.fromkeys(("accepted", "running"), 0.0)
+        with UnsafeAllTenants(services.engine, "metrics count the open operations of all tenants") as session:
+            query = select(Operation.state, func.count()).where(col(Operation.state).in_(counted))
+            counted |= {state: float(count) for state, count in session.exec(query.group_by(Operation.state))}
+        return counted
+
+    return {
+        "licet_operations_open": ("Operations that have not ended, by state.", "state", open_operations),
+        "licet_sequencer_queue_depth": (
+            "Submissions that wait for the sequencer.",
+            "",
+            lambda: float(services.sequencer.queued()),
+        ),
+        "licet_requests_active": ("Requests that are worked on.", "", lambda: float(services.places.active)),
+        "licet_requests_waiting": ("Requests that wait for a place.", "", lambda: float(services.places.waiting)),
+        "licet_checkpoint_lag_entries": (
+            "Entries of all logs that no checkpoint of this process covers.",
+            "",
+            lambda: float(services.notary.lag()),
+        ),
+        "licet_disk_free_bytes": (
+            "Free space where the data folder lies.",
+            "",
+            free_bytes(services.settings.data),
+        ),
+    }
+
+
 class Housekeeper:
-    """What the api does unasked: checkpoints of logs that grew, and removal of files whose time is over.
+    """What the api does unasked: checkpoints of logs that grew, and removal of what is over its time.
 
     Args:
         services: The api's parts.
@@ -121,10 +175,12 @@ class Housekeeper:
 
     def _run(self) -> None:
         swept_at_s = 0.0
+        retention = Retention(self._services.engine, self._services.settings)
         while not self._stop.wait(self._services.settings.checkpoint_interval_s):
             self._try("checkpoints", self._services.notary.sign_all)
             if time.monotonic() - swept_at_s > _SWEEP_EVERY_S:
                 self._try("spool", self._services.spool.sweep)
+                self._try("retention", lambda: retention.sweep(self._stop.is_set))
                 swept_at_s = time.monotonic()
 
     @staticmethod
@@ -143,21 +199,32 @@ def create_app(settings: Settings | None = None) -> Litestar:
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        telemetry.configure("licet-api", settings.otlp_endpoint)
+        rpc.observe(telemetry.RpcObserver(services.metrics.calls.called))
+        services.metrics.registry.register(LiveGauges(gauges(services)))
+        metrics_door = open_door(settings.metrics_port, services.metrics.registry, settings.metrics_token)
         housekeeper = Housekeeper(services)
+        around = telemetry.continuing if settings.otlp_endpoint else None
         users = users_here(settings)
         peers, group = ({os.geteuid()}, None) if users is None else ({users.worker}, users.worker)
-        door = RpcServer(settings.api_socket, services.operations.handlers(), peers, shared_gid=group)
+        door = RpcServer(settings.api_socket, services.operations.handlers(), peers, shared_gid=group, around=around)
         thread = threading.Thread(target=door.serve_forever, name="licet-door", daemon=True)
         thread.start()
         housekeeper.start()
         try:
             yield
         finally:
-            housekeeper.stop()
+            # Requests are answered by now. What the worker asked is answered next; then nothing more can be logged.
             door.close()
+            await asyncio.to_thread(thread.join, _STOP_WITHIN_S)
+            await asyncio.to_thread(housekeeper.stop)
             services.sequencer.close()
             services.threads.shutdown(wait=False)
             services.engine.dispose()
+            if metrics_door is not None:
+                metrics_door.close()
+            rpc.observe(None)
+            telemetry.shutdown()
 
     return build_app(services, lifespan)
 
@@ -165,4 +232,5 @@ def create_app(settings: Settings | None = None) -> Litestar:
 def application(*_args: Any) -> Litestar:
     """Factory for an ASGI server, called in the process that answers."""
     die_with_server()
+    logs.configure()
     return create_app()

@@ -18,6 +18,7 @@ import click
 
 from licet_engine.commands import data, installation, models, oversight, people, policy, training
 from licet_engine.commands.ask import ask
+from licet_engine.commands.breakglass import break_glass
 from licet_engine.commands.doctor import doctor
 from licet_engine.commands.failures import EXIT_DONE, EXIT_ERROR, report, report_misuse, report_stopped
 from licet_engine.commands.verify import verify
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 _SECTIONS = {
     "Ask and act": ("ask", "dataset", "train", "run", "model", "approval", "hold", "operation"),
-    "Govern": ("tenant", "person", "token", "policy"),
+    "Govern": ("tenant", "person", "token", "break-glass", "policy"),
     "Prove": ("decision", "evidence", "log", "keys", "verify"),
-    "Run the service": ("init", "serve", "doctor", "demo"),
+    "Run the service": ("init", "serve", "doctor", "backup", "restore", "demo"),
 }
 
 
@@ -73,6 +74,7 @@ for _command in (
     people.tenant,
     people.person,
     people.token,
+    break_glass,
     policy.policy,
     oversight.decision,
     oversight.evidence,
@@ -81,6 +83,8 @@ for _command in (
     verify,
     installation.init,
     installation.serve,
+    installation.backup,
+    installation.restore,
     installation.demo,
     doctor,
 ):

@@ -99,6 +99,7 @@ _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
 _OK, _CREATED, _ACCEPTED = 200, 201, 202
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _CONFLICT, _SERVER_ERROR, _UNAVAILABLE = 400, 401, 403, 409, 500, 503
+_TOO_MANY = 429
 
 
 class LicetClient:
@@ -464,7 +465,7 @@ def _checked(response: httpx.Response, idempotency_key: str | None) -> httpx.Res
 def _raise_for(response: httpx.Response, idempotency_key: str | None) -> None:
     message, code, body = _problem(response)
     status = response.status_code
-    if status == _UNAVAILABLE:
+    if status in {_UNAVAILABLE, _TOO_MANY}:  # Nothing was done; after a pause it may be.
         raise ServerUnavailable(message, code=code, status=status, idempotency_key=idempotency_key)
     if status == _UNAUTHORIZED:
         raise NotAuthenticated(message, code=code, status=status)

@@ -302,9 +302,35 @@ class TenantVerbs(Verbs):
             budgets=None if budgets is None else dict(budgets),
         )
 
-    def suspend(self, tenant: str, *, suspended: bool = True, **sent: Unpack[Sent]) -> Answer:
+    def suspend(
+        self, tenant: str, *, suspended: bool = True, reason: str | None = None, **sent: Unpack[Sent]
+    ) -> Answer:
         """Suspend a tenant, or end its suspension."""
-        return self._act("tenant.suspend", tenant, sent, suspended=suspended)
+        return self._act("tenant.suspend", tenant, sent, suspended=suspended, reason=reason)
+
+    def request_break_glass(
+        self, tenant: str, reason: str, *, duration_s: int | None = None, **sent: Unpack[Sent]
+    ) -> Answer:
+        """Ask, as an operator, to look; ``result["break_glass"]`` is the number of it."""
+        return self._act("tenant.request-break-glass", tenant, sent, reason=reason, duration_s=duration_s)
+
+    def approve_break_glass(self, tenant: str, number: str, **sent: Unpack[Sent]) -> Answer:
+        """Let the operator who asked look."""
+        return self._act("tenant.approve-break-glass", tenant, sent, id=number)
+
+    def break_glass(
+        self, tenant: str, number: str, what: str, *, limit: int | None = None, **sent: Unpack[Sent]
+    ) -> Answer:
+        """Look at ``decisions``, ``operations`` or the ``log``; ``result["items"]`` is what is there."""
+        return self._act("tenant.break-glass", tenant, sent, id=number, what=what, limit=limit)
+
+    def end_break_glass(self, tenant: str, number: str, **sent: Unpack[Sent]) -> Answer:
+        """End it before its time."""
+        return self._act("tenant.end-break-glass", tenant, sent, id=number)
+
+    def review_break_glass(self, tenant: str, number: str, finding: str, **sent: Unpack[Sent]) -> Answer:
+        """Say what the review found."""
+        return self._act("tenant.review-break-glass", tenant, sent, id=number, finding=finding)
 
 
 class PersonVerbs(Verbs):
@@ -331,9 +357,13 @@ class TokenVerbs(Verbs):
         """Issue a token to a person or service account; ``result["token"]`` is shown this once."""
         return self._act("token.issue", ref, sent, label=label, ttl_s=ttl_s)
 
-    def revoke(self, ref: str, token_id: str, **sent: Unpack[Sent]) -> Answer:
-        """Revoke a token of a person or service account."""
-        return self._act("token.revoke", ref, sent, token_id=token_id)
+    def revoke(self, ref: str, token_id: str | None = None, *, every: bool = False, **sent: Unpack[Sent]) -> Answer:
+        """Revoke a token of a person or service account, or every one of them."""
+        return self._act("token.revoke", ref, sent, token_id=token_id, every=every or None)
+
+    def list(self, tenant: str, **sent: Unpack[Sent]) -> Answer:
+        """Ask whether all tokens of the tenant may be listed; ``LicetClient.list(tenant, "tokens")`` lists them."""
+        return self._act("token.list", tenant, sent)
 
 
 class PolicyVerbs(Verbs):

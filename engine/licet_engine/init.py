@@ -25,6 +25,8 @@ from licet_engine.store.tables import ApiToken, Tenant
 
 OPERATOR = "operator"
 OPERATOR_TOKEN_TTL_S = 30 * 24 * 3600
+INSTALLED_FILE = "installed"
+"""Says that the installation is whole; the token beside it is the operator's to take away."""
 OPERATOR_TOKEN_FILE = "operator.token"  # noqa: S105 - the name of a file.
 
 
@@ -43,7 +45,8 @@ class Initialised:
 
 def is_initialised(settings: Settings) -> bool:
     """Whether there is a whole installation."""
-    return (settings.data / OPERATOR_TOKEN_FILE).exists() and settings.trust_root.exists()
+    said = any((settings.data / name).exists() for name in (INSTALLED_FILE, OPERATOR_TOKEN_FILE))
+    return said and settings.trust_root.exists()
 
 
 def initialise(settings: Settings, *, instance: str = "licet", region: str = "us") -> Initialised:
@@ -86,9 +89,10 @@ def initialise(settings: Settings, *, instance: str = "licet", region: str = "us
     settings.trust_root.unlink(missing_ok=True)
     create_durably(settings.trust_root, keystore.trust_root.to_json())
     token = _first_operator(settings, region)
-    # Written last: with it the installation is whole.
+    # Written last: with them the installation is whole.
     path = settings.data / OPERATOR_TOKEN_FILE
     create_durably(path, token.encode() + b"\n")
+    create_durably(settings.data / INSTALLED_FILE, b"initialised\n")
     return Initialised(path, settings.trust_root)
 
 

@@ -6,10 +6,14 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+SIGN_WITHIN_S: Final = 30.0
+"""How old a sign of life may be: it is given every second."""
 
 
 def die_with(parent: int) -> Callable[[], None]:
@@ -40,3 +44,19 @@ def die_with_server() -> None:
     server = multiprocessing.parent_process()
     if server is not None and not server.is_alive():  # It ended before the flag was set.
         os._exit(1)
+
+
+def give_sign(path: Path) -> None:
+    """Say that this process lives: its id, in a file that is touched again and again."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        path.write_text(str(os.getpid()), encoding="ascii")
+
+
+def is_alive(path: Path) -> bool:
+    """Whether the sign of life at ``path`` is fresh."""
+    try:
+        return time.time() - path.stat().st_mtime < SIGN_WITHIN_S
+    except OSError:
+        return False

@@ -32,6 +32,7 @@ from licet_attestations.signer.keystore import read_passphrase
 from licet_engine import logs
 from licet_engine.domain.errors import ConfigurationError
 from licet_engine.init import initialise, is_initialised, prepare_database
+from licet_engine.metrics import make_token
 from licet_engine.processes import die_with
 from licet_engine.separation import Separation, find_separation, launch_command, take_over
 from licet_engine.settings import Settings
@@ -123,7 +124,9 @@ class Supervisor:
             *(sys.executable, "-P", "-m", "granian", "licet_engine.app:application"),
             *("--interface", "asgi", "--factory", "--workers", "1", "--no-ws"),
             *("--host", self._settings.host, "--port", str(self._settings.port)),
-            *("--log-level", "warning", "--backlog", "1024"),
+            *("--log-level", "warning", "--backlog", "1024", "--http1-header-read-timeout", "10000"),
+            # On SIGTERM it accepts nothing more and answers what is in flight; whatever hangs longer is ended.
+            *("--workers-kill-timeout", str(self._settings.drain_s)),
         ]
 
     @property
@@ -152,6 +155,8 @@ class Supervisor:
         self._separation = find_separation(self._settings)
         for note in self._separation.notes:
             logger.warning("users: %s", note)
+        if self._settings.metrics_port:
+            make_token(self._settings.metrics_token)
         take_over(self._settings, self._separation.users)
         self._settings.worker_ready.unlink(missing_ok=True)
         for child in self._children:
@@ -206,7 +211,7 @@ class Supervisor:
                 continue
             process.terminate()
             try:
-                process.wait(_STOP_WITHIN_S)
+                process.wait(_STOP_WITHIN_S + self._settings.drain_s)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -37,6 +37,20 @@ class Settings:
             start; ``off``: all are the user who starts them.
         uid_base: First of the four numbers of users and groups that the processes are, started as root.
         key_passphrase_file: File with the passphrase of the signer's keys; empty for none.
+        max_requests: Requests that the api works on at once.
+        max_waiting_requests: Requests that wait for one of these places.
+        rate_per_token: Requests a second that one token may send; twice as many at once after a pause.
+        rate_per_tenant: Requests a second that all tokens of a tenant may send together.
+        drain_s: How long a stop waits for requests in flight.
+        min_free_bytes: Free space below which the service says that it is not ready.
+        metrics_port: Port on 127.0.0.1 of the api's metrics, the worker's on the next one; 0 for none.
+        otlp_endpoint: Base address of an OTLP/HTTP collector that gets traces; empty for none.
+        idempotency_ttl_s: How long an answer is kept for the repetition of its request.
+        telemetry_ttl_s: How long the figures of runs are kept.
+        failed_work_ttl_s: How long a work folder that was left behind is kept.
+        workflow_ttl_s: How long the queue remembers what is done.
+        warrant_mark_ttl_s: How long the mark of a spent warrant is kept after the warrant's end.
+        checkpoint_ttl_s: How long every checkpoint is kept; of older ones, one a day.
     """
 
     data: Path = Path("data")
@@ -55,6 +69,20 @@ class Settings:
     users: str = "auto"
     uid_base: int = 64_210
     key_passphrase_file: str = ""
+    max_requests: int = 256
+    max_waiting_requests: int = 1024
+    rate_per_token: int = 500
+    rate_per_tenant: int = 1000
+    drain_s: int = 10
+    min_free_bytes: int = 200 << 20
+    metrics_port: int = 0
+    otlp_endpoint: str = ""
+    idempotency_ttl_s: int = 30 * 86_400
+    telemetry_ttl_s: int = 365 * 86_400
+    failed_work_ttl_s: int = 14 * 86_400
+    workflow_ttl_s: int = 30 * 86_400
+    warrant_mark_ttl_s: int = 86_400
+    checkpoint_ttl_s: int = 30 * 86_400
 
     @property
     def database(self) -> Path:
@@ -95,6 +123,16 @@ class Settings:
     def trust_root(self) -> Path:
         """The public keys of this installation, for its own processes and for auditors to take a copy of."""
         return self.data / "trust-root.json"
+
+    @property
+    def worker_sign(self) -> Path:
+        """The worker's sign of life, touched while it lives, where the api can see it."""
+        return self.database.parent / "worker.alive"
+
+    @property
+    def metrics_token(self) -> Path:
+        """What must be shown to read metrics; made before the first process needs it."""
+        return self.database.parent / "metrics.token"
 
     @property
     def adapter_names(self) -> tuple[str, ...]:
@@ -143,9 +181,16 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         *("max_body_bytes", "max_upload_bytes", "max_uploads_per_principal", "upload_ttl_s"),
         "max_tenant_uploads_bytes",
         *("decision_max_age_s", "lease_s", "checkpoint_interval_s", "api_threads", "uid_base"),
+        *("max_requests", "max_waiting_requests", "rate_per_token", "rate_per_tenant", "drain_s", "min_free_bytes"),
+        *("idempotency_ttl_s", "telemetry_ttl_s", "failed_work_ttl_s", "workflow_ttl_s", "warrant_mark_ttl_s"),
+        "checkpoint_ttl_s",
     ):
         if getattr(settings, name) <= 0:
             raise ConfigurationError(f"{PREFIX}{name.upper()} must be above 0, not {getattr(settings, name)}")
+    if not 0 <= settings.metrics_port < 65_535:  # noqa: PLR2004 - the highest port but one, since the worker takes the next.
+        raise ConfigurationError(f"{PREFIX}METRICS_PORT must be 0 or a port below 65535, not {settings.metrics_port}")
+    if settings.otlp_endpoint and not settings.otlp_endpoint.startswith(("http://", "https://")):
+        raise ConfigurationError(f"{PREFIX}OTLP_ENDPOINT must be an http or https address, without a path to traces")
     if settings.decision_max_age_s * 1000 >= MAX_DECISION_AGE_MS:
         raise ConfigurationError(
             f"{PREFIX}DECISION_MAX_AGE_S must be below {MAX_DECISION_AGE_MS // 1000}, the oldest decision the signer accepts"

@@ -39,15 +39,18 @@ from licet_attestations import rpc
 from licet_attestations.errors import SignerRefused, SignerUnavailable
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
-from licet_engine import logs
+from licet_engine import logs, telemetry
 from licet_engine.domain.errors import ConfigurationError, InvalidInput, LicetError, Unavailable
 from licet_engine.domain.refs import now_ms
 from licet_engine.evidence.export import Exporter
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.deed import Adapters, Deed, Door, Tools
 from licet_engine.lifecycle.lives import Life, Lives
+from licet_engine.lifecycle.retention import WorkSweeper
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
+from licet_engine.metrics import WorkerMetrics, new_registry, open_door
+from licet_engine.processes import give_sign
 from licet_engine.settings import Settings, load_settings
 from licet_engine.store.db import always_writing, open_engine
 from licet_engine.workflow import APPLICATION, LONG_QUEUE, SHORT_QUEUE, WORKFLOW, WORKFLOW_VERSION
@@ -272,6 +275,7 @@ def main(settings: Settings | None = None) -> None:
     refuse_pickles()
     _only_worker(settings)
     shutil.rmtree(settings.worker_data / "plain", ignore_errors=True)  # What a killed worker left decrypted.
+    telemetry.configure("licet-worker", settings.otlp_endpoint)
     tools = build_tools(settings)
     lives = Lives(settings.worker_data / "lives")
     performer = Performer(tools, lives)
@@ -289,10 +293,18 @@ def main(settings: Settings | None = None) -> None:
     }
     DBOS(config=config)
 
+    metrics = WorkerMetrics(new_registry())
+    rpc.observe(telemetry.RpcObserver(metrics.calls.called))
+    open_door(settings.metrics_port and settings.metrics_port + 1, metrics.registry, settings.metrics_token)
+
     # Without a bound on how often it is found again: an accepted operation is never left where it is.
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
-    def perform(tenant: str, operation: str) -> str:
-        return performer.perform(tenant, operation)
+    def perform(tenant: str, operation: str, traceparent: str = "") -> str:
+        began_s = time.monotonic()
+        with telemetry.continuing("perform operation", traceparent):
+            state = performer.perform(tenant, operation)
+        metrics.performed(state, time.monotonic() - began_s)
+        return state
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -306,13 +318,17 @@ def main(settings: Settings | None = None) -> None:
             polling_interval_sec=_POLLING_S,
         )
     _announce(settings)
+    sweeper = WorkSweeper(settings, tools.door)
     parent = os.getppid()
     while not stop.wait(1.0):
         if os.getppid() != parent:  # The supervisor died without a word: nobody would start us again.
             break
+        give_sign(settings.worker_sign)
+        sweeper.sweep()
     # It ends at once, as if it were killed: what is at work is found where it was, as a new attempt. Were DBOS closed
     # under it instead, the steps at work would fail for that reason, and their operations with them.
     lives.put_down()
+    telemetry.shutdown()
     logging.shutdown()
     os._exit(0)
 
@@ -332,6 +348,7 @@ def _only_worker(settings: Settings) -> None:
 
 def _announce(settings: Settings) -> None:
     settings.worker_ready.write_text(str(os.getpid()), encoding="ascii")
+    give_sign(settings.worker_sign)
 
 
 if __name__ == "__main__":

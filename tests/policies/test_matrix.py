@@ -23,7 +23,9 @@ ROLES = [
     "security-engineer",
 ]
 OPEN = '@id("team.everything")\npermit (principal, action, resource);'
-OPERATOR_ACTIONS = {"tenant.create", "tenant.administer", "tenant.suspend", "tenant.break-glass"}
+OPERATOR_ACTIONS = {"tenant.create", "tenant.administer", "tenant.suspend"} | {
+    f"tenant.{verb}break-glass" for verb in ("", "request-", "end-")
+}
 
 
 def isolation_of(kind: str) -> str:

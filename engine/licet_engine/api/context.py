@@ -6,6 +6,7 @@ Rules kept here: a body is read up to its limit and no further; who asks is told
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -43,7 +44,9 @@ class Context:
 
     async def in_thread(self, call: Callable[..., _T], *args: Any) -> _T:
         """Run what blocks on a thread of the api's own."""
-        return await asyncio.get_running_loop().run_in_executor(self.services.threads, call, *args)
+        # In the trace of the request, too.
+        run = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self.services.threads, run, partial(call, *args))
 
     def identify(self, request: AnyRequest) -> Callable[[], Who]:
         """Who asks; verified now, and again for every try.

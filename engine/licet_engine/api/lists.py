@@ -15,13 +15,15 @@ from licet_engine.decide.explain import explain
 from licet_engine.decide.path import path_to_yes
 from licet_engine.decide.record import parse_record, recorded_request
 from licet_engine.domain.errors import InvalidInput, Unavailable
+from licet_engine.domain.refs import PLATFORM, now_ms
 from licet_engine.lifecycle.asking import Asked, parse_asked
+from licet_engine.lifecycle.breakglass import state_of
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.paths import obtainable
 from licet_engine.lifecycle.verbs import Who
 from licet_engine.log import store
 from licet_engine.store import tables
-from licet_engine.store.db import read_transaction, tenant_session
+from licet_engine.store.db import UnsafeAllTenants, read_transaction, tenant_session
 
 MAX_ROWS: Final = 1000
 MAX_INDEX: Final = 1 << 53
@@ -95,6 +97,31 @@ def _approvals(services: Services, who: Who, limit: int, _own_only: bool) -> lis
     return sorted(told, key=lambda row: -row["at_ms"])[:limit]
 
 
+def _break_glasses(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
+    query = select(tables.BreakGlass).order_by(col(tables.BreakGlass.requested_at_ms).desc()).limit(limit)
+    if who.tenant == PLATFORM:
+        # Operators see what they asked of tenants, and what became of it; what the tenant's reviewer found is the tenant's.
+        with UnsafeAllTenants(services.engine, "operators see their own requests to tenants") as session:
+            found, hidden = session.exec(query).all(), {"tenant_id", "finding"}
+    else:
+        with tenant_session(services.engine, who.tenant) as session:
+            found, hidden = session.exec(query).all(), {"tenant_id"}
+    at_ms = now_ms()
+    return [{"tenant": r.tenant_id, "state": state_of(r, at_ms), **r.model_dump(exclude=hidden)} for r in found]
+
+
+def _tenants(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
+    query = select(tables.Tenant).order_by(col(tables.Tenant.tenant_id)).limit(limit)
+    if who.tenant == PLATFORM:
+        # Operators administer tenants as such: which there are is theirs to know.
+        with UnsafeAllTenants(services.engine, "operators list tenants") as session:
+            found = session.exec(query).all()
+    else:
+        with tenant_session(services.engine, who.tenant) as session:
+            found = session.exec(query).all()
+    return [{"tenant": row.tenant_id, **row.model_dump(exclude={"tenant_id", "bundle_digest_hex"})} for row in found]
+
+
 _ROWS: Final[Mapping[str, Rows]] = {
     "datasets": _of(tables.Dataset, col(tables.Dataset.created_at_ms).desc(), frozenset({"object_id"})),
     "runs": _of(tables.Run, col(tables.Run.created_at_ms).desc()),
@@ -108,6 +135,14 @@ _ROWS: Final[Mapping[str, Rows]] = {
         frozenset({"parameters", "asked", "claimed"}),
         own=lambda who: (tables.Operation.principal == who.name, tables.Operation.principal_kind == who.kind),
     ),
+    "tokens": _of(
+        tables.ApiToken,
+        col(tables.ApiToken.created_at_ms).desc(),
+        frozenset({"hash_hex"}),
+        own=lambda who: (tables.ApiToken.principal == who.name,),
+    ),
+    "break-glasses": _break_glasses,
+    "tenants": _tenants,
     "bundles": _of(tables.PolicyBundle, col(tables.PolicyBundle.created_at_ms).desc(), frozenset({"body"})),
     "approvals": _approvals,
     "decisions": _of(

@@ -7,16 +7,20 @@ from typing import Any
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
-from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR, HTTP_503_SERVICE_UNAVAILABLE
+from litestar.status_codes import (
+    HTTP_429_TOO_MANY_REQUESTS,
+    HTTP_500_INTERNAL_SERVER_ERROR,
+    HTTP_503_SERVICE_UNAVAILABLE,
+)
 
 from licet_attestations.errors import LicetAttestationError, SignerError
-from licet_engine.domain.errors import LicetError
+from licet_engine.domain.errors import LicetError, TooManyRequests
 from licet_engine.lifecycle.asking import Answer
 
 logger = logging.getLogger(__name__)
 
 PROBLEM_JSON = "application/problem+json"
-_RETRY_AFTER_S = "1"
+_RETRY_AFTER_S = 1
 _TITLES = {
     400: "Invalid input",
     401: "Not authenticated",
@@ -41,7 +45,9 @@ _CODES = {
 AnyRequest = Request[Any, Any, Any]
 
 
-def problem(status: int, code: str, detail: str, **extra: Any) -> Response[dict[str, Any]]:
+def problem(
+    status: int, code: str, detail: str, *, retry_after_s: int | None = None, **extra: Any
+) -> Response[dict[str, Any]]:
     """A problem as a response."""
     body = {
         "type": f"urn:licet:problem:{code}",
@@ -52,8 +58,8 @@ def problem(status: int, code: str, detail: str, **extra: Any) -> Response[dict[
         **extra,
     }
     headers = {}
-    if status == HTTP_503_SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = _RETRY_AFTER_S
+    if status in {HTTP_429_TOO_MANY_REQUESTS, HTTP_503_SERVICE_UNAVAILABLE}:
+        headers["Retry-After"] = str(retry_after_s or _RETRY_AFTER_S)
     if status == 401:  # noqa: PLR2004 - RFC 9110 wants the challenge with it.
         headers["WWW-Authenticate"] = "Bearer"
     return Response(body, status_code=status, media_type=PROBLEM_JSON, headers=headers)
@@ -72,7 +78,8 @@ def on_licet_error(request: AnyRequest, error: LicetError) -> Response[dict[str,
         logger.warning("request failed", extra={"code": error.code, "reason": error.message})
     if error.status == HTTP_500_INTERNAL_SERVER_ERROR:
         return problem(500, error.code, "Something went wrong here; it was logged.")
-    return problem(error.status, error.code, error.message)
+    retry_after_s = error.retry_after_s if isinstance(error, TooManyRequests) else None
+    return problem(error.status, error.code, error.message, retry_after_s=retry_after_s)
 
 
 def on_attestation_error(_request: AnyRequest, error: LicetAttestationError) -> Response[dict[str, Any]]:

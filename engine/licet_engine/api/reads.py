@@ -5,6 +5,7 @@ Rules kept here: what one may see of one's own operations was permitted with the
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,10 +19,11 @@ from licet_engine.api.context import AnyRequest, Context
 from licet_engine.api.problems import denied
 from licet_engine.api.services import Services
 from licet_engine.domain.errors import InvalidInput
+from licet_engine.processes import is_alive
 from licet_engine.store.db import read_transaction
 
 _ARTIFACT_TYPES: Final = {"csv": "text/csv", "zip": "application/zip"}
-_BY_ASKER: Final = {"decisions": "decision.read", "operations": "operation.read"}
+_BY_ASKER: Final = {"decisions": "decision.read", "operations": "operation.read", "tokens": "token.list"}
 """The lists of what somebody asked for, with the action that reads them; every other list is of the catalogue."""
 
 
@@ -181,6 +183,10 @@ def _faults(services: Services) -> list[str]:
         faults.append("log")
     if not services.sequencer.is_alive():
         faults.append("sequencer")
+    if not is_alive(services.settings.worker_sign):
+        faults.append("worker")
+    if shutil.disk_usage(services.settings.data).free < services.settings.min_free_bytes:
+        faults.append("disk")
     try:
         with read_transaction(services.engine) as connection:
             connection.execute(text("SELECT 1"))

@@ -23,6 +23,8 @@ from licet_attestations.errors import LicetAttestationError
 from licet_engine import __version__
 from licet_engine.api import authzen, reads
 from licet_engine.api.context import AnyRequest, Context, find_verb, members, stream
+from licet_engine.api.door import FrontDoor
+from licet_engine.api.limits import Buckets
 from licet_engine.api.problems import (
     denied,
     on_anything,
@@ -145,9 +147,18 @@ def build_app(services: Services, lifespan: Callable[[Litestar], AbstractAsyncCo
     """The application."""
     context = Context(services)
     handlers = [_verb_route(context, verb) for verb in VERBS.values()]
+    settings = services.settings
+    door = FrontDoor(
+        services.tenants,
+        services.places,
+        Buckets(settings.rate_per_token),
+        Buckets(settings.rate_per_tenant),
+        services.metrics,
+    )
     return Litestar(
         route_handlers=[*handlers, *_asking_routes(context), *_reading_routes(context)],
         lifespan=[lifespan],
+        middleware=[door],
         request_max_body_size=services.settings.max_upload_bytes + services.settings.max_body_bytes,
         exception_handlers={
             LicetError: on_licet_error,

@@ -9,12 +9,14 @@ from sqlalchemy import Engine
 
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
+from licet_engine.api.limits import Places
 from licet_engine.lifecycle.asking import Desk
 from licet_engine.lifecycle.operations import Operations
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
+from licet_engine.metrics import ApiMetrics
 from licet_engine.settings import Settings
 
 
@@ -33,3 +35,5 @@ class Services:
     trust_root: TrustRoot
     spool: Spool
     threads: ThreadPoolExecutor
+    metrics: ApiMetrics
+    places: Places

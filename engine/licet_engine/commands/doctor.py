@@ -18,25 +18,26 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
+from licet_engine.commands import doctor_state
 from licet_engine.commands.desk import local
+from licet_engine.commands.doctor_state import Finding
 from licet_engine.commands.failures import EXIT_DENIED, EXIT_DONE, EXIT_ERROR
 from licet_engine.commands.text import clean, labelled, time_text
+from licet_engine.processes import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from licet_engine.commands.doctor_state import State
     from licet_engine.settings import Settings
 
-State = Literal["ok", "weak", "broken"]
-
-_LEAST_FREE_BYTES = 200 << 20
 _GOOD_FREE_BYTES = 2 << 30
 _EARLIEST_MS = 1_735_689_600_000  # 2025-01-01: a clock before this was never set.
 _MOST_AHEAD_MS = 1_000
@@ -46,23 +47,6 @@ _CLIENT_VARIABLES = frozenset(
     {"LICET_URL", "LICET_TOKEN", "LICET_TOKEN_FILE", "LICET_UNSAFE_PLAIN_HTTP", "LICET_DEBUG"}
 )
 _COLOURS = {"ok": "green", "weak": "yellow", "broken": "red"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one look found.
-
-    Attributes:
-        check: What was looked at.
-        state: ``ok``, ``weak`` or ``broken``.
-        detail: What was found.
-        mend: What to do about it.
-    """
-
-    check: str
-    state: State
-    detail: str
-    mend: str = ""
 
 
 def look_at_configuration(settings: Settings) -> Iterator[Finding]:
@@ -124,7 +108,7 @@ def look_at_folder(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("folder", "ok", f"{data} can be written by its owner alone")
     free = shutil.disk_usage(data).free
-    state: State = "ok" if free >= _GOOD_FREE_BYTES else "weak" if free >= _LEAST_FREE_BYTES else "broken"
+    state: State = "ok" if free >= _GOOD_FREE_BYTES else "weak" if free >= settings.min_free_bytes else "broken"
     mend = "" if state == "ok" else "Make room: when the disk is full nothing is decided, since nothing can be logged."
     yield Finding("disk", state, f"{free // _MIB} MiB are free", mend)
 
@@ -313,6 +297,11 @@ def _look_at_worker(settings: Settings, start: str) -> Iterator[Finding]:
     try:
         pid = int(path.read_text("ascii"))
         os.kill(pid, 0)
+        if not is_alive(settings.worker_sign):
+            yield Finding(
+                "worker", "broken", f"process {pid} has given no sign of life for a while", "Look at its log."
+            )
+            return
     except (OSError, ValueError) as error:
         if isinstance(error, PermissionError):
             yield Finding("worker", "ok", f"runs as another user, or {path} is closed to this one")
@@ -384,7 +373,13 @@ LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     look_at_configuration,
     look_at_folder,
     look_at_keys,
+    doctor_state.look_at_passphrase,
     look_at_database,
+    doctor_state.look_at_logs,
+    doctor_state.look_at_tokens,
+    doctor_state.look_at_retention,
+    doctor_state.look_at_break_glass,
+    doctor_state.look_at_sockets,
     look_at_processes,
     look_at_users,
     look_at_sandbox,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +16,7 @@ from licet_engine.commands.render import explanation_lines, list_lines, operatio
 from licet_engine.commands.text import block, clean, labelled, time_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from licet_engine.commands.desk import Desk
 
@@ -228,7 +229,7 @@ def fsck(data: Path | None, tenants: tuple[str, ...], format_: str) -> None:
 
 @click.group()
 def keys() -> None:
-    """Keys: show the server's public ones, destroy a tenant's."""
+    """Keys: show the server's public ones, destroy a tenant's, back up and restore the signer's."""
 
 
 @keys.command(name="show")
@@ -259,3 +260,54 @@ def destroy(desk: Desk, tenant: str, reason: str, *, yes: bool) -> None:
             err=True,
         )
     desk.finish(desk.client.key.destroy(tenant, reason, **desk.sent))
+
+
+_SECRET = click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="File, mode 0600, with the passphrase of the backup.",
+)
+_SIGNERS = click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of the installation; LICET_DATA or ./data if not given."
+)
+
+
+@keys.command(name="backup")
+@click.argument("file", type=click.Path(path_type=Path))
+@_SECRET
+@_SIGNERS
+@local
+def back_up_keys(file: Path, passphrase_file: Path, data: Path | None, format_: str) -> None:
+    """Seal the signer's keys and last checkpoints into the new FILE, and read it back. Run it as the signer's user."""
+    from licet_attestations.signer.escrow import back_up  # noqa: PLC0415  # Operators only.
+    from licet_attestations.signer.keystore import read_passphrase  # noqa: PLC0415  # As above.
+    from licet_engine.settings import load_settings  # noqa: PLC0415  # As above.
+
+    root = back_up(load_settings(data=data).signer_data, file, read_passphrase(passphrase_file))
+    _tell_root(root.to_dict(), file, format_)
+
+
+@keys.command(name="restore")
+@click.argument("file", type=click.Path(path_type=Path))
+@_SECRET
+@_SIGNERS
+@local
+def restore_keys(file: Path, passphrase_file: Path, data: Path | None, format_: str) -> None:
+    """Make the signer's folder anew from FILE, in an installation that has no keys. A passphrase of the keys stays theirs."""
+    from licet_attestations.signer.escrow import bring_back  # noqa: PLC0415  # As above.
+    from licet_attestations.signer.keystore import read_passphrase  # noqa: PLC0415  # As above.
+    from licet_engine.settings import load_settings  # noqa: PLC0415  # As above.
+
+    target = load_settings(data=data).signer_data
+    root = bring_back(file, target, read_passphrase(passphrase_file))
+    _tell_root(root.to_dict(), target, format_)
+
+
+def _tell_root(root: Mapping[str, Any], where: Path, format_: str) -> None:
+    if format_ == "json":
+        click.echo(json.dumps({"path": str(where), "trust_root": root}, indent=2))
+        return
+    click.echo(f"{where}: the keys of instance {clean(root.get('instance'))}")
+    for key in root.get("keys") or ():
+        click.echo(clean(f"  {key.get('purpose'):<12}{key.get('alg'):<19}{key.get('keyid')}"))

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from licet_engine.commands.data import lister
-from licet_engine.commands.desk import immediate
+from licet_engine.commands.desk import immediate, remote
 from licet_engine.commands.options import PAIR, SECONDS, words
 from licet_engine.commands.policy import PACKS_OPTIONS, chosen_packs
+from licet_engine.commands.render import list_lines
 
 if TYPE_CHECKING:
     from licet_engine.client_values import Answer
@@ -49,7 +50,7 @@ def _refuse_taken(out: Path | None) -> None:
 
 @click.group()
 def tenant() -> None:
-    """Tenants: create, administer, suspend, resume, environments."""
+    """Tenants: create, administer, suspend, resume, list, environments."""
 
 
 @tenant.command()
@@ -125,20 +126,34 @@ def administer(
     desk.finish(answer)
 
 
+_WHY = click.option("--reason", help="Why; it stands in the tenant's log.")
+
+
 @tenant.command()
 @click.argument("tenant")
+@_WHY
 @immediate
-def suspend(desk: Desk, tenant: str) -> None:
+def suspend(desk: Desk, tenant: str, *, reason: str | None) -> None:
     """Suspend a tenant: it may only roll back, hold and export."""
-    desk.finish(desk.client.tenant.suspend(tenant, **desk.sent))
+    desk.finish(desk.client.tenant.suspend(tenant, reason=reason, **desk.sent))
 
 
 @tenant.command()
 @click.argument("tenant")
+@_WHY
 @immediate
-def resume(desk: Desk, tenant: str) -> None:
+def resume(desk: Desk, tenant: str, *, reason: str | None) -> None:
     """End the suspension of a tenant."""
-    desk.finish(desk.client.tenant.suspend(tenant, suspended=False, **desk.sent))
+    desk.finish(desk.client.tenant.suspend(tenant, suspended=False, reason=reason, **desk.sent))
+
+
+@tenant.command(name="list")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at most.")
+@remote
+def list_tenants(desk: Desk, limit: int) -> None:
+    """List the tenants. For operators of the platform."""
+    rows = desk.client.list("platform", "tenants", limit=limit)
+    desk.show({"items": rows}, list_lines("tenants", rows))
 
 
 lister(tenant, "environments", "List the environments of a tenant.", name="environments")
@@ -176,7 +191,7 @@ lister(person, "people", "List the people and service accounts of a tenant.")
 
 @click.group()
 def token() -> None:
-    """API tokens: issue, revoke."""
+    """API tokens: issue, revoke, list."""
 
 
 @token.command()
@@ -193,8 +208,14 @@ def issue(desk: Desk, ref: str, *, label: str | None, ttl: float, out: Path | No
 
 @token.command()
 @click.argument("ref", metavar="TENANT/NAME")
-@click.argument("token_id")
+@click.argument("token_id", required=False)
+@click.option("--all", "every", is_flag=True, help="Revoke every token of the person or service account.")
 @immediate
-def revoke(desk: Desk, ref: str, *, token_id: str) -> None:
-    """Revoke the token TOKEN_ID of a person or service account."""
-    desk.finish(desk.client.token.revoke(ref, token_id, **desk.sent))
+def revoke(desk: Desk, ref: str, *, token_id: str | None, every: bool) -> None:
+    """Revoke the token TOKEN_ID of a person or service account, or all of them."""
+    if (token_id is None) != every:
+        raise click.UsageError("name the token by TOKEN_ID, or say --all")
+    desk.finish(desk.client.token.revoke(ref, token_id, every=every, **desk.sent))
+
+
+lister(token, "tokens", "List the tokens of a tenant: everybody's, or else your own.")

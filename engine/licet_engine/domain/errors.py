@@ -57,6 +57,22 @@ class Busy(LicetError):
     default_code = "busy"
 
 
+class TooManyRequests(LicetError):
+    """The caller asks more than it may; it should wait, and then try again. Nothing was done.
+
+    Args:
+        message: As for `LicetError`.
+        retry_after_s: How long to wait.
+    """
+
+    status = 429
+    default_code = "too-many-requests"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class Unavailable(LicetError):
     """A part that this needs does not answer; nothing was done. The operator should look."""
 

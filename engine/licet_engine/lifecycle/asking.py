@@ -41,6 +41,7 @@ from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Receipt, Spend, Submission, Update
 from licet_engine.store import tables
 from licet_engine.store.db import tenant_session
+from licet_engine.telemetry import traceparent
 
 MAX_TRIES: Final = 8
 _MAX_REMEMBERED_QUESTIONS: Final = 10_000
@@ -61,6 +62,8 @@ class Enqueued:
     tenant: str
     operation: str
     action: str
+    traceparent: str = ""
+    """The trace that it belongs to, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ class Answer:
     policies: tuple[Mapping[str, str], ...] = ()
     operation: str | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, Any] = field(default_factory=dict)
     is_plain: bool = False
     conflict: LicetError | None = None
 
@@ -226,9 +229,17 @@ class Desk:
         engine: Of the store.
         sequencer: Through which everything gets into the logs.
         tenants: What is in force.
+        decided: Told of each durable decision: its action, and whether it allowed.
     """
 
-    def __init__(self, engine: Engine, sequencer: Sequencer, tenants: Tenants) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        sequencer: Sequencer,
+        tenants: Tenants,
+        decided: Callable[[str, bool], None] = lambda _action, _allowed: None,
+    ) -> None:
+        self._decided = decided
         self._engine = engine
         self._sequencer = sequencer
         self.tenants = tenants
@@ -290,6 +301,7 @@ class Desk:
 
     def _answered(self, prepared: _Prepared, receipt: Receipt) -> Answer:
         question = prepared.question
+        self._decided(question.asked.verb.action, prepared.answer.decision.allowed)
         for tenant, version in receipt.facts_versions.items():
             self.tenants.seen(tenant, version, receipt.placed[0].time_ms)
         for digest_hex in question.facts.digests:
@@ -337,7 +349,7 @@ class Desk:
             proposal, owner_version = self._sketch(view, in_force, subject, asked, asker), None
             if proposal is None:
                 proposal, owner_version = self._propose(view, subject, asked, ids)
-        extra = facts_of.elsewhere_entities(asked.sent) if proposal is None else [proposal.resource]
+        extra = facts_of.elsewhere_entities(asked.sent) if proposal is None else [proposal.resource, *proposal.entities]
         resource = extra[0]
         facts = FactSet(Fact.from_entity(entity) for entity in (*asker, *extra))
         context: dict[str, Any] = {"claimed": [{"name": n, "value": v} for n, v in asked.claimed]}
@@ -477,7 +489,7 @@ class Desk:
             # What the decision changes itself is no reason to decide again.
             stands_on = question.in_force.facts_version + (1 if _changes_facts(change) else 0)
             companions.append(Insert(tables.Operation, [_operation_row(question, answer, stands_on)]))
-            enqueue.append(Enqueued(who.tenant, answer.operation, asked.verb.action))
+            enqueue.append(Enqueued(who.tenant, answer.operation, asked.verb.action, traceparent()))
         if asked.key and (change.inserts or change.updates or answer.operation):
             companions.append(Insert(tables.IdempotencyKey, [_key_row(question, answer)]))
         expect = {who.tenant: question.in_force.facts_version}
@@ -636,4 +648,6 @@ _CONTEXT_OF_ELSEWHERE: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
     "model.promote": lambda body: {"stage": body.stage, "region": body.region or ""},
     "model.approve": lambda body: {"track": body.track},
     "model.request": lambda body: {"track": body.track},
+    "tenant.break-glass": lambda _: {"until_ms": 0},
+    "tenant.request-break-glass": lambda _: {"unreviewed": 0},
 }

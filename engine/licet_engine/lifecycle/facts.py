@@ -27,11 +27,14 @@ from licet_engine.store.tables import (
     ApiToken,
     Approval,
     ApprovalRequest,
+    BreakGlass,
     Budget,
     CheckResult,
     Dataset,
+    Decision,
     Environment,
     Hold,
+    LogLeaf,
     Metric,
     ModelVersion,
     Operation,
@@ -186,6 +189,27 @@ class View:
             Hold.resource_type == resource_type, Hold.resource_name == name, col(Hold.lifted_at_ms).is_(None)
         )
         return list(self._session.exec(query).all())
+
+    def break_glass(self, identifier: str) -> BreakGlass | None:
+        """That time of an operator behind the glass."""
+        return self._session.exec(select(BreakGlass).where(BreakGlass.id == identifier)).first()
+
+    def break_glasses(self) -> list[BreakGlass]:
+        """Every time of operators behind the glass that was not reviewed."""
+        return list(self._session.exec(select(BreakGlass).where(col(BreakGlass.reviewed_at_ms).is_(None))).all())
+
+    def last_decisions(self, limit: int) -> list[Decision]:
+        """The newest decisions, as they are listed."""
+        return list(self._session.exec(select(Decision).order_by(col(Decision.leaf_index).desc()).limit(limit)).all())
+
+    def last_operations(self, limit: int) -> list[Operation]:
+        """The newest operations."""
+        query = select(Operation).order_by(col(Operation.created_at_ms).desc()).limit(limit)
+        return list(self._session.exec(query).all())
+
+    def last_leaves(self, limit: int) -> list[LogLeaf]:
+        """The newest leaves of the log."""
+        return list(self._session.exec(select(LogLeaf).order_by(col(LogLeaf.leaf_index).desc()).limit(limit)).all())
 
     def bundle_by_prefix(self, prefix: str) -> PolicyBundle | None:
         """The policy bundle whose digest begins with these 16 hex characters."""

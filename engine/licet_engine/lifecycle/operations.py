@@ -97,6 +97,8 @@ class Operations:
         notary: Has checkpoints signed.
         trust_root: Keys that attestations must bear.
         max_age_s: How old a decision may be for a warrant.
+        decided: Told of each decision that is made again: its action, and whether it allowed.
+        ended: Told of each operation that ends: its action and state.
     """
 
     def __init__(
@@ -108,7 +110,11 @@ class Operations:
         trust_root: TrustRoot,
         *,
         max_age_s: int,
+        decided: Callable[[str, bool], None] = lambda _action, _allowed: None,
+        ended: Callable[[str, str], None] = lambda _action, _state: None,
     ) -> None:
+        self._decided = decided
+        self._ended = ended
         self._engine = engine
         self._sequencer = sequencer
         self._tenants = tenants
@@ -119,6 +125,7 @@ class Operations:
     def handlers(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
         """The methods of the internal door, by name; parameters and results are canonical JSON."""
         return {
+            "state": lambda p: {"state": self._operation(p["tenant"], p["operation"]).state},
             "begin": lambda p: self.begin(p["tenant"], p["operation"]),
             "license": lambda p: self.license(p["tenant"], p["operation"], p["step"]),
             "renew": lambda p: self.renew(p["tenant"], p["operation"]),
@@ -221,6 +228,7 @@ class Operations:
                 receipt = self._sequencer.append(submission)
             except StaleFacts:
                 continue
+            self._decided(row.action, decision.allowed)
             if not decision.allowed:
                 told = ", ".join((*decision.reasons, *decision.errors)) or "no policy permits it any more"
                 raise Refused(f"{row.action} on {row.resource} was decided again and denied: {told}")
@@ -384,6 +392,7 @@ class Operations:
                 continue
             for changed, version in receipt.facts_versions.items():
                 self._tenants.seen(changed, version, receipt.placed[0].time_ms)
+            self._ended(row.action, state)
             return {"state": state}
         if isinstance(failure, StaleFacts):
             # It is nobody's fault, and it may pass: what was done must not be recorded as failed for it.

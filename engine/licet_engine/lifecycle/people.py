@@ -14,7 +14,7 @@ from licet_engine.domain.refs import PLATFORM, Ref, parse_name, parse_role
 from licet_engine.lifecycle.data import Hex, Id, Word
 from licet_engine.lifecycle.facts import View, tenant_entity
 from licet_engine.lifecycle.provenance import RUNTIME_DIGEST_HEX, TRAINING_CODE_DIGEST_HEX
-from licet_engine.lifecycle.verbs import Body, Change, Ids, Insert, Note, Proposal, RefForm, Update, Verb, Who
+from licet_engine.lifecycle.verbs import Body, Change, Ids, Insert, NoBody, Note, Proposal, RefForm, Update, Verb, Who
 from licet_engine.store.tables import ApiToken, Budget, Environment, PolicyBundle, Principal, Tenant
 from licet_policies import LicetPoliciesError, PackChoice, compose
 
@@ -85,9 +85,10 @@ class AdministerTenant(Body):
 
 
 class SuspendTenant(Body):
-    """Whether the tenant is suspended."""
+    """Whether the tenant is suspended, and why."""
 
     suspended: bool = True
+    reason: Annotated[str, Field(max_length=2000)] = ""
 
 
 class AdministerPerson(Body):
@@ -115,9 +116,16 @@ class IssueToken(Body):
 
 
 class RevokeToken(Body):
-    """Which token is revoked."""
+    """Which token is revoked; or all that the principal has."""
 
-    token_id: Id
+    token_id: Id | None = None
+    every: bool = False
+
+    @model_validator(mode="after")
+    def _one_or_all(self) -> RevokeToken:
+        if (self.token_id is not None) == self.every:
+            raise ValueError("name one token by token_id, or say every for all of them")
+        return self
 
 
 def new_token(
@@ -262,7 +270,8 @@ def ask_suspend(view: View, _who: Who, ref: Ref, body: SuspendTenant, _ids: Ids)
     conflict = None
     if ref.tenant == PLATFORM:
         conflict = Conflict("the platform's own tenant cannot be suspended: nobody could lift it")
-    note = Note("people", {"event": "tenant-suspended" if body.suspended else "tenant-resumed", "tenant": ref.tenant})
+    event = "tenant-suspended" if body.suspended else "tenant-resumed"
+    note = Note("people", {"event": event, "tenant": ref.tenant, "reason": body.reason})
     change = Change(updates=(Update(Tenant, {}, {"suspended": body.suspended}),), notes=(note,))
     return Proposal(
         resource=view.tenant_entity(), change=change, conflict=conflict, result={"suspended": body.suspended}
@@ -327,7 +336,12 @@ def ask_revoke(view: View, _who: Who, ref: Ref, body: RevokeToken, ids: Ids) -> 
     row = view.principal(ref.name)
     if row is None:
         return None
-    where = {"principal": ref.name, "id": body.token_id, "revoked_at_ms": None}
+    where = {"principal": ref.name, "revoked_at_ms": None}
+    if body.token_id is None:
+        note = Note("people", {"event": "tokens-revoked", "subject": str(ref)})
+        change = Change(updates=(Update(ApiToken, where, {"revoked_at_ms": ids.now_ms}, rows=None),), notes=(note,))
+        return Proposal(resource=view.principal_entity(row), change=change, result={"principal": str(ref)})
+    where |= {"id": body.token_id}
     conflict = None
     if not view.has_token(ref.name, body.token_id):
         conflict = Conflict(f"{ref} has no token {body.token_id} that still counts")
@@ -336,6 +350,11 @@ def ask_revoke(view: View, _who: Who, ref: Ref, body: RevokeToken, ids: Ids) -> 
     return Proposal(
         resource=view.principal_entity(row), change=change, conflict=conflict, result={"token_id": body.token_id}
     )
+
+
+def ask_tokens(view: View, _who: Who, _ref: Ref, _body: NoBody, _ids: Ids) -> Proposal:
+    """The tokens of the tenant, by number, owner and time; the tokens themselves are stored nowhere."""
+    return Proposal(resource=view.tenant_entity())
 
 
 VERBS = (
@@ -377,6 +396,17 @@ VERBS = (
         propose=ask_issue,
     ),
     Verb(
-        action="token.revoke", summary="Revoke an API token.", form=RefForm.NAME, body=RevokeToken, propose=ask_revoke
+        action="token.revoke",
+        summary="Revoke an API token, or every token of a principal.",
+        form=RefForm.NAME,
+        body=RevokeToken,
+        propose=ask_revoke,
+    ),
+    Verb(
+        action="token.list",
+        summary="List tokens: whose they are and until when they count.",
+        form=RefForm.TENANT,
+        body=NoBody,
+        propose=ask_tokens,
     ),
 )

@@ -132,6 +132,7 @@ class Proposal:
 
     Attributes:
         resource: The resource as it is, or as it would be.
+        entities: Others that the context names, so that policies can look at them.
         context: What the action's context holds beyond time and claims.
         parameters: Of the operation that an allow accepts; None if it accepts none.
         change: What an allow writes.
@@ -141,12 +142,13 @@ class Proposal:
     """
 
     resource: Entity
+    entities: Sequence[Entity] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] | None = None
     change: Change = NOTHING
     conflict: LicetError | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RefForm(Enum):

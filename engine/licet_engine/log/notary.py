@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from sqlalchemy import Engine, select
 
@@ -21,6 +21,8 @@ from licet_engine.log import store
 from licet_engine.log.errors import LogCorrupt, LogError
 from licet_engine.log.sequencer import wall_clock_ms
 from licet_engine.store.db import read_transaction, write_transaction
+
+_MAX_TRIES: Final = 4
 
 
 class CheckpointSigner(Protocol):
@@ -67,17 +69,30 @@ class Notary:
             return known
         with self._locks[tenant]:
             known = self._notes.get(tenant)
-            with read_transaction(self._engine) as connection:
-                head = store.read_head(connection, tenant)
-                if known is not None and known[0] >= (min_size or head.size):
-                    return known
-                last_size, _ = self._signer.last_checkpoint(tenant)
-                proof = store.consistency_proof(connection, tenant, last_size, head.size) if last_size else []
-            note = self._signer.sign_checkpoint(tenant, head.size, head.root, proof)
+            for left in reversed(range(_MAX_TRIES)):
+                with read_transaction(self._engine) as connection:
+                    head = store.read_head(connection, tenant)
+                    if known is not None and known[0] >= (min_size or head.size):
+                        return known
+                    last_size, _ = self._signer.last_checkpoint(tenant)
+                    proof = store.consistency_proof(connection, tenant, last_size, head.size) if last_size else []
+                try:
+                    note = self._signer.sign_checkpoint(tenant, head.size, head.root, proof)
+                    break
+                except SignerRefused:
+                    # Somebody else, such as a backup, may have had a later head signed in between; then ours is proven anew.
+                    if not left or self._signer.last_checkpoint(tenant)[0] == last_size:
+                        raise
             with write_transaction(self._engine) as connection:
                 store.save_checkpoint(connection, tenant, head.size, note, wall_clock_ms())
             self._notes[tenant] = (head.size, note)
             return head.size, note
+
+    def lag(self) -> int:
+        """How many entries of all logs no checkpoint covers that was made or seen here."""
+        with read_transaction(self._engine) as connection:
+            heads = connection.execute(select(store.HEADS.c.tenant_id, store.HEADS.c.size)).all()
+        return sum(max(0, size - self._notes.get(tenant, (0, ""))[0]) for tenant, size in heads)
 
     def sign_all(self) -> int:
         """Have every log signed that grew since its last checkpoint; return how many.

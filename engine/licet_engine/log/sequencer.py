@@ -136,6 +136,7 @@ class Sequencer:
         max_queued: Submissions that may wait; beyond it `LogBusy`.
         max_group: Submissions in one transaction.
         max_clock_step_back_ms: How far the clock may be behind a log before it is counted and warned of.
+        observe: Told of each group: how many submissions, and how many seconds until they were durable or refused.
     """
 
     def __init__(
@@ -147,7 +148,9 @@ class Sequencer:
         max_queued: int = DEFAULT_MAX_QUEUED,
         max_group: int = DEFAULT_MAX_GROUP,
         max_clock_step_back_ms: int = DEFAULT_MAX_CLOCK_STEP_BACK_MS,
+        observe: Callable[[int, float], None] = lambda _submissions, _duration_s: None,
     ) -> None:
+        self._observe = observe
         self.counters = Counters()
         self._engine = engine
         self._enqueue = enqueue
@@ -238,8 +241,10 @@ class Sequencer:
             while (taken := self._take()) is not None:
                 group = taken
                 if group:
+                    began_s = time.perf_counter()
                     self._sequence(group)
                     self._answer(group)
+                    self._observe(len(group), time.perf_counter() - began_s)
         except BaseException as error:  # The thread ends here, whatever it was; nobody may wait for it for ever.
             logger.exception("the sequencer stopped")
             with self._changed:

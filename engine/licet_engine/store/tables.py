@@ -103,6 +103,28 @@ class ApiToken(TenantRow, table=True):
     revoked_at_ms: int | None = Field(default=None, sa_type=BigInteger)
 
 
+class BreakGlass(TenantRow, table=True):
+    """An operator's time behind the glass of this tenant: asked for, approved, over, reviewed."""
+
+    __tablename__: ClassVar[Any] = "break_glass"
+    __table_args__ = (_to_tenant(),)
+
+    id: str = Field(primary_key=True)
+    operator: str
+    """Reference of the operator, who is of the platform's tenant."""
+    reason: str = Field(sa_type=Text)
+    duration_ms: int = Field(sa_type=BigInteger)
+    requested_at_ms: int = Field(sa_type=BigInteger)
+    approved_by: str | None = None
+    approved_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    until_ms: int = Field(default=0, sa_type=BigInteger)
+    ended_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    """When it was ended before its time."""
+    reviewed_by: str | None = None
+    reviewed_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    finding: str = Field(default="", sa_type=Text)
+
+
 class Environment(TenantRow, table=True):
     """A place where runs may be executed, its approved runtime and the code it may run."""
 

@@ -23,6 +23,8 @@ VERSION = {"model": "m", "version": 1}
 BY = {"registered_by": "ana", "registered_by_kind": "person"}
 ROWS: tuple[Any, ...] = (
     tables.Principal(**T, name="ana", kind="person", created_at_ms=1),
+    tables.ApiToken(**T, hash_hex="00", id="t", principal="ana", created_at_ms=1, expires_at_ms=2),
+    tables.BreakGlass(**T, id="b", operator="platform/otto", reason="r", duration_ms=60_000, requested_at_ms=1),
     tables.Environment(**T, name="us-east", region="us"),
     tables.Dataset(
         **T,

@@ -71,13 +71,19 @@ def minimal(verb: Verb) -> dict[str, Any]:
         "residency": ["us"],
         "uses": ["any"],
         "expires_at_ms": 1,
-        "token_id": "0" * 32,
+        "id": "0" * 32,
+        "what": "log",
         "value": "1.5",
         "step": 1,
         "track": "security",
     }
     parameters = {name: chosen.get(name, "x") for name, field in verb.body.model_fields.items() if field.is_required()}
-    return parameters or ({"budgets": {"training": 1}} if verb.action == "tenant.administer" else {})
+    # What these need is one thing or another.
+    either: dict[str, dict[str, Any]] = {
+        "tenant.administer": {"budgets": {"training": 1}},
+        "token.revoke": {"token_id": "0" * 32},
+    }
+    return parameters or either.get(verb.action, {})
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)

@@ -1,0 +1,243 @@
+"""What ``licet doctor`` finds in the state of an installation: sockets, logs, tokens, what should be gone, breaks of glass.
+
+Rules kept here: as in ``doctor``. The database is read, the signer is asked what it signed last, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from licet_engine.commands.text import clean, time_text
+
+if TYPE_CHECKING:
+    from licet_engine.settings import Settings
+
+State = Literal["ok", "weak", "broken"]
+
+_DAY_MS = 86_400_000
+_SOON_MS = 7 * _DAY_MS
+_LATE_MS = _DAY_MS
+_MAX_NAMED = 5
+_MAX_WAL_BYTES = 1 << 30
+_LAG_ENTRIES = 1000
+_SOCKET_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one look found.
+
+    Attributes:
+        check: What was looked at.
+        state: ``ok``, ``weak`` or ``broken``.
+        detail: What was found.
+        mend: What to do about it.
+    """
+
+    check: str
+    state: State
+    detail: str
+    mend: str = ""
+
+
+def _read_only(settings: Settings) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{settings.database.absolute()}?mode=ro", uri=True, timeout=5)
+
+
+def _named(names: list[str]) -> str:
+    more = len(names) - _MAX_NAMED
+    return ", ".join(map(clean, names[:_MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
+def look_at_sockets(settings: Settings) -> Iterator[Finding]:
+    """Whether the internal doors are closed to others."""
+    folder = settings.data / "run"
+    if not folder.is_dir():
+        return
+    wrong = [
+        f"{path} ({stat.S_IMODE(path.lstat().st_mode):04o})"
+        for path in (folder, settings.api_socket, settings.signer_socket)
+        if path.exists() and stat.S_IMODE(path.lstat().st_mode) & 0o007
+    ]
+    if wrong:
+        yield Finding(
+            "sockets",
+            "broken",
+            f"every user of this machine can reach {_named(wrong)}",
+            f"chmod 0700 {folder}, and start the service again.",
+        )
+    else:
+        yield Finding("sockets", "ok", f"{folder} is closed to others")
+
+
+def look_at_passphrase(settings: Settings) -> Iterator[Finding]:
+    """Whether the signer will be able to open its keys."""
+    import json  # noqa: PLC0415  # Only doctor needs it.
+
+    path = settings.signer_data / "keystore.json"
+    try:
+        is_sealed = json.loads(path.read_bytes())["kdf"] is not None
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # The look at the keys tells of that.
+    if is_sealed and not settings.key_passphrase_file:
+        yield Finding(
+            "passphrase",
+            "broken",
+            "the keys are sealed, and no passphrase file is set: the signer cannot start",
+            "Set LICET_KEY_PASSPHRASE_FILE.",
+        )
+    elif not is_sealed and settings.key_passphrase_file:
+        yield Finding(
+            "passphrase",
+            "broken",
+            "a passphrase file is set, but the keys are not sealed: the signer refuses to start",
+            "Unset LICET_KEY_PASSPHRASE_FILE; to have sealed keys, make a new installation with it set.",
+        )
+
+
+def look_at_logs(settings: Settings) -> Iterator[Finding]:
+    """Every log against what the signer signed last."""
+    if not settings.database.is_file():
+        return
+    signed = _last_checkpoints(settings)
+    with closing(_read_only(settings)) as database:
+        sizes = dict(database.execute("SELECT tenant_id, size FROM log_head").fetchall())
+    behind = sorted(tenant for tenant, size in signed.items() if size > sizes.get(tenant, 0))
+    if behind:
+        yield Finding(
+            "logs",
+            "broken",
+            f"the signer signed more entries than there are of {_named(behind)}: an old database was put in place",
+            "Stop the service. Bring the newer database back; else no checkpoint and no warrant can be made for these.",
+        )
+        return
+    lag = sum(max(0, size - signed.get(tenant, 0)) for tenant, size in sizes.items())
+    if lag > _LAG_ENTRIES:
+        yield Finding(
+            "logs",
+            "weak",
+            f"{lag} entries of {len(sizes)} logs are under no checkpoint yet",
+            "Look whether the signer answers, and at the log of licet serve for refused checkpoints.",
+        )
+    else:
+        yield Finding(
+            "logs", "ok", f"{len(sizes)} logs reach what the signer signed; {lag} entries wait for a checkpoint"
+        )
+
+
+def _last_checkpoints(settings: Settings) -> dict[str, int]:
+    from licet_attestations.errors import LicetAttestationError  # noqa: PLC0415  # Only doctor needs it.
+    from licet_attestations.signer.state import Head  # noqa: PLC0415  # As above.
+
+    found = {}
+    for path in (settings.signer_data / "state").glob("*.json"):
+        try:
+            found[path.stem] = Head.from_bytes(path.read_bytes()).size
+        except (OSError, LicetAttestationError):
+            found[path.stem] = 1 << 62  # Unreadable: the signer stops this log, as if it were ahead of all there is.
+    return found
+
+
+def look_at_tokens(settings: Settings) -> Iterator[Finding]:
+    """Tokens that end soon, and the first operator's, which should not lie where it was made."""
+    if not settings.database.is_file():
+        return
+    now_ms = int(time.time() * 1000)
+    with closing(_read_only(settings)) as database:
+        ending = database.execute(
+            "SELECT tenant_id || '/' || principal FROM api_token WHERE revoked_at_ms IS NULL"
+            " AND expires_at_ms > ? AND expires_at_ms < ? ORDER BY expires_at_ms",
+            (now_ms, now_ms + _SOON_MS),
+        ).fetchall()
+        operators = database.execute(
+            "SELECT max(expires_at_ms) FROM api_token WHERE revoked_at_ms IS NULL AND tenant_id = 'platform'"
+        ).fetchone()[0]
+    if not operators or operators < now_ms:
+        yield Finding(
+            "tokens",
+            "broken",
+            "no operator has a token that counts: nobody can create or suspend a tenant",
+            "Make a new operator's token: take operator.token and installed away and run licet init, which adds one.",
+        )
+    if ending:
+        yield Finding(
+            "tokens",
+            "weak",
+            f"end within a week: {_named([row[0] for row in ending])}",
+            "Issue new ones in time: licet token issue TENANT/NAME.",
+        )
+    elif operators and operators >= now_ms:
+        yield Finding("tokens", "ok", f"none ends within a week; the last of an operator ends {time_text(operators)}")
+    token = settings.data / "operator.token"
+    if token.exists():
+        yield Finding(
+            "operator token",
+            "weak",
+            f"{token} still lies where it was made",
+            "Give it to the operator, and remove it here.",
+        )
+
+
+def look_at_retention(settings: Settings) -> Iterator[Finding]:
+    """Whether what is over its time is removed."""
+    if not settings.database.is_file():
+        return
+    now_ms = int(time.time() * 1000)
+    late = []
+    with closing(_read_only(settings)) as database:
+        for table, ttl_s in (("idempotency_key", settings.idempotency_ttl_s), ("metric", settings.telemetry_ttl_s)):
+            before_ms = now_ms - ttl_s * 1000 - _LATE_MS
+            query = f"SELECT count(*) FROM {table} WHERE at_ms < ?"  # noqa: S608  # One of the two names above.
+            count = database.execute(query, (before_ms,)).fetchone()[0]
+            if count:
+                late.append(f"{count} rows of {table}")
+    oldest_s = time.time() - settings.failed_work_ttl_s - _LATE_MS / 1000
+    folders = [path for path in (settings.worker_data / "work").glob("*/*") if path.stat().st_mtime < oldest_s]
+    if folders:
+        late.append(f"{len(folders)} work folders")
+    if late:
+        yield Finding(
+            "retention",
+            "weak",
+            f"a day over their time: {', '.join(late)}",
+            "They go while the service runs: look at its log for 'housekeeping failed'.",
+        )
+    else:
+        yield Finding("retention", "ok", "nothing is a day over its time")
+    wal = Path(f"{settings.database}-wal")
+    if wal.exists() and wal.stat().st_size > _MAX_WAL_BYTES:
+        yield Finding(
+            "database",
+            "weak",
+            f"{wal} has {wal.stat().st_size >> 20} MiB: a reader holds it for long",
+            "Look for a backup or a program that reads the database all the time.",
+        )
+
+
+def look_at_break_glass(settings: Settings) -> Iterator[Finding]:
+    """Times of operators behind the glass that nobody reviewed."""
+    if not settings.database.is_file():
+        return
+    now_ms = int(time.time() * 1000)
+    with closing(_read_only(settings)) as database:
+        rows = database.execute(
+            "SELECT tenant_id, id, coalesce(ended_at_ms, until_ms) FROM break_glass"
+            " WHERE approved_at_ms IS NOT NULL AND reviewed_at_ms IS NULL"
+        ).fetchall()
+    waiting = [f"{tenant} {number}" for tenant, number, over_ms in rows if over_ms <= now_ms]
+    if waiting:
+        yield Finding(
+            "break-glass",
+            "weak",
+            f"not reviewed: {_named(waiting)}",
+            "Ask compliance or security of the tenant: licet break-glass review TENANT NUMBER --finding ...",
+        )
+    else:
+        yield Finding("break-glass", "ok", f"{len(rows)} open, none waits for a review")

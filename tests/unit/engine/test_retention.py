@@ -1,0 +1,169 @@
+"""What is over its time goes, in small steps; what proves anything stays."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+from sqlmodel import select
+
+from licet_engine.domain.errors import Unavailable
+from licet_engine.lifecycle import retention
+from licet_engine.lifecycle.retention import Retention, WorkSweeper
+from licet_engine.log.sequencer import Sequencer
+from licet_engine.log.submission import NewEntry, Submission
+from licet_engine.settings import Settings, load_settings
+from licet_engine.store import migrations, tables
+from licet_engine.store.db import open_engine, tenant_session
+
+DAY_MS = 86_400_000
+NOW_MS = int(time.time() * 1000)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_engine(tmp_path / "licet.db")
+    migrations.upgrade(engine)
+    sequencer = Sequencer(engine)
+    for tenant in ("northbank", "lakeside"):
+        sequencer.append(Submission([NewEntry(tenant, "facts", tenant, tenant, b"{}")]))
+        with tenant_session(engine, tenant, write=True) as session:
+            session.add(tables.Tenant(tenant_id=tenant, region="us", created_at_ms=1))
+    sequencer.close()
+    yield engine
+    engine.dispose()
+
+
+def settings(tmp_path: Path, **changes: Any) -> Settings:
+    return load_settings({}, data=tmp_path, **changes)
+
+
+def key(tenant: str, name: str, at_ms: int) -> tables.IdempotencyKey:
+    return tables.IdempotencyKey(
+        tenant_id=tenant, principal="p", key=name, request_digest_hex="", status=200, body="{}", at_ms=at_ms
+    )
+
+
+def put(engine: Engine, tenant: str, *rows: Any) -> None:
+    with tenant_session(engine, tenant, write=True) as session:
+        for row in rows:
+            session.add(row)
+
+
+def held(engine: Engine, tenant: str, table: Any) -> list[Any]:
+    with tenant_session(engine, tenant) as session:
+        return list(session.exec(select(table)).all())
+
+
+def test_rows_go_when_their_time_is_over_and_not_before_in_every_tenant(engine: Engine, tmp_path: Path) -> None:
+    for tenant in ("northbank", "lakeside"):
+        put(engine, tenant, key(tenant, "old", NOW_MS - 31 * DAY_MS), key(tenant, "young", NOW_MS - 29 * DAY_MS))
+    assert Retention(engine, settings(tmp_path)).sweep() == 2
+    for tenant in ("northbank", "lakeside"):
+        assert [row.key for row in held(engine, tenant, tables.IdempotencyKey)] == ["young"]
+
+
+def test_figures_of_runs_go_and_the_run_stays(engine: Engine, tmp_path: Path) -> None:
+    run = tables.Run(
+        tenant_id="northbank",
+        name="r",
+        use="u",
+        environment="e",
+        region="us",
+        state="done",
+        started_by="ana",
+        started_by_kind="person",
+        created_at_ms=1,
+    )
+    put(engine, "northbank", run)
+    metrics = [
+        tables.Metric(tenant_id="northbank", run="r", name="loss", step=step, attempt=1, value="1", at_ms=at_ms)
+        for step, at_ms in ((1, NOW_MS - 400 * DAY_MS), (2, NOW_MS))
+    ]
+    put(engine, "northbank", *metrics)
+    Retention(engine, settings(tmp_path)).sweep()
+    assert [row.step for row in held(engine, "northbank", tables.Metric)] == [2]
+    assert len(held(engine, "northbank", tables.Run)) == 1
+
+
+def test_leaves_and_records_never_go_and_of_old_checkpoints_the_last_of_a_day_stays(
+    engine: Engine, tmp_path: Path
+) -> None:
+    day_ms = (NOW_MS // DAY_MS - 90) * DAY_MS
+    times = {1: day_ms, 2: day_ms + 1, 3: day_ms + 2, 4: day_ms + DAY_MS, 5: NOW_MS - 1, 6: NOW_MS}
+    put(
+        engine,
+        "northbank",
+        *(
+            tables.LogCheckpoint(tenant_id="northbank", size=size, note="", at_ms=at_ms)
+            for size, at_ms in times.items()
+        ),
+    )
+    assert Retention(engine, settings(tmp_path)).sweep() == 2
+    assert [row.size for row in held(engine, "northbank", tables.LogCheckpoint)] == [3, 4, 5, 6]
+    assert len(held(engine, "northbank", tables.LogLeaf)) == 1
+    assert len(held(engine, "northbank", tables.LogRecord)) == 1
+
+
+def test_a_transaction_removes_a_bounded_number_and_the_writers_get_their_turn(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_BATCH", 10)
+    put(engine, "northbank", *(key("northbank", f"k{i}", 1) for i in range(35)))
+    deleted: list[int] = []
+
+    def count(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:  # noqa: FBT001 - as SQLAlchemy calls it.
+        if statement.startswith("DELETE FROM idempotency_key"):
+            deleted.append(len(parameters) if isinstance(parameters, list) else 1)
+
+    event.listen(engine, "before_cursor_execute", count)
+    assert Retention(engine, settings(tmp_path)).sweep() == 35
+    assert max(deleted) <= 10
+    assert sum(deleted) == 35
+
+
+def test_a_service_that_stops_does_not_wait_for_housekeeping(engine: Engine, tmp_path: Path) -> None:
+    put(engine, "northbank", key("northbank", "old", 1))
+    assert Retention(engine, settings(tmp_path)).sweep(lambda: True) == 0
+
+
+class Door:
+    """Answers as the api does."""
+
+    def __init__(self, states: dict[str, str]) -> None:
+        self.states = states
+
+    def call(self, method: str, **params: Any) -> Any:
+        assert method == "state"
+        if params["operation"] not in self.states:
+            raise Unavailable("the api does not answer")
+        return {"state": self.states[params["operation"]]}
+
+
+def test_work_folders_go_only_when_their_operation_has_ended_long_ago(tmp_path: Path) -> None:
+    work = tmp_path / "worker" / "work" / "northbank"
+    long_ago_s = time.time() - 15 * 86_400
+    for name in ("failed", "running", "unknown", "young"):
+        (work / name / "out").mkdir(parents=True)
+        if name != "young":
+            os.utime(work / name, (long_ago_s, long_ago_s))
+    door = Door({"failed": "failed", "running": "running", "young": "failed"})
+    sweeper = WorkSweeper(settings(tmp_path), door)  # type: ignore[arg-type]  # It answers as the door does.
+    assert sweeper.sweep_folders() == 1
+    assert sorted(path.name for path in work.iterdir()) == ["running", "unknown", "young"]
+
+
+def test_a_link_in_the_work_folder_is_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").write_text("kept")
+    work = tmp_path / "worker" / "work" / "northbank"
+    work.mkdir(parents=True)
+    (work / "failed").symlink_to(elsewhere)
+    WorkSweeper(settings(tmp_path, failed_work_ttl_s=1), Door({"failed": "failed"})).sweep_folders()  # type: ignore[arg-type]  # As above.
+    assert (elsewhere / "kept").exists()
