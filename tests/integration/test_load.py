@@ -216,7 +216,8 @@ def _ask_until_gone(installation: Installation, served: subprocess.Popen[bytes])
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
-    time.sleep(1.5)
+    # However busy the machine is: it is stopped in the middle of it.
+    poll("answers", lambda: len(answered) > 200, 60)
     served.send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join(40)
