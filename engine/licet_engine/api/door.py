@@ -7,6 +7,8 @@ Rules kept here:
 - Health is asked about by machines that must be answered while everybody else waits: it passes freely.
 - What is measured names routes as they are written, never what was sent.
 - A client that stops sending loses its place.
+- Who is answered before all of the body was read is told that the connection closes: what is left of the body stands where the next
+  request would, so the server cannot go on with it, and a client that is not told loses the request it sends next.
 """
 
 from __future__ import annotations
@@ -62,18 +64,21 @@ class FrontDoor(ASGIMiddleware):
         began_s = time.perf_counter()
         route, method = str(scope.get("path_template") or "other"), str(scope.get("method", ""))
         status = 500
+        body = _Body(receive, has_any=_has_body(scope))
 
         async def remember(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if not body.is_whole:
+                    message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             await send(message)
 
         try:
             tenant = self._admit(scope)
             async with self._places.place(tenant):
                 with telemetry.serving(f"{method} {route}", _header(scope, b"traceparent")):
-                    await next_app(scope, _patient(receive), remember)
+                    await next_app(scope, body.receive, remember)
         except TooManyRequests:
             status = TooManyRequests.status
             raise
@@ -111,16 +116,21 @@ def _header(scope: Scope, name: bytes) -> bytes:
     return next((bytes(value) for key, value in scope["headers"] if key == name), b"")
 
 
-def _patient(receive: Receive) -> Receive:
-    """Wait for the next part of a body as long as a slow client may need, and no longer."""
-    whole = False
+def _has_body(scope: Scope) -> bool:
+    return _header(scope, b"content-length").strip(b"0") != b"" or _header(scope, b"transfer-encoding") != b""
 
-    async def within() -> Any:
-        nonlocal whole
-        if whole:  # What comes next is the news that the client has gone, which may take as long as the answer.
-            return await receive()
-        message = await asyncio.wait_for(receive(), RECEIVE_WITHIN_S)
-        whole = not message.get("more_body", False)
+
+class _Body:
+    """Waits for the next part of a body as long as a slow client may need, and no longer; knows whether all of it came."""
+
+    def __init__(self, receive: Receive, *, has_any: bool) -> None:
+        self._receive = receive
+        self.is_whole = not has_any
+
+    async def receive(self) -> Any:
+        """The next message, as ASGI has it."""
+        if self.is_whole:  # What comes next is the news that the client has gone, which may take as long as the answer.
+            return await self._receive()
+        message = await asyncio.wait_for(self._receive(), RECEIVE_WITHIN_S)
+        self.is_whole = not message.get("more_body", False)
         return message
-
-    return within

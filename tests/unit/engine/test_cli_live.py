@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import sys
 from typing import TYPE_CHECKING
 
@@ -43,10 +44,13 @@ def test_a_terminal_shows_it_live_and_cannot_be_steered(monkeypatch: pytest.Monk
         with live_display("northbank/1") as update:
             update(RUNNING)
         terminal.flush()
-        shown = os.read(master, 1 << 16).decode()
+        # A terminal hands over what it has, which may be but a part; what is not there yet comes.
+        shown = b""
+        while "running · attempt 2".encode() not in shown:
+            assert select.select([master], [], [], 10.0)[0], shown
+            shown += os.read(master, 1 << 16)
     os.close(master)
-    assert "running · attempt 2" in shown
-    assert "run-1\x1b[2J" not in shown
+    assert b"run-1\x1b[2J" not in shown
 
 
 def test_without_a_terminal_each_new_state_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
