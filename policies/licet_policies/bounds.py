@@ -84,12 +84,14 @@ def pieces(text: str, where: str) -> Iterator[str]:
         yield _bounded(rest, where)
 
 
-def verify_text(text: str, where: str) -> int:
+def verify_text(text: str, where: str, *, may_cost: bool = False) -> int:
     """Verify that one policy can be given to Cedar's parser.
 
     Args:
         text: The policy.
         where: How it is called in messages.
+        may_cost: Whether it may be as costly to evaluate as it likes: of one that was in force somewhere and is evaluated again,
+            only what the parser does not survive is refused.
 
     Returns:
         Its steps: how many brackets, operators, accessors and conditions it has.
@@ -97,7 +99,7 @@ def verify_text(text: str, where: str) -> int:
     Raises:
         PolicySourceError: It is longer, deeper or larger than a policy may be.
     """
-    lexer = _Lexer(where)
+    lexer = _Lexer(where, may_cost=may_cost)
     if len(text) > MAX_POLICY_CHARS:
         raise lexer.too_much("characters", MAX_POLICY_CHARS)
     for match in _TOKEN.finditer(text):
@@ -146,8 +148,9 @@ def _refuse_quote(lexeme: str, where: str) -> None:
 class _Lexer:
     """Counts, token by token, what one policy asks of Cedar."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, *, may_cost: bool = False) -> None:
         self._where = where
+        self._may_cost = may_cost
         self._open: list[str] = []
         self._commas: list[int] = []
         self.steps = 0
@@ -166,7 +169,8 @@ class _Lexer:
         _refuse_quote(lexeme, self._where)
         self._count(kind, lexeme)
         if kind == "string":
-            self._string(lexeme)
+            if not self._may_cost:
+                self._string(lexeme)
         elif kind == "opens":
             self._open.append(_CLOSED_BY[lexeme])
             self._commas.append(0)
@@ -179,7 +183,7 @@ class _Lexer:
             self._commas.pop()
         elif lexeme == "," and self._commas:
             self._commas[-1] += 1
-            if self._commas[-1] >= MAX_ELEMENTS:
+            if self._commas[-1] >= MAX_ELEMENTS and not self._may_cost:
                 raise self.too_much("members of one set, record or list", MAX_ELEMENTS)
         self._before = (*self._before[1:], lexeme)
 
@@ -198,7 +202,7 @@ class _Lexer:
             self._has_path = 0
         if lexeme == "like":
             self._patterns += 1
-            if self._patterns > MAX_PATTERNS:
+            if self._patterns > MAX_PATTERNS and not self._may_cost:
                 raise self.too_much("uses of `like`", MAX_PATTERNS)
 
     def _string(self, lexeme: str) -> None:

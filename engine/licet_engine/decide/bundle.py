@@ -397,7 +397,7 @@ def read_policy(ordinal: int, entry: Any) -> Policy:
 def _read_ast(policy_id: str, text: str) -> dict[str, Any]:
     """One static policy in Cedar's JSON form."""
     try:
-        verify_text(text, "it")
+        verify_text(text, "it", may_cost=True)
         parsed = json.loads(cedarpy.policies_to_json_str(text))
         if parsed["templates"] or len(parsed["staticPolicies"]) != 1:
             raise BundleError("its text must be exactly one policy and no template", policy_id=policy_id)
