@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from licet_attestations.warrant import Warrant
 
 
+_SPENT: Final = "spent"
 _HORIZON: Final = "horizon"
 _MAX_FORGOTTEN: Final = 1000
 
@@ -54,7 +55,7 @@ class WarrantGuard:
     def __init__(self, adapter: str, trust_root: TrustRoot, state_dir: Path, clock: Clock) -> None:
         self._adapter = adapter
         self._trust_root = trust_root
-        self._dir = state_dir / "spent"
+        self._dir = state_dir / _SPENT
         self._clock = clock
 
     def admit(
@@ -125,6 +126,11 @@ class WarrantGuard:
             raise Unavailable(f"the warrant cannot be marked spent: {error.strerror}") from error
         if warrant.expires_at_ms <= horizon_ms:
             raise WarrantRefused("spent", "the warrant is so old that its mark may be gone: it counts as used")
+
+
+def spent_folders(adapters_dir: Path) -> list[Path]:
+    """Where the guards of all adapter instances keep their marks: in the instance's own folder, or in its ``state``."""
+    return sorted([*adapters_dir.glob(f"*/{_SPENT}"), *adapters_dir.glob(f"*/state/{_SPENT}")])
 
 
 def read_horizon(spent_dir: Path) -> int:

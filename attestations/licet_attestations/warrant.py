@@ -67,8 +67,8 @@ def verify_touched(
     """Verify that a step touches only what was decided on.
 
     A reference must be the tenant itself, one of the decided ones, a file of a decided version (``TENANT/MODEL@1/...``), or
-    lie under the operation's own id, as what the operation makes does. A digest may be of anything that the operation makes; where content is read or deleted it must be
-    decided on, too, unless the operation made it.
+    lie under the operation's own id, as what the operation makes does. A digest may be of anything that the operation
+    makes; where content is read or deleted it must be decided on, too, unless the operation made it.
 
     Args:
         resources: What the step touches: a SHA-256 in hex or a reference, by name.

@@ -84,21 +84,6 @@ class Report:
         }
 
 
-def require_sqlite(settings: Settings, verb: str) -> None:
-    """Refuse what is not for this kind of database, and say what is.
-
-    Raises:
-        ConfigurationError: The installation keeps its facts and logs in another database than a file of its folder.
-    """
-    url = str(getattr(settings, "database_url", "") or settings.database)
-    if "://" in url:
-        raise ConfigurationError(
-            f"this installation keeps its facts and logs in PostgreSQL, which licet {verb} does not copy: use pg_dump and"
-            " pg_restore, or the base backups of your database, together with a copy of the folders signer/ and"
-            " worker/adapters/ that is made afterwards; then run licet log fsck and licet doctor"
-        )
-
-
 # --- backup ---------------------------------------------------------------------------------------------------------
 
 
@@ -112,7 +97,6 @@ def backup(settings: Settings, target: Path) -> Report:
     Raises:
         ConfigurationError: There is no installation, the folder is taken, or a log is not what the signer signed.
     """
-    require_sqlite(settings, "backup")
     if not is_initialised(settings) or not settings.database.is_file():
         raise ConfigurationError(f"{settings.data} holds no installation to back up")
     part = _begin(target)

@@ -23,7 +23,7 @@ from sqlalchemy import Engine
 from sqlmodel import col, select
 
 from licet_adapters.errors import AdapterError
-from licet_adapters.guard import forget
+from licet_adapters.guard import forget, spent_folders
 from licet_attestations import rpc
 from licet_engine.domain.errors import LicetError
 from licet_engine.domain.refs import now_ms
@@ -163,7 +163,7 @@ class WorkSweeper:
     def sweep_marks(self) -> int:
         """Remove marks of warrants that ended long ago, of every adapter."""
         removed = 0
-        for folder in (self._settings.worker_data / "adapters").glob("*/spent"):
+        for folder in spent_folders(self._settings.worker_data / "adapters"):
             try:
                 removed += forget(folder, now_ms(), self._settings.warrant_mark_ttl_s * 1000)
             except AdapterError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 from sqlalchemy import Engine, event
 from sqlmodel import select
 
+from licet_adapters.conformance.world import World
+from licet_adapters.loader import GROUP, load_adapters
 from licet_engine.domain.errors import Unavailable
 from licet_engine.lifecycle import retention
 from licet_engine.lifecycle.retention import Retention, WorkSweeper
@@ -156,6 +160,30 @@ def test_work_folders_go_only_when_their_operation_has_ended_long_ago(tmp_path: 
     sweeper = WorkSweeper(settings(tmp_path), door)  # type: ignore[arg-type]  # It answers as the door does.
     assert sweeper.sweep_folders() == 1
     assert sorted(path.name for path in work.iterdir()) == ["running", "unknown", "young"]
+
+
+@pytest.mark.parametrize("name", sorted(entry.name for entry in entry_points(group=GROUP)))
+def test_spent_marks_of_every_adapter_go_when_their_time_is_over(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    world = World(tmp_path / "world")
+    adapters = tmp_path / "worker" / "adapters"
+    adapter = load_adapters([name], replace(world.context(name), data_dir=adapters))[name]
+    resources = {"object": "northbank/thing"}
+    for _ in range(2):
+        warrant = world.warrant("dataset.read", name, "objects.get", resources=resources, parameters={"a": 1})
+        adapter._guard.admit(
+            warrant, tenant="northbank", operation="objects.get", parameters={"a": 1}, resources=resources
+        )
+    marks = lambda: [path for path in adapters.rglob("spent/??/*") if path.is_file()]  # noqa: E731 - looked at anew.
+    sweeper = WorkSweeper(settings(tmp_path), Door({}))  # type: ignore[arg-type]  # As above.
+    assert len(marks()) == 2
+    monkeypatch.setattr(retention, "now_ms", world.clock)
+    assert sweeper.sweep_marks() == 0
+    world.now_ms += 30 * DAY_MS
+    assert sweeper.sweep_marks() == 2
+    assert marks() == []
 
 
 def test_a_link_in_the_work_folder_is_not_followed(tmp_path: Path) -> None:
