@@ -44,6 +44,9 @@ unencrypted to another machine.
 **Work that takes longer** is accepted as an operation. `--wait` follows it to its end; without it the answer names the operation, and
 `licet operation wait TENANT/ID` follows it later.
 
+**Times.** A DURATION is `90s`, `15m`, `12h` or `30d`; a bare number counts seconds. A DATE is `2030-01-01` or `2030-01-01T12:00:00Z`, in
+UTC unless it names an offset.
+
 **Repeating.** A command that met a lost connection is repeated under its idempotency key by itself. If it gives up it names the key;
 repeat it with `--idempotency-key`, and it is done once.
 """

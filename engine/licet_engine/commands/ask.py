@@ -111,7 +111,7 @@ def ask(
 
     \b
       licet ask promote northbank/credit-risk@1 --to prod
-      licet ask train northbank/run-1 --dataset northbank/hmda --environment eu-west --use credit-risk
+      licet ask train northbank/run-1 --dataset northbank/hmda --environment us-east --use credit-risk
     """  # noqa: D301  # The backspace tells click not to wrap what follows.
     given: dict[str, Any] = {} if parameters_file is None else read_json_object(parameters_file, "--parameters-file")
     given |= {name.rstrip("_"): value for name, value in named.items() if value is not None}

@@ -145,7 +145,7 @@ def _verdict(
     """Give a group a command on the approval of a version."""
     command: Callable[..., Any] = mutation(function) if bound else immediate(function)
     if bound:
-        told = "Binding that was reviewed, or its first 16 characters; refused if it is another by now."
+        told = "Binding that was reviewed (licet model read shows it), or its first 16 characters; refused if it is another by now."
         command = click.option("--binding", required=name == "approve", help=told)(command)
     command = click.option("--reason", required=reason_required, help="Why.")(command)
     command = click.option("--track", required=True, type=TRACK, help="Track.")(command)

@@ -47,8 +47,8 @@ def launch(
     """Train a model on a dataset, as the run TENANT/RUN.
 
     The specification: seed, epochs, hidden (units of each hidden layer, [16,8]), learning_rate_micro, weight_decay_micro, exclude (columns),
-    mitigation_weight_micro (of a demographic-parity penalty; 0 for none), group (protected column that the penalty and the bias check
-    compare), decision_threshold_micro, held_out_micro, split_seed, checkpoint_every_epochs. Fractions are in millionths.
+    mitigation_weight_micro (of a demographic-parity penalty; 0 for none), group (protected column whose groups the penalty
+    compares; checks review all), decision_threshold_micro, held_out_micro, split_seed, checkpoint_every_epochs. Fractions are in millionths.
 
     \b
       licet train launch northbank/run-1 --dataset northbank/hmda --environment us-east \\
