@@ -158,7 +158,7 @@ class Supervisor:
         if self._settings.metrics_port:
             make_token(self._settings.metrics_token)
         take_over(self._settings, self._separation.users)
-        self._settings.worker_ready.unlink(missing_ok=True)
+        self._settings.worker_sign.unlink(missing_ok=True)
         for child in self._children:
             self._spawn(child)
         deadline_s = time.monotonic() + _READY_WITHIN_S
@@ -186,7 +186,7 @@ class Supervisor:
                 ) from error
 
     def _is_ready(self) -> bool:
-        if not self._settings.worker_ready.exists():
+        if not self._settings.worker_sign.exists():
             return False
         try:
             return httpx.get(f"{self.url}/health/ready", timeout=2.0).status_code == httpx.codes.OK

@@ -115,18 +115,13 @@ class Settings:
         return self.data / "worker"
 
     @property
-    def worker_ready(self) -> Path:
-        """Where the worker leaves its process id once it works."""
-        return self.worker_data / "ready"
-
-    @property
     def trust_root(self) -> Path:
         """The public keys of this installation, for its own processes and for auditors to take a copy of."""
         return self.data / "trust-root.json"
 
     @property
     def worker_sign(self) -> Path:
-        """The worker's sign of life, touched while it lives, where the api can see it."""
+        """The worker's sign of life: its process id once it works, touched while it lives, where the api can see it."""
         return self.database.parent / "worker.alive"
 
     @property

@@ -347,8 +347,7 @@ def _only_worker(settings: Settings) -> None:
 
 
 def _announce(settings: Settings) -> None:
-    settings.worker_ready.write_text(str(os.getpid()), encoding="ascii")
-    give_sign(settings.worker_sign)
+    settings.worker_sign.write_text(str(os.getpid()), encoding="ascii")
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ class Supervised:
         if set(now) != set(VICTIMS):
             return False
         try:
-            return self.settings.worker_ready.read_text() == str(now["worker"]) and self.is_ready()
+            return self.settings.worker_sign.read_text() == str(now["worker"]) and self.is_ready()
         except OSError:
             return False
 

@@ -75,7 +75,7 @@ def test_no_process_is_root_and_no_two_are_one_user(apart: Installation) -> None
         ("signer/keys/warrant.json", {"signer"}),
         ("signer/keys/root.json", {"signer"}),
         ("store/licet.db", {"api", "worker"}),
-        ("worker/ready", {"worker"}),
+        ("store/worker.alive", {"worker"}),
         ("operator.token", set()),
         ("trust-root.json", {"signer", "api", "worker"}),
     ],

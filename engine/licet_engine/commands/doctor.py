@@ -293,11 +293,11 @@ def look_at_processes(settings: Settings) -> Iterator[Finding]:
 
 def _look_at_worker(settings: Settings, start: str) -> Iterator[Finding]:
     # The worker has no door of its own; it leaves its process id where its supervisor looks for it.
-    path = settings.worker_ready
+    path = settings.worker_sign
     try:
         pid = int(path.read_text("ascii"))
         os.kill(pid, 0)
-        if not is_alive(settings.worker_sign):
+        if not is_alive(path):
             yield Finding(
                 "worker", "broken", f"process {pid} has given no sign of life for a while", "Look at its log."
             )
