@@ -192,16 +192,7 @@ class ChecksConformance(GuardConformance):
         should_stop: Callable[[], bool] = lambda: False,
     ) -> CheckOutcome:
         """Run under the right warrant, by a checker that has just been started."""
-        warrant = world.warrant(
-            "model.check",
-            self._adapter,
-            "checks.run",
-            resources=job.resources(),
-            parameters=job.parameters,
-            operation_id=job.operation_id,
-            step=job.step,
-            attempt=job.attempt,
-        )
+        warrant = world.warrant_for("model.check", self._adapter, "checks.run", job)
         return self._start(world).run(warrant, job, on_metric, should_stop)
 
     def _start(self, world: World) -> ModelChecker:

@@ -198,16 +198,7 @@ class TrainingConformance(GuardConformance):
         should_stop: Callable[[], bool] = lambda: False,
     ) -> TrainingOutcome:
         """Run under the right warrant, by a runner that has just been started."""
-        warrant = world.warrant(
-            "training.launch",
-            self._adapter,
-            "training.run",
-            resources=job.resources(),
-            parameters=job.parameters,
-            operation_id=job.operation_id,
-            step=job.step,
-            attempt=job.attempt,
-        )
+        warrant = world.warrant_for("training.launch", self._adapter, "training.run", job)
         return self._start(world).run(warrant, job, on_metric, should_stop)
 
     def _start(self, world: World) -> TrainingRunner:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from licet_adapters.ports import CheckJob, TrainingJob
+
 TENANT = "northbank"
 FOREIGN_TENANT = "lakeside"
 _START_MS = 1_800_000_000_000
@@ -114,6 +116,19 @@ class World:
             operation_id=operation_id,
             resources=resources,
             parameters=dict(parameters),
+        )
+
+    def warrant_for(self, action: str, adapter: str, operation: str, job: TrainingJob | CheckJob) -> bytes:
+        """Decide ``action`` with allow and have the very warrant made that a job asks for."""
+        return self.warrant(
+            action,
+            adapter,
+            operation,
+            resources=job.resources(),
+            parameters=job.parameters,
+            operation_id=job.operation_id,
+            step=job.step,
+            attempt=job.attempt,
         )
 
     def mint(self, record: bytes, *, tenant: str = TENANT, kind: str = "decision", **asked: Any) -> bytes:

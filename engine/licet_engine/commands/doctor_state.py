@@ -5,6 +5,7 @@ Rules kept here: as in ``doctor``. The database is read, the signer is asked wha
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 import time
@@ -79,8 +80,6 @@ def look_at_sockets(settings: Settings) -> Iterator[Finding]:
 
 def look_at_passphrase(settings: Settings) -> Iterator[Finding]:
     """Whether the signer will be able to open its keys."""
-    import json  # noqa: PLC0415  # Only doctor needs it.
-
     path = settings.signer_data / "keystore.json"
     try:
         is_sealed = json.loads(path.read_bytes())["kdf"] is not None
@@ -133,7 +132,7 @@ def look_at_logs(settings: Settings) -> Iterator[Finding]:
 
 
 def _last_checkpoints(settings: Settings) -> dict[str, int]:
-    from licet_attestations.errors import LicetAttestationError  # noqa: PLC0415  # Only doctor needs it.
+    from licet_attestations.errors import LicetAttestationError  # noqa: PLC0415  # No command but this should load cryptography.
     from licet_attestations.signer.state import Head  # noqa: PLC0415  # As above.
 
     found = {}
@@ -192,12 +191,13 @@ def look_at_retention(settings: Settings) -> Iterator[Finding]:
     now_ms = int(time.time() * 1000)
     late = []
     with closing(_read_only(settings)) as database:
-        for table, ttl_s in (("idempotency_key", settings.idempotency_ttl_s), ("metric", settings.telemetry_ttl_s)):
-            before_ms = now_ms - ttl_s * 1000 - _LATE_MS
-            query = f"SELECT count(*) FROM {table} WHERE at_ms < ?"  # noqa: S608  # One of the two names above.
-            count = database.execute(query, (before_ms,)).fetchone()[0]
+        for kind, query, ttl_s in (
+            ("idempotency keys", "SELECT count(*) FROM idempotency_key WHERE at_ms < ?", settings.idempotency_ttl_s),
+            ("figures of runs", "SELECT count(*) FROM metric WHERE at_ms < ?", settings.telemetry_ttl_s),
+        ):
+            count = database.execute(query, (now_ms - ttl_s * 1000 - _LATE_MS,)).fetchone()[0]
             if count:
-                late.append(f"{count} rows of {table}")
+                late.append(f"{count} {kind}")
     oldest_s = time.time() - settings.failed_work_ttl_s - _LATE_MS / 1000
     folders = [path for path in (settings.worker_data / "work").glob("*/*") if path.stat().st_mtime < oldest_s]
     if folders:

@@ -321,11 +321,7 @@ def do_delete(deed: Deed) -> Mapping[str, Any]:
     ref = ObjectRef(
         tenant=deed.tenant, object_id=p["object_id"], digest_hex=p["digest_hex"], size_bytes=p["size_bytes"]
     )
-
-    def delete(warrant: bytes, _attempt: int) -> dict[str, Any]:
-        return {"was_there": deed.adapters.objects.delete(warrant, ref, p)}
-
-    return deed.step("delete", delete, adapter="local-objects", operation="objects.delete", resources=ref.resources())
+    return deed.destroy("delete", ref)
 
 
 def finish_delete(_view: View, operation: Operation, _result: Mapping[str, Any], _now_ms: int) -> Change:

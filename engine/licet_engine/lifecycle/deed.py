@@ -319,13 +319,13 @@ class Deed:
 
         self.effect(name, get, adapter="local-objects", operation="objects.get", resources=ref.resources())
 
-    def destroy(self, name: str, ref: ObjectRef) -> None:
-        """Delete an object, once, as the step of that name."""
+    def destroy(self, name: str, ref: ObjectRef) -> dict[str, Any]:
+        """Delete an object, once, as the step of that name; tell whether it was there."""
 
         def delete(warrant: bytes, _attempt: int) -> dict[str, Any]:
             return {"was_there": self.adapters.objects.delete(warrant, ref, self.parameters)}
 
-        self.step(name, delete, adapter="local-objects", operation="objects.delete", resources=ref.resources())
+        return self.step(name, delete, adapter="local-objects", operation="objects.delete", resources=ref.resources())
 
     def fetch_split(self, ref: ObjectRef, folder: Path, *, parameters: Mapping[str, Any]) -> Split:
         """Decrypt a dataset and divide it into training and held-out rows, always alike for the same parameters."""
