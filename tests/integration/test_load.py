@@ -48,6 +48,7 @@ class Flood:
     def __init__(self, installation: Installation, who: str, threads: int, seconds: float) -> None:
         self.statuses: Counter[int] = Counter()
         self.retry_after: set[str] = set()
+        self.connection: set[str | None] = set()
         self._until_s = time.monotonic() + seconds
         self._headers = {"Authorization": f"Bearer {installation.tokens[who]}"}
         self._url = installation.url
@@ -72,6 +73,8 @@ class Flood:
                     self.statuses[response.status_code] += 1
                     if "retry-after" in response.headers:
                         self.retry_after.add(response.headers["retry-after"])
+                        # Its body was not read, so the connection cannot be gone on with; who is not told loses a request.
+                        self.connection.add(response.headers.get("connection"))
 
 
 def latencies_s(installation: Installation, who: str, count: int) -> list[float]:
@@ -110,6 +113,7 @@ def test_several_tokens_of_a_tenant_share_its_rate(narrow: Installation) -> None
     allowed = sum(flood.statuses[status] for flood in (one, two) for status in (200, 403))
     assert allowed <= 100 * (2 + 2 + 1)
     assert one.statuses[429] + two.statuses[429] > 0
+    assert one.connection | two.connection == {"close"}
 
 
 def test_who_has_no_token_has_a_rate_too_and_health_is_always_answered(narrow: Installation) -> None:

@@ -341,6 +341,7 @@ def test_who_asks_is_told_before_the_body_is_read(world: Installation, method: s
     # Not one byte of the body is sent, and the answer comes all the same.
     answer = raw(world, head.encode())
     assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nconnection: close\r\n" in answer.lower()
 
 
 def test_who_asks_is_told_before_anything_is_looked_for(world: Installation) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from licet_engine import telemetry
 from licet_engine.api.limits import Buckets, Places
@@ -32,6 +32,7 @@ RECEIVE_WITHIN_S: Final = 30.0
 """How long a client may take for the next part of its body."""
 _BEARER: Final = b"Bearer "
 _NOBODY: Final = "~nobody"
+_BODY: Final = "licet_body"
 
 
 class FrontDoor(ASGIMiddleware):
@@ -65,13 +66,12 @@ class FrontDoor(ASGIMiddleware):
         route, method = str(scope.get("path_template") or "other"), str(scope.get("method", ""))
         status = 500
         body = _Body(receive, has_any=_has_body(scope))
+        scope["state"][_BODY] = body
 
         async def remember(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if not body.is_whole:
-                    message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             await send(message)
 
         try:
@@ -118,6 +118,14 @@ def _header(scope: Scope, name: bytes) -> bytes:
 
 def _has_body(scope: Scope) -> bool:
     return _header(scope, b"content-length").strip(b"0") != b"" or _header(scope, b"transfer-encoding") != b""
+
+
+async def say_that_it_closes(message: Message, scope: Scope) -> None:
+    """Litestar's hook before each message to the client, whoever answers: also where a request was not let in."""
+    if message["type"] == "http.response.start":
+        body = scope["state"].get(_BODY)
+        if not (body.is_whole if body is not None else not _has_body(scope)):
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
 
 
 class _Body:

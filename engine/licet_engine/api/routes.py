@@ -23,7 +23,7 @@ from licet_attestations.errors import LicetAttestationError
 from licet_engine import __version__
 from licet_engine.api import authzen, reads
 from licet_engine.api.context import AnyRequest, Context, find_verb, members, stream
-from licet_engine.api.door import FrontDoor
+from licet_engine.api.door import FrontDoor, say_that_it_closes
 from licet_engine.api.limits import Buckets
 from licet_engine.api.problems import (
     denied,
@@ -159,6 +159,7 @@ def build_app(services: Services, lifespan: Callable[[Litestar], AbstractAsyncCo
         route_handlers=[*handlers, *_asking_routes(context), *_reading_routes(context)],
         lifespan=[lifespan],
         middleware=[door],
+        before_send=[say_that_it_closes],
         request_max_body_size=services.settings.max_upload_bytes + services.settings.max_body_bytes,
         exception_handlers={
             LicetError: on_licet_error,
