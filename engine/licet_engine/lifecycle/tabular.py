@@ -67,10 +67,12 @@ class Tables:
         """
         try:
             with path.open("rb") as stream:
-                columns = dict(parameters.get("columns") or infer_columns(stream))
+                declared = parameters.get("columns")
+                columns = dict(declared or infer_columns(stream))
                 for name in (parameters["label"], *parameters["protected"]):
-                    if columns.get(name) != "yes-no":
-                        found = columns.get(name, "no column of it, or of no kind that is known")
+                    # One of which no kind was found is read as what it must be: then the line is named that is not so.
+                    found = columns.get(name, "not declared") if declared else columns.setdefault(name, "yes-no")
+                    if found != "yes-no":
                         raise InvalidInput(f"column {name!r} must be yes-no; it is {found}", code="input.csv")
                 stream.seek(0)
                 table = TableRows(stream, _schema(columns, parameters))
