@@ -32,7 +32,7 @@ from licet_adapters.training.common import (
     require_inputs,
 )
 from licet_adapters.training.environment import environment_digest_hex
-from licet_adapters.training.spec import CheckSpec, parse_spec
+from licet_adapters.training.spec import FIGURES, CheckSpec, parse_spec
 from licet_attestations import canonical
 from licet_attestations.errors import LicetAttestationError
 from licet_attestations.signer.files import make_private_directory
@@ -43,13 +43,6 @@ if TYPE_CHECKING:
 
 NAME = "local-checks"
 RESULTS_FILE = "results.json"
-FIGURES: Mapping[str, frozenset[str]] = {
-    "technical": frozenset({"auc_lower_micro", "calibration_error_micro"}),
-    "bias": frozenset({"selection_rate_ratio_micro", "selection_rate_ratio_lower_micro"}),
-    "explainability": frozenset({"protected_or_proxy_share_micro"}),
-    "drift": frozenset({"drifted_features"}),
-}
-"""What each check finds, as the policies name it."""
 _MAX_RESULTS_BYTES = 8 << 20
 
 

@@ -151,7 +151,16 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
 }
 
 
-_COMPARE_GROUPS = frozenset({"bias", "explainability"})
+COMPARE_GROUPS = frozenset({"bias", "explainability"})
+"""The checks that compare the groups of protected columns."""
+
+FIGURES: Mapping[str, frozenset[str]] = {
+    "technical": frozenset({"auc_lower_micro", "calibration_error_micro"}),
+    "bias": frozenset({"selection_rate_ratio_micro", "selection_rate_ratio_lower_micro"}),
+    "explainability": frozenset({"protected_or_proxy_share_micro"}),
+    "drift": frozenset({"drifted_features"}),
+}
+"""What each check finds, as the policies name it."""
 
 
 class CheckSpec(_Strict):
@@ -190,7 +199,7 @@ class CheckSpec(_Strict):
             raise ValueError("a kind is named twice")
         if len(set(self.groups)) != len(self.groups):
             raise ValueError("a group is named twice")
-        if not self.groups and (compared := [kind for kind in self.kinds if kind in _COMPARE_GROUPS]):
+        if not self.groups and (compared := [kind for kind in self.kinds if kind in COMPARE_GROUPS]):
             raise ValueError(f"check {compared[0]} compares groups, and no group is named")
         for kind in self.kinds:
             for name in _NEEDED[kind]:

@@ -48,9 +48,6 @@ from licet_engine.store.tables import (
 Entity = dict[str, Any]
 """A Cedar entity in JSON: uid, attrs, parents."""
 
-CHECK_KINDS = ("technical", "bias", "explainability", "drift")
-"""The checks that a model version may undergo."""
-
 BUNDLE_PREFIX_CHARS = 16
 """How much of a bundle's digest names it in a reference."""
 

@@ -1,4 +1,4 @@
-"""Model versions: register, read, download, check, hold, retire, delete."""
+"""Model versions: register, read, download, hold, delete."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from licet_adapters.modelfiles import inspect_model_files
-from licet_adapters.ports import MODEL_FILES, CheckJob, InputFile, ModelVersionRef, ObjectRef
-from licet_adapters.training.spec import Thresholds
-from licet_engine.domain.errors import Conflict, InvalidInput, LicetError
+from licet_adapters.ports import MODEL_FILES, ModelVersionRef, ObjectRef
+from licet_engine.domain.errors import Conflict
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
 from licet_engine.lifecycle.data import Hex, Id, PlaceHold, lift_holds, place_hold
-from licet_engine.lifecycle.facts import CHECK_KINDS, View
+from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.verbs import (
     Body,
     Change,
@@ -28,23 +27,12 @@ from licet_engine.lifecycle.verbs import (
     Verb,
     Who,
 )
-from licet_engine.store.tables import Approval, CheckResult, Dataset, ModelVersion, Operation, Run
+from licet_engine.store.tables import Approval, ModelVersion, Operation, Run
 
 if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed
 
 WEIGHTS = "model.safetensors"
-
-GROUP_CHECKS = frozenset({"bias", "explainability"})
-"""The checks that compare the groups of a protected column."""
-
-SCHEMA_FIGURES = {
-    "technical": ("auc_lower_micro", "calibration_error_micro"),
-    "bias": ("selection_rate_ratio_micro", "selection_rate_ratio_lower_micro"),
-    "explainability": ("protected_or_proxy_share_micro",),
-    "drift": ("drifted_features",),
-}
-"""The figures of each check of which policies may speak; the attestation holds all of them."""
 
 
 class ModelUpload(Body):
@@ -76,14 +64,6 @@ class RegisterModel(Body):
                 f"a model has the files {' and '.join(MODEL_FILES)} and no other; not {', '.join(unknown)}"
             )
         return self
-
-
-class CheckModel(Body):
-    """Which checks to run; left out, all that the data allows."""
-
-    kinds: list[Annotated[str, Field(pattern="^(" + "|".join(CHECK_KINDS) + ")$")]] = Field(
-        default_factory=list, max_length=len(CHECK_KINDS)
-    )
 
 
 # --- register -------------------------------------------------------------------------------------------------------
@@ -375,137 +355,6 @@ def do_download(deed: Deed) -> Mapping[str, Any]:
     return {"artifact": f"{deed.id}.zip"}
 
 
-# --- check ----------------------------------------------------------------------------------------------------------
-
-
-def ask_check(view: View, _who: Who, ref: Ref, body: CheckModel, _ids: Ids) -> Proposal | None:
-    """Tests of a version on the held-out rows, against the thresholds of the packs in force."""
-    row = found(view, ref)
-    if row is None:
-        return None
-    run = view.run(row.run)
-    dataset = view.dataset(row.datasets[0]) if row.datasets else None
-    resource = view.model_version_entity(row)
-    if run is None or dataset is None:
-        return Proposal(resource=resource, conflict=Conflict(f"{ref} has no lineage: there is nothing to check it on"))
-    parameters = {
-        **registry_parameters(row, ref),
-        "kinds": _kinds(body, dataset),
-        "thresholds": view.thresholds(row.tier, tuple(Thresholds.model_fields)),
-        "model_digest_hex": row.digest_hex,
-        "dataset": {"object_id": dataset.object_id, "digest_hex": dataset.digest_hex, "size_bytes": dataset.bytes},
-        "label": dataset.label,
-        "protected": dataset.protected,
-        "columns": dataset.columns,
-        "missing": dataset.missing,
-        "split": run.spec["split"],
-        "exclude": run.spec["exclude"],
-        # Every protected column is reviewed: which of them matters is not for the author of the run to say.
-        "spec": {"groups": sorted(dataset.protected), "seed": run.spec["spec"]["seed"]},
-    }
-    conflict: LicetError | None = not_ready(row, ref)
-    if dataset.state not in {"ready", "archived"}:
-        conflict = Conflict(f"the data behind {ref} is {dataset.state}")
-    elif impossible := sorted(set(body.kinds) - set(_possible(dataset))):
-        told = ", ".join(impossible)
-        conflict = InvalidInput(f"{told}: the data behind {ref} has no protected column whose groups to compare")
-    return Proposal(resource=resource, parameters=parameters, conflict=conflict)
-
-
-def _possible(dataset: Dataset) -> tuple[str, ...]:
-    """The checks that this data allows; two of them compare the groups of protected columns."""
-    return CHECK_KINDS if dataset.protected else tuple(kind for kind in CHECK_KINDS if kind not in GROUP_CHECKS)
-
-
-def _kinds(body: CheckModel, dataset: Dataset) -> list[str]:
-    """The checks to run, in their order."""
-    return [kind for kind in _possible(dataset) if not body.kinds or kind in body.kinds]
-
-
-def do_check(deed: Deed) -> Mapping[str, Any]:
-    """Run the checks in the sandbox, and attest each with its figures."""
-    p = deed.parameters
-    ref = version_ref(deed.tenant, p)
-    with deed.plaintext() as folder:
-        split = deed.fetch_split(object_of(deed.tenant, p["dataset"]), folder, parameters=p)
-
-        def read(warrant: bytes, _attempt: int) -> dict[str, Any]:
-            deed.adapters.registry.read(warrant, ref, folder / "model", p)
-            return {}
-
-        deed.effect("read", read, adapter="local-registry", operation="registry.read", resources=ref.resources())
-        job_parts = {
-            "model": {
-                name: InputFile(path=folder / "model" / name, digest_hex=ref.digests[name]) for name in MODEL_FILES
-            },
-            "inputs": {
-                "train.csv": split.train,
-                "held-out.csv": split.held_out,
-            },
-        }
-
-        def job(attempt: int) -> CheckJob:
-            return CheckJob(
-                tenant=deed.tenant,
-                operation_id=deed.id,
-                step="check",
-                attempt=attempt,
-                version=p["version"],
-                parameters=p,
-                workdir=deed.workdir,
-                **job_parts,
-            )
-
-        def check(warrant: bytes, attempt: int) -> dict[str, Any]:
-            outcome = deed.adapters.checks.run(warrant, job(attempt), deed.report, deed.should_stop)
-            return {
-                "results": [
-                    {"kind": r.kind, "passed": r.passed, "figures": dict(r.figures), "detail": dict(r.detail)}
-                    for r in outcome.results
-                ],
-                "digests": dict(outcome.digests),
-                "sandbox": {
-                    "kind": outcome.sandbox.kind,
-                    "checks": dict(outcome.sandbox.checks),
-                    "notes": list(outcome.sandbox.notes),
-                },
-            }
-
-        checked = deed.step(
-            "check", check, adapter="local-checks", operation="checks.run", resources=job(1).resources()
-        )
-    results = []
-    for found_ in checked["results"]:
-        statement = provenance.check_statement(deed, found_, checked, split)
-        results.append({**found_, "attestation": deed.attest(statement)})
-    deed.clean_up()
-    return {**checked, "results": results}
-
-
-def finish_check(_view: View, operation: Operation, result: Mapping[str, Any], now_ms: int) -> Change:
-    """The results stand as facts, for the files that were checked."""
-    model, version = split_name(operation)
-    inserts = tuple(
-        Insert(
-            CheckResult,
-            {
-                "id": f"{operation.id}-{found_['kind']}",
-                "model": model,
-                "version": version,
-                "kind": found_["kind"],
-                "model_digest_hex": operation.parameters["model_digest_hex"],
-                "passed": found_["passed"],
-                "figures": {name: found_["figures"][name] for name in SCHEMA_FIGURES[found_["kind"]]},
-                "attestation_digest_hex": found_["attestation"],
-                "operation_id": operation.id,
-                "at_ms": now_ms,
-            },
-        )
-        for found_ in result["results"]
-    )
-    return Change(inserts=inserts)
-
-
 # --- hold, retire, delete -------------------------------------------------------------------------------------------
 
 
@@ -601,15 +450,6 @@ VERBS = (
         body=NoBody,
         propose=ask_download,
         do=do_download,
-    ),
-    Verb(
-        action="model.check",
-        summary="Check a version on held-out data.",
-        form=RefForm.VERSION,
-        body=CheckModel,
-        propose=ask_check,
-        do=do_check,
-        finish=finish_check,
     ),
     Verb(
         action="model.hold",

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from licet_adapters.training.spec import CHECK_KINDS
 from licet_engine.decide.entities import EntityUid
 from licet_engine.decide.path import Change, Obtainable
-from licet_engine.lifecycle.facts import CHECK_KINDS, View
+from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.promotion import TRACKS
 from licet_engine.lifecycle.provenance import RUNTIME_DIGEST_HEX, TRAINING_CODE_DIGEST_HEX
 
