@@ -52,22 +52,27 @@ repeat it with `--idempotency-key`, and it is done once.
 """
 
 
-def commands(
-    command: click.Command, path: tuple[str, ...] = ("licet",)
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    yield path, command
+def commands(command: click.Command, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    """Every command with the context that it has when it is run: what it shows of itself is partly its parents'."""
+    yield command, context
     if isinstance(command, click.Group):
         for name in sorted(command.commands):
-            if not command.commands[name].hidden:
-                yield from commands(command.commands[name], (*path, name))
+            below = command.commands[name]
+            if not below.hidden:
+                yield from commands(below, click.Context(below, info_name=name, parent=context))
+
+
+def root() -> click.Context:
+    settings = {**cli.context_settings, "max_content_width": 110, "terminal_width": 110}
+    return click.Context(cli, info_name="licet", **settings)
 
 
 def reference() -> str:
     parts = [INTRODUCTION]
-    for path, command in commands(cli):
-        context = click.Context(command, info_name=" ".join(path), max_content_width=110, terminal_width=110)
-        level = "##" if len(path) < 3 else "###"
-        parts.append(f"{level} {' '.join(path)}\n\n```text\n{command.get_help(context)}\n```\n")
+    for command, context in commands(cli, root()):
+        path = context.command_path
+        level = "##" if len(path.split()) < 3 else "###"
+        parts.append(f"{level} {path}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 
 
@@ -76,7 +81,8 @@ def test_the_reference_is_what_the_commands_say() -> None:
 
 
 def test_every_command_and_option_is_described() -> None:
-    for path, command in commands(cli):
+    for command, context in commands(cli, root()):
+        path = context.command_path
         assert command.help, path
         for parameter in command.params:
             if isinstance(parameter, click.Option):
@@ -89,7 +95,8 @@ def test_the_help_of_a_launch_names_every_member_of_the_specification_and_no_oth
 
 
 def test_every_command_that_talks_to_a_server_can_answer_in_json() -> None:
-    for path, command in commands(cli):
+    for command, context in commands(cli, root()):
+        path = context.command_path
         names = {parameter.name for parameter in command.params}
         if "url" in names:
             assert "format_" in names, path
