@@ -152,6 +152,8 @@ class Supervisor:
         """
         self._check_port()
         self._lock = _claim(self._settings.data)
+        # Only now: what is served already is not to be touched.
+        prepare_database(self._settings)
         self._separation = find_separation(self._settings)
         for note in self._separation.notes:
             logger.warning("users: %s", note)
@@ -288,7 +290,6 @@ def main(settings: Settings, *, init: bool = False) -> None:
             )
         made = initialise(settings)
         print(f"made an installation in {settings.data}; the first operator's token is in {made.token_file}")  # noqa: T201 - told to the person who runs this.
-    prepare_database(settings)
     supervisor = Supervisor(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.ask_to_stop())

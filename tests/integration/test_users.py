@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from service_world import Installation, table
 
+from licet_engine.demo.stage import free_port
 from licet_engine.domain.errors import ConfigurationError
 from licet_engine.separation import Separation, find_separation, launch_command
 from licet_engine.serve import Supervisor
@@ -83,6 +84,26 @@ def test_no_process_is_root_and_no_two_are_one_user(apart: Installation) -> None
 def test_each_file_is_read_by_exactly_those_who_need_it(apart: Installation, path: str, readers: set[Process]) -> None:
     found = {name: as_process(apart, name, _READ, apart.data / path) for name in ("signer", "api", "worker")}
     assert found == {name: "read" if name in readers else "PermissionError" for name in found}
+
+
+@pytest.mark.parametrize("other_port", [False, True], ids=["on its port", "on another port"])
+def test_a_second_start_is_refused_and_takes_nothing_from_the_first(apart: Installation, *, other_port: bool) -> None:
+    database = apart.settings.database
+    before = database.stat()
+    port = free_port() if other_port else apart.settings.port
+    command = [str(Path(sys.executable).parent / "licet"), "serve", "--init"]
+    ended = subprocess.run(
+        [*command, "--data", str(apart.settings.data), "--port", str(port)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert ("is served already" if other_port else "cannot be used") in ended.stderr
+    after = database.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert as_process(apart, "worker", _READ, database) == "read"
 
 
 def test_nobody_can_put_a_file_beside_the_keys_or_change_the_trust_root(apart: Installation) -> None:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _GOOD_FREE_BYTES = 2 << 30
 _EARLIEST_MS = 1_735_689_600_000  # 2025-01-01: a clock before this was never set.
+_SHARED = 0o660
+"""Of a file that api and worker, users of their own, both write."""
 _MOST_AHEAD_MS = 1_000
 _SOCKET_TIMEOUT_S = 3.0
 _MIB = 1 << 20
@@ -201,7 +203,15 @@ def look_at_database(settings: Settings) -> Iterator[Finding]:
         )
         return
     if stat.S_IMODE(path.stat().st_mode) & 0o007:
-        yield Finding("database", "weak", f"{path} can be read by every user of this machine", f"chmod 0640 {path}")
+        yield Finding("database", "weak", f"{path} can be read by every user of this machine", f"chmod o= {path}")
+    shared = path.parent.stat().st_mode & stat.S_ISGID and not path.is_symlink()
+    if shared and path.stat().st_mode & _SHARED != _SHARED:
+        yield Finding(
+            "database",
+            "broken",
+            f"{path} is closed to the worker, which is a user of its own here",
+            "Start licet serve again: it gives each process what is its own.",
+        )
     try:
         with closing(sqlite3.connect(f"file:{path.absolute()}?mode=ro", uri=True, timeout=5)) as database:
             yield from _look_inside(database)

@@ -170,7 +170,8 @@ def look_at_tokens(settings: Settings) -> Iterator[Finding]:
             "tokens",
             "weak",
             f"end within a week: {_named([row[0] for row in ending])}",
-            "Issue new ones in time: licet token issue TENANT/NAME.",
+            "Have new ones issued in time, by an administrator of the tenant: licet token issue TENANT/NAME. The first"
+            " operator's is made anew with the service stopped: take operator.token and installed away and run licet init.",
         )
     elif operators and operators >= now_ms:
         yield Finding("tokens", "ok", f"none ends within a week; the last of an operator ends {time_text(operators)}")

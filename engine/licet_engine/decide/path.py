@@ -7,6 +7,8 @@ Rules kept here:
   the answer needs, until no single one can be dropped.
 - Every answer is a real evaluation, of supposed facts; their number is bounded, and an answer that met the bound says so.
 - What cannot be had together (two regions for one run) is tried each for itself.
+- Not everything that can be got helps: another region may deny what this one allowed. Where all of it would not do, what
+  leaves fewer denials by being left out is left out, and what then still denies is what is named.
 """
 
 from __future__ import annotations
@@ -135,17 +137,21 @@ def path_to_yes(
     still = now
     for together in _together(readable):
         if search.spent:
-            return PathToYes(
-                possible=False, steps=(), minimal=False, exhausted=False, still=still, evaluations=search.evaluations
-            )
-        still = search.decide(together)
-        if still.allowed:
-            steps, minimal = search.drop(together)
+            break
+        kept, decision = search.without_harm(together)
+        if decision.allowed:
+            steps, minimal = search.drop(kept)
             return PathToYes(
                 possible=True, steps=steps, minimal=minimal, exhausted=True, still=None, evaluations=search.evaluations
             )
+        still = min(still, decision, key=lambda denied: len(_denying(denied)))
     return PathToYes(
-        possible=False, steps=(), minimal=False, exhausted=True, still=still, evaluations=search.evaluations
+        possible=False,
+        steps=(),
+        minimal=False,
+        exhausted=not search.spent,
+        still=still,
+        evaluations=search.evaluations,
     )
 
 
@@ -216,6 +222,11 @@ def _together(items: tuple[Obtainable, ...]) -> Iterator[tuple[Obtainable, ...]]
             todo += [tuple(i for i in chosen if i != clash[0]), tuple(i for i in chosen if i != clash[1])]
 
 
+def _denying(decision: Decision) -> frozenset[str]:
+    """What denies: the policies that forbid, and what erred."""
+    return frozenset((*decision.reasons, *decision.errors))
+
+
 class _Search:
     """Evaluations of supposed facts, counted."""
 
@@ -236,6 +247,18 @@ class _Search:
         self.evaluations += 1
         request, facts = supposed(self._request, self._facts, items)
         return decide(self._compiled, request, facts, remember=False)
+
+    def without_harm(self, items: tuple[Obtainable, ...]) -> tuple[tuple[Obtainable, ...], Decision]:
+        """Leave out, one at a time, what fewer policies would deny without; what is left, and what would be decided with it."""
+        kept, best = items, self.decide(items)
+        for item in reversed(items):
+            if best.allowed or self.spent:
+                break
+            fewer = tuple(other for other in kept if other is not item)
+            decision = self.decide(fewer)
+            if decision.allowed or _denying(decision) < _denying(best):
+                kept, best = fewer, decision
+        return kept, best
 
     def drop(self, items: tuple[Obtainable, ...]) -> tuple[tuple[Obtainable, ...], bool]:
         """Leave out what the answer does not need; whether it is then certain that no single one can go."""

@@ -42,7 +42,7 @@ def obtainable(view: View, action: str, resource: Mapping[str, Any]) -> Sequence
     if action == "training.launch" and resource["uid"]["type"] == "Run":
         return _for_training(view, resource)
     if action in {"model.promote", "endpoint.deploy"} and resource["uid"]["type"] == "ModelVersion":
-        return _for_promotion(resource)
+        return _for_promotion(view, resource)
     return ()
 
 
@@ -78,13 +78,30 @@ def _for_training(view: View, resource: Mapping[str, Any]) -> list[Obtainable]:
     return found
 
 
-def _for_promotion(resource: Mapping[str, Any]) -> list[Obtainable]:
+def _approval(view: View, name: str, binding: str, track: str) -> str:
+    """What is to be done for a track's approval: of what was asked for or refused already, the next step."""
+    given = f"licet approval approve {name} --track {track} --binding {binding}"
+    if any(
+        f"{view.tenant.tenant_id}/{asked.model}@{asked.version}" == name
+        and (asked.track, asked.binding) == (track, binding)
+        for asked in view.approval_requests()
+    ):
+        return f"wait for track {track}, which has been asked; a reviewer of it approves by: {given}"
+    return f"have track {track} approve it as it stands: licet approval request {name} --track {track}"
+
+
+def _for_promotion(view: View, resource: Mapping[str, Any]) -> list[Obtainable]:
     version, attrs = _entity(resource), resource["attrs"]
     name = resource["uid"]["id"]
     found = [
         Obtainable(
             name=f"check:{kind}",
-            describe=f"pass the {kind} check: licet model check {name} --kind {kind}",
+            describe=(
+                # A check is a function of the files and the data: the same again says the same.
+                f"register a version that passes the {kind} check; this one did not"
+                if kind in attrs["checks"]
+                else f"pass the {kind} check: licet model check {name} --kind {kind}"
+            ),
             patch=(Change("set", ("checks", kind), dict(_BEST_FIGURES[kind]), version),),
         )
         for kind in CHECK_KINDS
@@ -92,7 +109,7 @@ def _for_promotion(resource: Mapping[str, Any]) -> list[Obtainable]:
     found += [
         Obtainable(
             name=f"approval:{track}",
-            describe=f"have track {track} approve it as it stands: licet approval request {name} --track {track}",
+            describe=_approval(view, name, attrs["binding"], track),
             patch=(Change("add", ("approvals",), {"track": track, "binding": attrs["binding"]}, version),),
         )
         for track in TRACKS

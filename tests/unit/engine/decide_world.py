@@ -56,13 +56,18 @@ def fact(uid: EntityUid, attrs: dict[str, Any], *roles: str) -> Fact:
     return Fact.from_entity({"uid": uid.to_json(), "attrs": attrs, "parents": parents})
 
 
-def facts(*, roles: tuple[str, ...] = ("data-scientist",), model: dict[str, Any] | None = None) -> FactSet:
+def facts(
+    *,
+    roles: tuple[str, ...] = ("data-scientist",),
+    model: dict[str, Any] | None = None,
+    run: dict[str, Any] | None = None,
+) -> FactSet:
     return FactSet(
         [
             fact(EntityUid("Tenant", "northbank"), {"region": "us", "suspended": False}),
             fact(ANA, {"tenant": TENANT, "active": True}, *roles),
             fact(MODEL, {**MODEL_ATTRS, **(model or {})}),
-            fact(RUN, RUN_ATTRS),
+            fact(RUN, {**RUN_ATTRS, **(run or {})}),
         ]
     )
 

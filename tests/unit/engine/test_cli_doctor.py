@@ -67,6 +67,20 @@ def test_a_key_that_others_can_read_is_broken(examine: Any, made: Path) -> None:
     assert f"chmod 0600 {key}" in finding.mend
 
 
+def test_a_database_that_the_worker_shares_and_cannot_open_is_broken(examine: Any, made: Path) -> None:
+    database = made / "store" / "licet.db"
+    database.parent.chmod(0o2770)
+    try:
+        database.chmod(0o660)
+        assert "database" not in examine()
+        database.chmod(0o600)
+        (finding,) = examine()["database"]
+    finally:
+        database.parent.chmod(0o700)
+    assert finding.state == "broken"
+    assert finding.mend.startswith("Start licet serve again")
+
+
 def test_a_link_among_the_keys_is_broken(examine: Any, made: Path) -> None:
     link = made / "signer" / "keys" / "extra.json"
     link.symlink_to("/etc/passwd")

@@ -207,6 +207,33 @@ def test_alternatives_are_tried_each_for_itself(ours: CompiledBundle) -> None:
     assert [step.name for step in path_to_yes(ready, promote(), facts(), [context]).steps] == ["stage"]
 
 
+def _forbid_launch(name: str, condition: str) -> str:
+    return policy(
+        name, f'forbid (principal, action == Action::"training.launch", resource is Run) when {{ {condition} }};'
+    )
+
+
+def test_what_would_only_make_it_worse_is_neither_advised_nor_blamed() -> None:
+    permit = policy("p.launch", 'permit (principal, action == Action::"training.launch", resource is Run);')
+    elsewhere = _forbid_launch("f.region", 'resource.region != "us"')
+    costly = _forbid_launch("f.budget", "resource.cost > resource.budget_remaining")
+    misused = _forbid_launch("f.use", 'resource.use == "marketing"')
+    move = Obtainable("environment:eu", "run it in eu", (Change("set", ("region",), "eu", RUN),))
+    raised = Obtainable("budget:training", "have it raised", (Change("set", ("budget_remaining",), 1000, RUN),))
+    run: dict[str, Any] = {"region": "us", "cost": 1000, "budget_remaining": 100}
+
+    path = path_to_yes(compiled(permit, elsewhere, costly), LAUNCH, facts(run=run), [move, raised])
+    assert (path.possible, [step.name for step in path.steps]) == (True, ["budget:training"])
+
+    path = path_to_yes(
+        compiled(permit, elsewhere, costly, misused), LAUNCH, facts(run={**run, "use": "marketing"}), [move, raised]
+    )
+    assert not path.possible
+    assert path.exhausted
+    assert path.still is not None
+    assert path.still.reasons == ("f.use",)
+
+
 def test_the_number_of_evaluations_is_bounded_and_a_bounded_answer_says_so() -> None:
     ready = compiled(PERMIT, PROMOTE_HIGH)
     offers = [approval(f"t{n}") for n in range(30)]
