@@ -148,10 +148,16 @@ def do_register(deed: Deed) -> Mapping[str, Any]:
 
     def put(warrant: bytes, _attempt: int) -> dict[str, Any]:
         path = deed.spool.upload(deed.tenant, p["upload"], p["digest_hex"], p["size_bytes"])
-        columns, rows = deed.tables.inspect(path, p)
+        table = deed.tables.inspect(path, p)
         with path.open("rb") as source:
             outcome = deed.adapters.objects.put(warrant, ref, source, p)
-        return {"stored_bytes": outcome.stored_bytes, "columns": columns, "rows": rows, "digest_hex": p["digest_hex"]}
+        return {
+            "stored_bytes": outcome.stored_bytes,
+            "columns": dict(table.columns),
+            "left_out": list(table.left_out),
+            "rows": table.rows,
+            "digest_hex": p["digest_hex"],
+        }
 
     stored = deed.step("store", put, adapter="local-objects", operation="objects.put", resources=ref.resources())
     deed.forget_uploads()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
@@ -16,6 +18,8 @@ from licet_adapters.ports import InputFile
 from licet_adapters.training.data import MAX_CELL_CHARS, CsvRecords, Division, TableRows, TableSchema
 from licet_engine.domain.errors import InvalidInput
 
+MAX_NAMED: Final = 100
+"""Columns that are named as left out; of a table's thousands, nobody reads more."""
 _YES_NO: Final = frozenset({"yes", "no", "true", "false"})
 _MISSING: Final = frozenset({"", "NA", "N/A", "NULL", "null", "None"})
 
@@ -49,18 +53,30 @@ def _merge(kind: str | None, cell: str) -> str | None:
     return found if kind in {None, found} else "other"
 
 
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A table that can be registered.
+
+    Attributes:
+        columns: How each kept column is written.
+        rows: Their number.
+        left_out: The columns that are not kept, in order, at most `MAX_NAMED` of them; one without a name by its place.
+    """
+
+    columns: Mapping[str, str]
+    rows: int
+    left_out: Sequence[str]
+
+
 class Tables:
     """Reads and divides tables; stateless."""
 
-    def inspect(self, path: Path, parameters: Mapping[str, Any]) -> tuple[dict[str, str], int]:
+    def inspect(self, path: Path, parameters: Mapping[str, Any]) -> Inspected:
         """Verify a table that is to be registered.
 
         Args:
             path: The upload.
             parameters: Of the operation: label, protected columns, what a missing value does, and perhaps the columns.
-
-        Returns:
-            How each kept column is written, and the number of rows.
 
         Raises:
             InvalidInput: It is broken; says in which line and column.
@@ -78,9 +94,14 @@ class Tables:
                 table = TableRows(stream, _schema(columns, parameters))
                 for _ in table:
                     pass
+                stream.seek(0)
+                names = enumerate((name.strip() for name in next(iter(CsvRecords(stream)))), 1)
+                left_out = (
+                    name or f"column {place}, which has no name" for place, name in names if name not in columns
+                )
+                return Inspected(columns, table.rows, tuple(islice(left_out, MAX_NAMED)))
         except InputRefused as error:
             raise InvalidInput(str(error), code=error.code) from error
-        return columns, table.rows
 
     def split(
         self, source: Path, folder: Path, parameters: Mapping[str, Any]

@@ -36,7 +36,7 @@ path, folder = Path(sys.argv[1]), Path(sys.argv[2])
 parameters = {"label": "y", "protected": [], "missing": "refuse", "exclude": [],
               "split": {"held_out_micro": 400_000, "seed": 0}}
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-columns, rows = Tables().inspect(path, parameters)
+columns = Tables().inspect(path, parameters).columns
 Tables().split(path, folder, {**parameters, "columns": columns})
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10)
 """
@@ -79,8 +79,9 @@ def test_no_record_is_gathered_without_end(content: bytes, message: str) -> None
 
 
 def test_what_is_divided_as_it_is_read_is_what_a_table_in_memory_gives(tmp_path: Path) -> None:
-    columns, rows = Tables().inspect(HMDA, PARAMETERS)
-    assert rows == 2380
+    table = Tables().inspect(HMDA, PARAMETERS)
+    columns = table.columns
+    assert table.rows == 2380
     train, held_out, record = Tables().split(HMDA, tmp_path, {**PARAMETERS, "columns": columns})
     kept = {name: kind for name, kind in columns.items() if name != "dmi"}
     schema = TableSchema.model_validate({"columns": kept, "label": "deny", "groups": ("black",), "missing": "drop"})
@@ -90,9 +91,21 @@ def test_what_is_divided_as_it_is_read_is_what_a_table_in_memory_gives(tmp_path:
     assert record == whole.record
 
 
+def test_what_a_table_loses_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(",a,b,deny\n" + "1,2,many words,yes\n2,3,few,no\n")
+    table = Tables().inspect(path, {"label": "deny", "protected": [], "columns": {"a": "number", "deny": "yes-no"}})
+    assert (table.columns, table.left_out) == (
+        {"a": "number", "deny": "yes-no"},
+        ("column 1, which has no name", "b"),
+    )
+    assert Tables().inspect(path, {"label": "deny", "protected": []}).left_out == table.left_out
+    assert Tables().inspect(HMDA, PARAMETERS).left_out == ("column 1, which has no name",)
+
+
 @pytest.mark.parametrize("name", ["black", "deny"])
 def test_a_column_that_every_job_needs_is_not_excluded(tmp_path: Path, name: str) -> None:
-    columns, _ = Tables().inspect(HMDA, PARAMETERS)
+    columns = Tables().inspect(HMDA, PARAMETERS).columns
     with pytest.raises(InvalidInput, match=rf"spec\.exclude: {name}"):
         Tables().split(HMDA, tmp_path, {**PARAMETERS, "columns": columns, "exclude": [name]})
 
