@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from licet_adapters.errors import InputRefused
@@ -107,8 +108,22 @@ class PutOutcome:
     stored_bytes: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HoldOutcome:
+    """What came of a hold, or of lifting one.
+
+    Attributes:
+        held: Whether it lies there now.
+        kept_by: Who keeps the bytes: ``object-lock`` (the store, even from its owner), ``adapter`` (it removes nothing that
+            is held; whoever reaches the bytes without it can), or ``none`` (the store has no such thing: policy alone).
+    """
+
+    held: bool
+    kept_by: str
+
+
 class ObjectStore(Protocol):
-    """Adapter ``local-objects`` and its peers; operations ``objects.put``, ``objects.get``, ``objects.delete``."""
+    """Adapter ``local-objects`` and its peers; operations ``objects.put|get|delete|hold|lift``."""
 
     def put(self, warrant: bytes, ref: ObjectRef, source: BinaryIO, parameters: Parameters) -> PutOutcome:
         """Seal and store ``source``; all of it becomes visible at once, or none.
@@ -135,7 +150,19 @@ class ObjectStore(Protocol):
         ...
 
     def delete(self, warrant: bytes, ref: ObjectRef, parameters: Parameters) -> bool:
-        """Remove the object durably; return whether it was there."""
+        """Remove the object durably; return whether it was there.
+
+        Raises:
+            Conflict: A hold or a retention keeps it; nothing was removed.
+        """
+        ...
+
+    def hold(self, warrant: bytes, ref: ObjectRef, parameters: Parameters) -> HoldOutcome:
+        """Keep the object from removal until ``lift``, by the strongest means there is; doing it again is harmless."""
+        ...
+
+    def lift(self, warrant: bytes, ref: ObjectRef, parameters: Parameters) -> HoldOutcome:
+        """End ``hold``; doing it again is harmless."""
         ...
 
 
@@ -473,7 +500,7 @@ class StageOutcome:
 
 
 class ModelRegistry(Protocol):
-    """Adapter ``local-registry`` and its peers; operations ``registry.register|read|promote|retire|delete``."""
+    """Adapter ``local-registry`` and its peers; operations ``registry.register|read|promote|retire|delete|hold|lift``."""
 
     def register(
         self, warrant: bytes, ref: ModelVersionRef, directory: Path, parameters: Parameters
@@ -504,6 +531,14 @@ class ModelRegistry(Protocol):
 
     def delete(self, warrant: bytes, ref: ModelVersionRef, parameters: Parameters) -> StageOutcome:
         """Remove the version's files durably; its manifest stays as a tombstone and the number is never reused."""
+        ...
+
+    def hold(self, warrant: bytes, ref: ModelVersionRef, parameters: Parameters) -> HoldOutcome:
+        """Keep the version's files from removal until ``lift``; doing it again is harmless."""
+        ...
+
+    def lift(self, warrant: bytes, ref: ModelVersionRef, parameters: Parameters) -> HoldOutcome:
+        """End ``hold``; doing it again is harmless."""
         ...
 
     def manifest(self, tenant: str, version: str) -> RegisteredVersion | None:
@@ -568,9 +603,15 @@ class AdapterContext:
         trust_root: Public keys to verify warrants and signatures with.
         signer: Keys and model signatures, under warrant.
         clock: Time.
+        options: What the operator configured for adapters, by name of the setting (``s3_bucket``); read-only.
     """
 
     data_dir: Path
     trust_root: TrustRoot
     signer: SignerPort
     clock: Clock
+    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def option(self, name: str, default: str = "") -> str:
+        """What was configured under ``name``; ``default`` if nothing was."""
+        return self.options.get(name, "") or default

@@ -14,7 +14,13 @@ from licet_adapters.ports import AdapterContext, ObjectRef, ObjectStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_ACTIONS = {"objects.put": "dataset.register", "objects.get": "dataset.read", "objects.delete": "dataset.delete"}
+_ACTIONS = {
+    "objects.put": "dataset.register",
+    "objects.get": "dataset.read",
+    "objects.delete": "dataset.delete",
+    "objects.hold": "dataset.hold",
+    "objects.lift": "dataset.lift-hold",
+}
 _PARAMETERS: dict[str, Any] = {"purpose": "conformance"}
 # Empty, small, around the edges of any chunk size from 64 KiB to 1 MiB, and several chunks.
 _SIZES = (0, 1, 65_535, 65_536, 65_537, 262_143, 262_144, 262_145, 1_048_577, 2_500_000)
@@ -121,6 +127,32 @@ class ObjectStoreConformance(Suite):
         expect(store.delete(self._warrant(world, "objects.delete", ref), ref, _PARAMETERS), False, "second delete")  # noqa: FBT003
         with refused("not-found"):
             self._get(world, ref)
+
+    def case_a_held_object_is_not_removed_until_the_hold_is_lifted(self, world: World) -> None:
+        """Where the store has no holds the outcome says so, and nothing pretends to be held."""
+        ref = reference(f"{TENANT}/held", b"content")
+        self._put(world, ref, b"content")
+        store = self._factory(world.context(self._adapter))
+        for _ in range(2):  # Doing it again is harmless.
+            outcome = store.hold(self._warrant(world, "objects.hold", ref), ref, _PARAMETERS)
+        expect(outcome.held, outcome.kept_by != "none", "a hold, where there is something to keep it")
+        expect(outcome.kept_by in {"object-lock", "adapter", "none"}, expected=True, what="a word on who keeps it")
+        if outcome.held:
+            again = self._factory(world.context(self._adapter))
+            with refused("conflict.held"):
+                again.delete(self._warrant(world, "objects.delete", ref), ref, _PARAMETERS)
+        expect(self._get(world, ref), b"content", "content under a hold")
+        for _ in range(2):
+            outcome = store.lift(self._warrant(world, "objects.lift", ref), ref, _PARAMETERS)
+        expect(outcome.held, expected=False, what="a hold that was lifted")
+        expect(store.delete(self._warrant(world, "objects.delete", ref), ref, _PARAMETERS), True, "delete")  # noqa: FBT003
+
+    def case_what_is_not_there_is_not_held(self, world: World) -> None:
+        """An error, so that nobody believes that it is kept."""
+        ref = reference(f"{TENANT}/absent", b"content")
+        store = self._factory(world.context(self._adapter))
+        with refused("not-found"):
+            store.hold(self._warrant(world, "objects.hold", ref), ref, _PARAMETERS)
 
     def case_two_tenants_hold_the_same_content_apart(self, world: World) -> None:
         """Deleting one leaves the other."""

@@ -32,6 +32,8 @@ _ACTIONS = {
     "registry.promote": "model.promote",
     "registry.retire": "model.retire",
     "registry.delete": "model.delete",
+    "registry.hold": "model.hold",
+    "registry.lift": "model.lift-hold",
 }
 _VERSION = f"{TENANT}/credit-risk@1"
 
@@ -177,6 +179,21 @@ class RegistryConformance(Suite):
             self._do(world, "registry.read", ref).read(self._last, ref, world.directory / "read", {})
         with refused("conflict"):
             self._register(world, ref, folder)
+
+    def case_a_held_version_is_not_deleted_until_the_hold_is_lifted(self, world: World) -> None:
+        """All of it stays, and it stands where it stood."""
+        folder, ref = make_model(world.directory / "made")
+        self._register(world, ref, folder)
+        outcome = self._do(world, "registry.hold", ref).hold(self._last, ref, {})
+        if outcome.held:
+            with refused("conflict.held"):
+                self._move(world, "registry.delete", ref)
+            manifest = self._factory(world.context(self._adapter)).manifest(TENANT, ref.version)
+            expect(getattr(manifest, "stage", None), "none", "stage of a held version")
+        self._do(world, "registry.read", ref).read(self._last, ref, world.directory / "read", {})
+        outcome = self._do(world, "registry.lift", ref).lift(self._last, ref, {})
+        expect(outcome.held, expected=False, what="a hold that was lifted")
+        expect(self._move(world, "registry.delete", ref).stage, "deleted", "stage")
 
     # --- how ---------------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,8 @@ DEFAULT_LIFETIME_MS = 300_000
 _WRITING = frozenset({"objects.put", "registry.register"})
 # Whoever may write an object may also read back what an earlier attempt of theirs wrote.
 _READING = frozenset({"objects.get", "objects.delete", "registry.read", "registry.delete"}) | _WRITING
+# Whoever may hold an object must find it; no key of it is given for that.
+_NAMING = frozenset({"objects.hold", "objects.lift", "registry.hold", "registry.lift"}) | _READING
 _MAX_OBJECT_ID_CHARS = 512
 
 
@@ -251,7 +253,7 @@ class SignerRules:
         """Return the name under which to store what ``digest_hex`` identifies (rule 3, without the object)."""
         if not statement.is_sha256_hex(digest_hex):
             raise SignerRefused("not a SHA-256 digest", code="signer.digest")
-        self._live(tenant, warrant, _READING)
+        self._live(tenant, warrant, _NAMING)
         return self._keys.object_name(tenant, digest_hex)
 
     def destroy_tenant_key(self, tenant: str, warrant: bytes) -> bool:

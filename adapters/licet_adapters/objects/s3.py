@@ -1,0 +1,249 @@
+"""Objects in an S3 bucket, sealed for their tenant.
+
+Rules kept here:
+
+- An object lies at ``<prefix><tenant>/<name>``; what the name is, ``store`` says.
+- It is written under ``If-None-Match: *``: all of it is there, or none, and nothing is overwritten.
+- A large one is sent in parts (``s3_upload``), and what a killed worker began goes on in the next attempt.
+- What is read is verified by its seal. An ETag or a checksum that the store tells is never taken for more than a name.
+- A hold is a legal hold of the object where the bucket has Object Lock; where it has not, the outcome says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import io
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from botocore.exceptions import IncompleteReadError, ResponseStreamingError
+from urllib3.exceptions import HTTPError
+
+from licet_adapters.errors import Conflict, IntegrityError, NotFound, Unavailable
+from licet_adapters.objects.s3_upload import Uploads, UploadWriting
+from licet_adapters.objects.store import DEFAULT_MAX_OBJECT_BYTES, GuardedObjects
+from licet_adapters.ports import HoldOutcome
+from licet_adapters.s3 import Bucket, s3_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from licet_adapters.ports import AdapterContext
+
+NAME = "s3-objects"
+
+_FIRST_WINDOW_BYTES = 512 << 10
+_WINDOW_BYTES = 8 << 20
+_READ_TRIES = 3
+_MAX_VERSIONS = 100
+_BROKEN = (IncompleteReadError, ResponseStreamingError, HTTPError, ConnectionError, TimeoutError)
+
+
+class S3Blobs:
+    """Blobs in a bucket; see ``Blobs``.
+
+    Args:
+        bucket: Where.
+        state_dir: Where uploads that were begun are written down.
+        orphan_age_s: How old an unfinished upload is when it is ended.
+    """
+
+    def __init__(self, bucket: Bucket, state_dir: Path, orphan_age_s: float) -> None:
+        self._bucket = bucket
+        self._uploads = Uploads(bucket, state_dir, orphan_age_s)
+
+    def is_there(self, tenant: str, name: str) -> bool:
+        """See ``Blobs``."""
+        return self._head(tenant, name) is not None
+
+    @contextlib.contextmanager
+    def writing(self, tenant: str, name: str, size_bytes: int) -> Iterator[UploadWriting]:
+        """See ``Blobs``."""
+        self._uploads.sweep_now_and_then()
+        with self._uploads.writing(tenant, name, size_bytes) as writing:
+            yield writing
+
+    @contextlib.contextmanager
+    def reading(self, tenant: str, name: str) -> Iterator[BinaryIO]:
+        """See ``Blobs``."""
+        yield cast("BinaryIO", _Reader(self._bucket, self._bucket.key(tenant, name)))
+
+    def settle(self, tenant: str, name: str) -> None:
+        """See ``Blobs``: what S3 answered for is durable; a retention is set if one is configured."""
+        days = self._bucket.retention_days
+        if not days:
+            return
+        head = self._head(tenant, name)
+        if head is None:
+            raise NotFound("no such object")
+        if "ObjectLockRetainUntilDate" in head:
+            return  # Set before; it is neither shortened nor made longer by asking again.
+        until = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
+        with s3_errors("an object's retention is set"):
+            self._bucket.client.put_object_retention(
+                Bucket=self._bucket.name,
+                Key=self._bucket.key(tenant, name),
+                Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until},
+            )
+
+    def remove(self, tenant: str, name: str) -> bool:
+        """See ``Blobs``: every version goes, so nothing can be brought back."""
+        self.check_removable(tenant, name)
+        key = self._bucket.key(tenant, name)
+        was_there = self.is_there(tenant, name)
+        versions: Sequence[dict[str, Any]] = self._versions(key) if self._bucket.features().versioned else [{}]
+        for version in versions:
+            try:
+                with s3_errors("an object is removed"):
+                    self._bucket.client.delete_object(Bucket=self._bucket.name, Key=key, **version)
+            except Unavailable as error:
+                if error.code == "unavailable.denied":  # A lock that was set since it was looked for.
+                    self.check_removable(tenant, name)
+                raise
+        return was_there
+
+    def hold(self, tenant: str, name: str) -> HoldOutcome:
+        """See ``Blobs``."""
+        return self._set_hold(tenant, name, held=True)
+
+    def lift(self, tenant: str, name: str) -> HoldOutcome:
+        """See ``Blobs``."""
+        return self._set_hold(tenant, name, held=False)
+
+    def check_removable(self, tenant: str, name: str) -> None:
+        """See ``Blobs``."""
+        head = self._head(tenant, name)
+        if head is None:
+            return
+        if head.get("ObjectLockLegalHoldStatus") == "ON":
+            raise Conflict("a legal hold lies on the object: lift it first", code="conflict.held")
+        until = head.get("ObjectLockRetainUntilDate")
+        if until is not None and until > dt.datetime.now(dt.UTC):
+            raise Conflict(
+                f"the object is retained until {until.astimezone(dt.UTC):%Y-%m-%dT%H:%MZ}: nothing removes it before",
+                code="conflict.retained",
+            )
+
+    def _set_hold(self, tenant: str, name: str, *, held: bool) -> HoldOutcome:
+        if not self.is_there(tenant, name):
+            raise NotFound("no such object")
+        if not self._bucket.features().object_lock:
+            return HoldOutcome(held=False, kept_by="none")
+        with s3_errors("a legal hold is set"):
+            self._bucket.client.put_object_legal_hold(
+                Bucket=self._bucket.name,
+                Key=self._bucket.key(tenant, name),
+                LegalHold={"Status": "ON" if held else "OFF"},
+            )
+        head = self._head(tenant, name) or {}
+        if (head.get("ObjectLockLegalHoldStatus") == "ON") is not held:
+            raise Unavailable("the store took a legal hold and does not show it", code="unavailable.storage")
+        return HoldOutcome(held=held, kept_by="object-lock")
+
+    def _head(self, tenant: str, name: str) -> dict[str, Any] | None:
+        try:
+            with s3_errors("an object is looked for"):
+                found: dict[str, Any] = self._bucket.client.head_object(
+                    Bucket=self._bucket.name, Key=self._bucket.key(tenant, name)
+                )
+        except NotFound:
+            return None
+        return found
+
+    def _versions(self, key: str) -> list[dict[str, Any]]:
+        with s3_errors("an object's versions are listed"):
+            told = self._bucket.client.list_object_versions(Bucket=self._bucket.name, Prefix=key, MaxKeys=_MAX_VERSIONS)
+        listed = (*told.get("Versions", ()), *told.get("DeleteMarkers", ()))
+        if told.get("IsTruncated"):
+            raise IntegrityError(
+                f"an object has more than {_MAX_VERSIONS} versions, and this adapter writes one: look at the bucket",
+                code="integrity.versions",
+            )
+        return [{"VersionId": version["VersionId"]} for version in listed if version["Key"] == key]
+
+
+class _Reader(io.RawIOBase):
+    """An object, read window by window: bounded memory, and a window that breaks off is read again.
+
+    Every window is of the version that the first was of; whose bytes they are, only the seal tells.
+    """
+
+    def __init__(self, bucket: Bucket, key: str) -> None:
+        super().__init__()
+        self._bucket = bucket
+        self._key = key
+        self._etag: str | None = None
+        self._total = -1
+        self._at = 0
+        self._window = b""
+        self._window_at = 0
+        self._fetch(_FIRST_WINDOW_BYTES)
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to ``size`` bytes; nothing at the end."""
+        if size < 0:
+            raise ValueError("a size is asked for")
+        parts = []
+        while size > 0 and self._at < self._total:
+            offset = self._at - self._window_at
+            if not 0 <= offset < len(self._window):
+                self._fetch(_WINDOW_BYTES)
+                offset = 0
+            part = self._window[offset : offset + size]
+            parts.append(part)
+            self._at += len(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move; nothing is fetched."""
+        self._at = offset if whence == io.SEEK_SET else self._at + offset
+        return self._at
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self._at
+
+    def _fetch(self, size: int) -> None:
+        for tried in range(1, _READ_TRIES + 1):
+            try:
+                with s3_errors("an object is read"):
+                    self._window, self._window_at = self._get(size), self._at
+            except Unavailable:
+                if tried == _READ_TRIES:
+                    raise
+            else:
+                return
+
+    def _get(self, size: int) -> bytes:
+        condition = {} if self._etag is None else {"IfMatch": self._etag}
+        told = self._bucket.client.get_object(
+            Bucket=self._bucket.name, Key=self._key, Range=f"bytes={self._at}-{self._at + size - 1}", **condition
+        )
+        with contextlib.closing(told["Body"]) as body:
+            try:
+                data: bytes = body.read(size + 1)
+            except _BROKEN as error:
+                raise Unavailable("an object is read: the answer broke off", code="unavailable.storage") from error
+        total = str(told.get("ContentRange", "")).rpartition("/")[2]
+        # A server that ignores ranges sends all from the beginning, which is good only there.
+        self._total = int(total) if total.isdigit() else int(told["ContentLength"])
+        if len(data) != min(size, self._total - self._at):
+            raise Unavailable(
+                "an object is read: the answer is shorter or longer than asked", code="unavailable.storage"
+            )
+        self._etag = told.get("ETag")
+        return data
+
+
+def blobs_of(context: AdapterContext, bucket: Bucket) -> S3Blobs:
+    """Make the blobs of an adapter as it is configured."""
+    return S3Blobs(bucket, context.data_dir / "state", float(context.option("s3_upload_age_s", "86400")))
+
+
+class S3Objects(GuardedObjects):
+    """The adapter ``s3-objects``; see ``ObjectStore``."""
+
+    def __init__(self, context: AdapterContext, max_object_bytes: int = DEFAULT_MAX_OBJECT_BYTES) -> None:
+        super().__init__(NAME, context, blobs_of(context, Bucket(context)), max_object_bytes)

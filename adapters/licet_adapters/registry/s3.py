@@ -1,0 +1,163 @@
+"""A model registry in an S3 bucket; what it keeps, ``rules`` says.
+
+Rules kept here:
+
+- A document lies at ``<prefix><tenant>/<name>``, the name an HMAC under a key of this registry, and is sealed with another:
+  the bucket tells neither which models there are nor where they stand.
+- It is written under ``If-None-Match: *`` or ``If-Match``, so of two who change one, one is refused, and says so.
+- Each bears a number that only grows, and the highest seen is written down here: an older document put back in its place is
+  found, and so is one that was taken away.
+
+Both keys are derived from one secret in this adapter's own folder. Documents are read without a warrant (``manifest``), so
+the signer could not be asked for them. Whoever copies the folder to another worker lets that one read them; without it what
+stands in the bucket cannot be read, and versions are registered again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+from typing import TYPE_CHECKING
+
+from licet_adapters.errors import IntegrityError, NotFound, Unavailable
+from licet_adapters.objects.s3 import blobs_of
+from licet_adapters.ports import check_tenant
+from licet_adapters.registry.local import model_lock
+from licet_adapters.registry.rules import Document, SealedRegistry
+from licet_adapters.s3 import Bucket, Overtaken, s3_errors
+from licet_attestations.signer import aead
+from licet_attestations.signer.files import create_durably, make_private_directory, replace_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from licet_adapters.ports import AdapterContext
+
+NAME = "s3-registry"
+
+_MAX_DOCUMENT_BYTES = 1 << 20
+_NUMBER_BYTES = 8
+
+
+class S3Documents:
+    """Sealed documents in a bucket; see ``Documents``.
+
+    Args:
+        bucket: Where.
+        state_dir: The secret, the locks and the highest numbers seen.
+    """
+
+    def __init__(self, bucket: Bucket, state_dir: Path) -> None:
+        self._bucket = bucket
+        self._dir = state_dir / "documents"
+        secret = _secret(state_dir / "documents.key")
+        self._naming = hmac.new(secret, b"licet-registry-names-v1", hashlib.sha256).digest()
+        self._sealing = hmac.new(secret, b"licet-registry-documents-v1", hashlib.sha256).digest()
+
+    def read(self, model: str, name: str) -> Document | None:
+        """See ``Documents``."""
+        found = self._read(model, name)
+        return None if found is None else Document(found[1], found[2])
+
+    def write(self, model: str, name: str, data: bytes, before: Document | None) -> None:
+        """See ``Documents``."""
+        number = self._highest(model, name) + 1
+        body = aead.wrap(self._sealing, number.to_bytes(_NUMBER_BYTES, "big") + data, self._bound(model, name))
+        condition = {"IfNoneMatch": "*"} if before is None else {"IfMatch": before.token}
+        try:
+            with s3_errors("a document of the registry is written"):
+                self._bucket.client.put_object(
+                    Bucket=self._bucket.name, Key=self._key(model, name), Body=body, **condition
+                )
+        except Overtaken:
+            # Perhaps by this very request, whose answer was lost.
+            standing = self._read(model, name)
+            if standing is None or standing[:2] != (number, data):
+                raise
+        self._note(model, name, number)
+
+    @contextlib.contextmanager
+    def locked(self, model: str) -> Iterator[None]:
+        """See ``Documents``; between machines the conditions of the writes hold."""
+        with model_lock(self._folder(model)):
+            yield
+
+    def _read(self, model: str, name: str) -> tuple[int, bytes, str] | None:
+        """Number, bytes and ETag of what stands there."""
+        highest = self._highest(model, name)
+        try:
+            with s3_errors("a document of the registry is read"):
+                told = self._bucket.client.get_object(Bucket=self._bucket.name, Key=self._key(model, name))
+                with contextlib.closing(told["Body"]) as body:
+                    sealed = body.read(_MAX_DOCUMENT_BYTES + 1)
+        except NotFound:
+            if highest:
+                raise IntegrityError("a document of the registry was taken away", code="integrity.manifest") from None
+            return None
+        try:
+            plain = aead.unwrap(self._sealing, sealed[: _MAX_DOCUMENT_BYTES + 1], self._bound(model, name))
+        except aead.SealBroken as error:
+            raise IntegrityError("a document of the registry is damaged", code="integrity.manifest") from error
+        number = int.from_bytes(plain[:_NUMBER_BYTES], "big")
+        if number < highest:
+            raise IntegrityError("an older document of the registry was put back", code="integrity.manifest")
+        self._note(model, name, number)
+        return number, plain[_NUMBER_BYTES:], str(told["ETag"])
+
+    def _key(self, model: str, name: str) -> str:
+        what = aead.associated_data("licet-registry-name", model, name)
+        return self._bucket.key(_tenant(model), hmac.new(self._naming, what, hashlib.sha256).hexdigest())
+
+    def _bound(self, model: str, name: str) -> bytes:
+        return aead.associated_data("licet-registry-document", model, name)
+
+    def _folder(self, model: str) -> Path:
+        return self._dir / _tenant(model) / model.partition("/")[2]
+
+    def _highest(self, model: str, name: str) -> int:
+        try:
+            return int((self._folder(model) / f"{name}.seen").read_text("ascii"))
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError) as error:
+            raise Unavailable("the registry's own notes cannot be read", code="unavailable.storage") from error
+
+    def _note(self, model: str, name: str, number: int) -> None:
+        if number <= self._highest(model, name):
+            return
+        try:
+            make_private_directory(self._folder(model))
+            replace_durably(self._folder(model) / f"{name}.seen", str(number).encode())
+        except OSError as error:
+            raise Unavailable(f"the registry's own notes fail: {error.strerror}", code="unavailable.storage") from error
+
+
+class S3Registry(SealedRegistry):
+    """The adapter ``s3-registry``; see ``ModelRegistry``."""
+
+    def __init__(self, context: AdapterContext) -> None:
+        bucket = Bucket(context)
+        documents = S3Documents(bucket, context.data_dir / "state")
+        super().__init__(NAME, context, blobs_of(context, bucket), documents)
+
+
+def _tenant(model: str) -> str:
+    return check_tenant(model.partition("/")[0])
+
+
+def _secret(path: Path) -> bytes:
+    """Read the registry's secret; made on first use."""
+    try:
+        make_private_directory(path.parent)
+        with contextlib.suppress(FileExistsError):
+            create_durably(path, aead.new_key())
+        secret = path.read_bytes()
+    except OSError as error:
+        raise Unavailable(
+            f"the registry's secret cannot be had: {error.strerror}", code="unavailable.storage"
+        ) from error
+    if len(secret) != aead.KEY_BYTES:
+        raise IntegrityError("the registry's secret is damaged: restore it from its backup", code="integrity.key")
+    return secret
