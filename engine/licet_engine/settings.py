@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from licet_attestations.warrant import MAX_DECISION_AGE_MS
@@ -13,6 +14,7 @@ from licet_engine.domain.errors import ConfigurationError
 
 PREFIX = "LICET_"
 USERS = ("auto", "on", "off")
+ADDRESSING = ("auto", "path", "virtual")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,18 @@ class Settings:
         checkpoint_interval_s: How often changed logs get a signed checkpoint.
         api_threads: Threads for requests that do more than decide.
         adapters: Names of the adapters that the worker may load, separated by commas.
+        objects_adapter: The adapter that keeps datasets and what runs make.
+        registry_adapter: The adapter that keeps model versions.
+        s3_endpoint: URL of the S3 service; empty for AWS's own.
+        s3_bucket: The bucket of the S3 adapters, made by the operator.
+        s3_prefix: Goes before every key in the bucket.
+        s3_region: Region of the bucket; empty for the standard AWS chain.
+        s3_addressing: How the bucket is named in a request: ``path``, ``virtual`` or ``auto``.
+        s3_ca_file: Certificates that the endpoint's must be signed by; empty for the usual ones.
+        s3_credentials_file: File with the credentials, its owner's alone; empty for the standard AWS chain.
+        s3_timeout_s: How long one request may wait for an answer.
+        s3_retention_days: For how many days Object Lock keeps what is stored from removal; 0 for not at all.
+        s3_upload_age_s: How old an unfinished upload is when it is ended.
         users: ``auto``: started as root, each process is a user of its own where that can be had; ``on``: or does not
             start; ``off``: all are the user who starts them.
         uid_base: First of the four numbers of users and groups that the processes are, started as root.
@@ -66,6 +80,18 @@ class Settings:
     checkpoint_interval_s: float = 1.0
     api_threads: int = 16
     adapters: str = "local-objects,local-registry,local-training,local-checks"
+    objects_adapter: str = "local-objects"
+    registry_adapter: str = "local-registry"
+    s3_endpoint: str = ""
+    s3_bucket: str = ""
+    s3_prefix: str = ""
+    s3_region: str = ""
+    s3_addressing: str = "auto"
+    s3_ca_file: str = ""
+    s3_credentials_file: str = ""
+    s3_timeout_s: float = 30.0
+    s3_retention_days: int = 0
+    s3_upload_age_s: int = 86_400
     users: str = "auto"
     uid_base: int = 64_210
     key_passphrase_file: str = ""
@@ -134,6 +160,12 @@ class Settings:
         """The allow-list of adapters."""
         return tuple(name.strip() for name in self.adapters.split(",") if name.strip())
 
+    @property
+    def adapter_options(self) -> Mapping[str, str]:
+        """What adapters are configured with, by the name of the setting; read-only."""
+        named = (field.name for field in fields(self) if field.name.startswith("s3_"))
+        return MappingProxyType({name: str(getattr(self, name)) for name in named})
+
     def to_environment(self) -> dict[str, str]:
         """These settings as environment variables, to hand them to a child process."""
         return {PREFIX + field.name.upper(): str(getattr(self, field.name)) for field in fields(self)}
@@ -190,6 +222,22 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         raise ConfigurationError(
             f"{PREFIX}DECISION_MAX_AGE_S must be below {MAX_DECISION_AGE_MS // 1000}, the oldest decision the signer accepts"
         )
+    _check_storage(settings)
     if settings.users not in USERS:
         raise ConfigurationError(f"{PREFIX}USERS must be one of {', '.join(USERS)}, not {settings.users!r}")
     return settings
+
+
+def _check_storage(settings: Settings) -> None:
+    for name, least in (("s3_timeout_s", 1), ("s3_upload_age_s", 1), ("s3_retention_days", 0)):
+        if getattr(settings, name) < least:
+            raise ConfigurationError(f"{PREFIX}{name.upper()} must be at least {least}, not {getattr(settings, name)}")
+    if settings.s3_addressing not in ADDRESSING:
+        raise ConfigurationError(
+            f"{PREFIX}S3_ADDRESSING must be one of {', '.join(ADDRESSING)}, not {settings.s3_addressing!r}"
+        )
+    for name in ("objects_adapter", "registry_adapter"):
+        if getattr(settings, name) not in settings.adapter_names:
+            raise ConfigurationError(
+                f"{PREFIX}{name.upper()} is {getattr(settings, name)!r}, which {PREFIX}ADAPTERS does not allow: add it there"
+            )

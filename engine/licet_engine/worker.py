@@ -238,7 +238,11 @@ def build_tools(settings: Settings) -> Tools:
     trust_root = TrustRoot.from_json(settings.trust_root.read_bytes())
     signer = SignerClient(settings.signer_socket)
     context = AdapterContext(
-        data_dir=settings.worker_data / "adapters", trust_root=trust_root, signer=signer, clock=now_ms
+        data_dir=settings.worker_data / "adapters",
+        trust_root=trust_root,
+        signer=signer,
+        clock=now_ms,
+        options=settings.adapter_options,
     )
     loaded = load_adapters(settings.adapter_names, context)
     door = Door(settings.api_socket)
@@ -250,8 +254,10 @@ def build_tools(settings: Settings) -> Tools:
         door=door,
         signer=signer,
         adapters=Adapters(
-            objects=loaded["local-objects"],
-            registry=loaded["local-registry"],
+            objects=loaded[settings.objects_adapter],
+            objects_name=settings.objects_adapter,
+            registry=loaded[settings.registry_adapter],
+            registry_name=settings.registry_adapter,
             training=loaded["local-training"],
             checks=loaded["local-checks"],
         ),

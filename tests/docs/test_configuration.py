@@ -51,7 +51,7 @@ def test_the_variables_of_the_command_line_are_those_that_it_knows() -> None:
 
 
 def test_no_other_variable_is_named_anywhere_on_the_page() -> None:
-    assert set(re.findall(r"LICET_[A-Z_]*[A-Z]", PAGE)) == set(ROWS) | _CLIENT_VARIABLES
+    assert set(re.findall(r"LICET_[A-Z0-9_]*[A-Z]", PAGE)) == set(ROWS) | _CLIENT_VARIABLES
 
 
 def test_there_is_no_setting_that_nothing_reads() -> None:

@@ -349,6 +349,32 @@ def look_at_users(settings: Settings) -> Iterator[Finding]:
         yield Finding("users", "weak", note, "See LICET_USERS in docs/configuration.md.")
 
 
+def look_at_storage(settings: Settings) -> Iterator[Finding]:
+    """What the worker found out of the buckets that it uses, when it last started."""
+    for name in dict.fromkeys((settings.objects_adapter, settings.registry_adapter)):
+        if not name.startswith("s3-"):
+            continue
+        if settings.s3_credentials_file:
+            yield from _private_file("storage", Path(settings.s3_credentials_file))
+        path = settings.worker_data / "adapters" / name / "bucket.json"
+        try:
+            told = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            yield Finding(
+                "storage",
+                "weak",
+                f"{name}: the bucket {settings.s3_bucket!r} was not reached yet ({type(error).__name__})",
+                "Start the service, and look at its log for what keeps it from the bucket.",
+            )
+            continue
+        for lack in told["refused"]:
+            yield Finding("storage", "weak", f"{name}: {lack}", "Use a bucket that has it, or accept it knowingly.")
+        kept = "kept" if told["object_lock"] else "not kept"
+        yield Finding(
+            "storage", "ok", f"{name}: {settings.s3_bucket} keeps conditions on writes; holds are {kept} by the store"
+        )
+
+
 def look_at_sandbox(_settings: Settings) -> Iterator[Finding]:
     """Whether jobs can be confined on this machine, by trying."""
     from licet_adapters.sandbox import Sandbox  # noqa: PLC0415  # Only where jobs run.
@@ -391,6 +417,7 @@ LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     doctor_state.look_at_break_glass,
     doctor_state.look_at_sockets,
     look_at_processes,
+    look_at_storage,
     look_at_users,
     look_at_sandbox,
 )

@@ -84,7 +84,9 @@ def do_check(deed: Deed) -> Mapping[str, Any]:
             deed.adapters.registry.read(warrant, ref, folder / "model", p)
             return {}
 
-        deed.effect("read", read, adapter="local-registry", operation="registry.read", resources=ref.resources())
+        deed.effect(
+            "read", read, adapter=deed.adapters.registry_name, operation="registry.read", resources=ref.resources()
+        )
         job_parts = {
             "model": {
                 name: InputFile(path=folder / "model" / name, digest_hex=ref.digests[name]) for name in MODEL_FILES

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from licet_adapters.ports import ObjectRef
+from licet_adapters.errors import NotFound
+from licet_adapters.ports import HoldOutcome, ObjectRef
 from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import Ref
 from licet_engine.domain.restrictions import CLASSIFICATIONS
@@ -142,9 +143,7 @@ def ask_register(view: View, who: Who, ref: Ref, body: RegisterDataset, ids: Ids
 def do_register(deed: Deed) -> Mapping[str, Any]:
     """Check that the upload is a whole table, then seal it under the tenant's key."""
     p = deed.parameters
-    ref = ObjectRef(
-        tenant=deed.tenant, object_id=p["object_id"], digest_hex=p["digest_hex"], size_bytes=p["size_bytes"]
-    )
+    ref = _object_of(deed)
 
     def put(warrant: bytes, _attempt: int) -> dict[str, Any]:
         path = deed.spool.upload(deed.tenant, p["upload"], p["digest_hex"], p["size_bytes"])
@@ -159,7 +158,9 @@ def do_register(deed: Deed) -> Mapping[str, Any]:
             "digest_hex": p["digest_hex"],
         }
 
-    stored = deed.step("store", put, adapter="local-objects", operation="objects.put", resources=ref.resources())
+    stored = deed.step(
+        "store", put, adapter=deed.adapters.objects_name, operation="objects.put", resources=ref.resources()
+    )
     deed.forget_uploads()
     return stored
 
@@ -193,23 +194,20 @@ def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Propo
         if row.state in {"ready", "archived"}
         else Conflict(f"dataset {ref} is {row.state}: it has no rows to read")
     )
-    parameters = {"object_id": row.object_id, "digest_hex": row.digest_hex, "size_bytes": row.bytes}
-    return Proposal(resource=view.dataset_entity(row), parameters=parameters, conflict=conflict)
+    return Proposal(resource=view.dataset_entity(row), parameters=_object_parameters(row), conflict=conflict)
 
 
 def do_read(deed: Deed) -> Mapping[str, Any]:
     """Decrypt into an artifact that only the asker can fetch."""
     p = deed.parameters
-    ref = ObjectRef(
-        tenant=deed.tenant, object_id=p["object_id"], digest_hex=p["digest_hex"], size_bytes=p["size_bytes"]
-    )
+    ref = _object_of(deed)
 
     def get(warrant: bytes, _attempt: int) -> dict[str, Any]:
         with deed.spool.new_artifact(deed.tenant, deed.id, "csv") as target:
             deed.adapters.objects.get(warrant, ref, target, p)
         return {}
 
-    deed.step("read", get, adapter="local-objects", operation="objects.get", resources=ref.resources())
+    deed.step("read", get, adapter=deed.adapters.objects_name, operation="objects.get", resources=ref.resources())
     return {"artifact": f"{deed.id}.csv", "digest_hex": p["digest_hex"]}
 
 
@@ -279,7 +277,51 @@ def ask_hold(view: View, who: Who, ref: Ref, body: PlaceHold, ids: Ids) -> Propo
     if row is None:
         return None
     change, result = place_hold("Dataset", ref.name, who, body, ids)
-    return Proposal(resource=view.dataset_entity(row), change=change, result=result)
+    return Proposal(resource=view.dataset_entity(row), parameters=_object_parameters(row), change=change, result=result)
+
+
+def do_hold(deed: Deed) -> Mapping[str, Any]:
+    """Have the store keep the rows, too; policy has kept them since the decision."""
+    ref = _object_of(deed)
+    return deed.step(
+        "hold",
+        lambda warrant, _attempt: held(lambda: deed.adapters.objects.hold(warrant, ref, deed.parameters)),
+        adapter=deed.adapters.objects_name,
+        operation="objects.hold",
+        resources=ref.resources(),
+    )
+
+
+def do_lift_hold(deed: Deed) -> Mapping[str, Any]:
+    """The store lets go of the rows."""
+    ref = _object_of(deed)
+    return deed.step(
+        "lift",
+        lambda warrant, _attempt: held(lambda: deed.adapters.objects.lift(warrant, ref, deed.parameters)),
+        adapter=deed.adapters.objects_name,
+        operation="objects.lift",
+        resources=ref.resources(),
+    )
+
+
+def held(act: Callable[[], HoldOutcome]) -> dict[str, Any]:
+    """What came of a hold in the store; where nothing is stored there is nothing to keep, and that is told."""
+    try:
+        outcome = act()
+    except NotFound:
+        return {"held": False, "kept_by": "nothing-stored"}
+    return {"held": outcome.held, "kept_by": outcome.kept_by}
+
+
+def _object_parameters(row: Dataset) -> dict[str, Any]:
+    return {"object_id": row.object_id, "digest_hex": row.digest_hex, "size_bytes": row.bytes}
+
+
+def _object_of(deed: Deed) -> ObjectRef:
+    p = deed.parameters
+    return ObjectRef(
+        tenant=deed.tenant, object_id=p["object_id"], digest_hex=p["digest_hex"], size_bytes=p["size_bytes"]
+    )
 
 
 def ask_lift_hold(view: View, who: Who, ref: Ref, body: PlaceHold, ids: Ids) -> Proposal | None:
@@ -288,7 +330,9 @@ def ask_lift_hold(view: View, who: Who, ref: Ref, body: PlaceHold, ids: Ids) -> 
     if row is None:
         return None
     change, conflict = lift_holds(view, "Dataset", ref.name, who=who, body=body, ids=ids)
-    return Proposal(resource=view.dataset_entity(row), change=change, conflict=conflict)
+    return Proposal(
+        resource=view.dataset_entity(row), parameters=_object_parameters(row), change=change, conflict=conflict
+    )
 
 
 def ask_archive(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal | None:
@@ -317,17 +361,12 @@ def ask_delete(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Pro
         if row.state in {"ready", "archived"}
         else Conflict(f"dataset {ref} is {row.state}: there is nothing to delete")
     )
-    parameters = {"object_id": row.object_id, "digest_hex": row.digest_hex, "size_bytes": row.bytes}
-    return Proposal(resource=view.dataset_entity(row), parameters=parameters, conflict=conflict)
+    return Proposal(resource=view.dataset_entity(row), parameters=_object_parameters(row), conflict=conflict)
 
 
 def do_delete(deed: Deed) -> Mapping[str, Any]:
     """Remove the object."""
-    p = deed.parameters
-    ref = ObjectRef(
-        tenant=deed.tenant, object_id=p["object_id"], digest_hex=p["digest_hex"], size_bytes=p["size_bytes"]
-    )
-    return deed.destroy("delete", ref)
+    return deed.destroy("delete", _object_of(deed))
 
 
 def finish_delete(_view: View, operation: Operation, _result: Mapping[str, Any], _now_ms: int) -> Change:
@@ -368,6 +407,7 @@ VERBS = (
         form=RefForm.NAME,
         body=PlaceHold,
         propose=ask_hold,
+        do=do_hold,
     ),
     Verb(
         action="dataset.lift-hold",
@@ -375,6 +415,7 @@ VERBS = (
         form=RefForm.NAME,
         body=PlaceHold,
         propose=ask_lift_hold,
+        do=do_lift_hold,
     ),
     Verb(
         action="dataset.archive",

@@ -94,10 +94,12 @@ class Door:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapters:
-    """The adapters that the worker loaded, by the port they serve."""
+    """The adapters that the worker loaded, by the port they serve, and the names that warrants for two of them bear."""
 
     objects: ObjectStore
+    objects_name: str
     registry: ModelRegistry
+    registry_name: str
     training: TrainingRunner
     checks: ModelChecker
 
@@ -317,7 +319,7 @@ class Deed:
             self.adapters.objects.get(warrant, ref, target, self.parameters)
             return {}
 
-        self.effect(name, get, adapter="local-objects", operation="objects.get", resources=ref.resources())
+        self.effect(name, get, adapter=self.adapters.objects_name, operation="objects.get", resources=ref.resources())
 
     def destroy(self, name: str, ref: ObjectRef) -> dict[str, Any]:
         """Delete an object, once, as the step of that name; tell whether it was there."""
@@ -325,7 +327,9 @@ class Deed:
         def delete(warrant: bytes, _attempt: int) -> dict[str, Any]:
             return {"was_there": self.adapters.objects.delete(warrant, ref, self.parameters)}
 
-        return self.step(name, delete, adapter="local-objects", operation="objects.delete", resources=ref.resources())
+        return self.step(
+            name, delete, adapter=self.adapters.objects_name, operation="objects.delete", resources=ref.resources()
+        )
 
     def fetch_split(self, ref: ObjectRef, folder: Path, *, parameters: Mapping[str, Any]) -> Split:
         """Decrypt a dataset and divide it into training and held-out rows, always alike for the same parameters."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
 from licet_adapters.modelfiles import inspect_model_files
-from licet_adapters.ports import MODEL_FILES, ModelVersionRef, ObjectRef
+from licet_adapters.ports import MODEL_FILES, HoldOutcome, ModelVersionRef, ObjectRef
 from licet_engine.domain.errors import Conflict
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
-from licet_engine.lifecycle.data import Hex, Id, PlaceHold, lift_holds, place_hold
+from licet_engine.lifecycle.data import Hex, Id, PlaceHold, held, lift_holds, place_hold
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.verbs import (
     Body,
@@ -223,7 +223,11 @@ def do_register(deed: Deed) -> Mapping[str, Any]:
         return {"files": {name: dict(entry) for name, entry in done.files.items()}, "key_id": done.key_id}
 
     registered = deed.step(
-        "register", register, adapter="local-registry", operation="registry.register", resources=ref.resources()
+        "register",
+        register,
+        adapter=deed.adapters.registry_name,
+        operation="registry.register",
+        resources=ref.resources(),
     )
     deed.forget_uploads()
     return registered
@@ -351,7 +355,7 @@ def do_download(deed: Deed) -> Mapping[str, Any]:
             deed.zip_folder(folder / "model", target)
         return {}
 
-    deed.step("read", read, adapter="local-registry", operation="registry.read", resources=ref.resources())
+    deed.step("read", read, adapter=deed.adapters.registry_name, operation="registry.read", resources=ref.resources())
     return {"artifact": f"{deed.id}.zip"}
 
 
@@ -364,7 +368,34 @@ def ask_hold(view: View, who: Who, ref: Ref, body: PlaceHold, ids: Ids) -> Propo
     if row is None:
         return None
     change, result = place_hold("ModelVersion", f"{ref.name}@{ref.version}", who, body, ids)
-    return Proposal(resource=view.model_version_entity(row), change=change, result=result)
+    return Proposal(
+        resource=view.model_version_entity(row), parameters=registry_parameters(row, ref), change=change, result=result
+    )
+
+
+def do_hold(deed: Deed) -> Mapping[str, Any]:
+    """Have the registry keep the files, too; policy has kept them since the decision."""
+    return _in_registry(deed, "hold", deed.adapters.registry.hold)
+
+
+def do_lift_hold(deed: Deed) -> Mapping[str, Any]:
+    """The registry lets go of the files."""
+    return _in_registry(deed, "lift", deed.adapters.registry.lift)
+
+
+def _in_registry(
+    deed: Deed, name: str, act: Callable[[bytes, ModelVersionRef, Mapping[str, Any]], HoldOutcome]
+) -> Mapping[str, Any]:
+    if not deed.parameters["files"]:
+        return {"held": False, "kept_by": "nothing-stored"}
+    ref = version_ref(deed.tenant, deed.parameters)
+    return deed.step(
+        name,
+        lambda warrant, _attempt: held(lambda: act(warrant, ref, deed.parameters)),
+        adapter=deed.adapters.registry_name,
+        operation=f"registry.{name}",
+        resources=ref.resources(),
+    )
 
 
 def ask_lift_hold(view: View, who: Who, ref: Ref, body: PlaceHold, ids: Ids) -> Proposal | None:
@@ -373,7 +404,12 @@ def ask_lift_hold(view: View, who: Who, ref: Ref, body: PlaceHold, ids: Ids) -> 
     if row is None:
         return None
     change, conflict = lift_holds(view, "ModelVersion", f"{ref.name}@{ref.version}", who=who, body=body, ids=ids)
-    return Proposal(resource=view.model_version_entity(row), change=change, conflict=conflict)
+    return Proposal(
+        resource=view.model_version_entity(row),
+        parameters=registry_parameters(row, ref),
+        change=change,
+        conflict=conflict,
+    )
 
 
 def ask_delete(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal | None:
@@ -405,7 +441,7 @@ def do_delete(deed: Deed) -> Mapping[str, Any]:
         return {"stage": done.stage, "before": done.before}
 
     deleted = deed.step(
-        "delete", delete, adapter="local-registry", operation="registry.delete", resources=ref.resources()
+        "delete", delete, adapter=deed.adapters.registry_name, operation="registry.delete", resources=ref.resources()
     )
     for name, kept in deed.parameters["objects"].items():
         deed.destroy(f"destroy:{name}", object_of(deed.tenant, kept))
@@ -457,6 +493,7 @@ VERBS = (
         form=RefForm.VERSION,
         body=PlaceHold,
         propose=ask_hold,
+        do=do_hold,
     ),
     Verb(
         action="model.lift-hold",
@@ -464,6 +501,7 @@ VERBS = (
         form=RefForm.VERSION,
         body=PlaceHold,
         propose=ask_lift_hold,
+        do=do_lift_hold,
     ),
     Verb(
         action="model.delete",

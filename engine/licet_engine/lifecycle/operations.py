@@ -494,6 +494,13 @@ def _as_it_is_now(view: View, who: Who, row: tables.Operation, ids: Ids) -> _Now
         if verb.form is RefForm.TENANT
         else parse_ref(row.resource, versioned=verb.form is RefForm.VERSION)
     )
+    kind, _, verb_name = row.action.partition(".")
+    if verb_name in {"hold", "lift-hold"}:
+        resource_type = {"dataset": "Dataset", "model": "ModelVersion"}[kind]
+        is_held = bool(view.holds(resource_type, row.resource.partition("/")[2]))
+        # Two may change places on their way to the store: what stands in the database decides what the store is to keep.
+        if is_held is not (verb_name == "hold"):
+            raise Refused(f"{row.resource} was {'held again' if is_held else 'let go'} since: the store stays as it is")
     proposal = verb.propose(view, who, ref, body, ids)
     return (proposal.resource, proposal.context, proposal.parameters) if proposal is not None else _gone(row)
 

@@ -212,7 +212,7 @@ def do_promote(deed: Deed) -> Mapping[str, Any]:
         return {"stage": done.stage, "before": done.before, "replaced": done.replaced or ""}
 
     moved = deed.step(
-        "promote", promote, adapter="local-registry", operation="registry.promote", resources=ref.resources()
+        "promote", promote, adapter=deed.adapters.registry_name, operation="registry.promote", resources=ref.resources()
     )
     return {**moved, "attestation": deed.attest(provenance.promotion_statement(deed))}
 
@@ -310,7 +310,9 @@ def do_retire(deed: Deed) -> Mapping[str, Any]:
         done = deed.adapters.registry.retire(warrant, ref, deed.parameters)
         return {"stage": done.stage, "before": done.before}
 
-    return deed.step("retire", retire, adapter="local-registry", operation="registry.retire", resources=ref.resources())
+    return deed.step(
+        "retire", retire, adapter=deed.adapters.registry_name, operation="registry.retire", resources=ref.resources()
+    )
 
 
 VERBS = (

@@ -296,7 +296,9 @@ def _keep(deed: Deed, trained: Mapping[str, Any], name: str) -> dict[str, Any]:
         return {"object_id": ref.object_id, **made}
 
     return dict(
-        deed.step(f"keep:{name}", put, adapter="local-objects", operation="objects.put", resources=ref.resources())
+        deed.step(
+            f"keep:{name}", put, adapter=deed.adapters.objects_name, operation="objects.put", resources=ref.resources()
+        )
     )
 
 
