@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-PARTS = ("decide", "log", "service", "training")
+PARTS = ("decide", "log", "service", "training", "objects")
 
 
 def main() -> int:

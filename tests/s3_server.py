@@ -102,7 +102,7 @@ class S3Server:
                     f"-volume.port={p['volume']}",
                     f"-volume.port.grpc={p['volume.g']}",
                     f"-volume.port.public={p['volume.p']}",
-                    "-volume.max=64",
+                    "-volume.max=2000",
                     "-volume.preStopSeconds=0",
                     "-volume.minFreeSpace=1",
                     f"-filer.port={p['filer']}",

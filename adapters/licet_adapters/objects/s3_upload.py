@@ -205,9 +205,12 @@ class UploadWriting:
                         self._take(sending, etags)
                 while sending:
                     self._take(sending, etags)
-            finally:
+            except BaseException:
                 for future in sending:
                     future.cancel()
+                wait(sending)
+                self._note(sending, etags)  # What did arrive is not sent again by the next attempt.
+                raise
         return written
 
     def _send_part(self, upload: str, number: int, part: bytes) -> str:
@@ -219,9 +222,18 @@ class UploadWriting:
 
     def _take(self, sending: dict[Future[str], str], etags: dict[str, str]) -> None:
         done, _ = wait(sending, return_when=FIRST_COMPLETED)
-        for future in done:
-            etags[sending.pop(future)] = future.result()
-        self._save()
+        failed = [error for future in done if (error := future.exception()) is not None]
+        if failed:
+            raise failed[0]
+        self._note({future: sending.pop(future) for future in done}, etags)
+
+    def _note(self, ended: dict[Future[str], str], etags: dict[str, str]) -> None:
+        """Write down which of these parts arrived."""
+        for future, number in ended.items():
+            if not future.cancelled() and future.exception() is None:
+                etags[number] = future.result()
+        if self._state is not None:  # Else it was given up.
+            self._save()
 
     def _complete(self) -> bool:
         state = self._state or {}

@@ -1,0 +1,157 @@
+"""One whole installation whose objects and models lie on S3: from a dataset to evidence that verifies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1]))
+from service_world import Installation, poll, table  # As above.
+
+from licet_engine.client import Answer
+from licet_engine.commands.doctor import look_at_storage
+from s3_server import S3Server  # The line above finds it.
+
+pytestmark = pytest.mark.slow
+
+BANK = "northbank"
+DATA = table()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    s3 = S3Server()
+    try:
+        s3.start()
+        yield s3
+    finally:
+        s3.close()
+
+
+@pytest.fixture(scope="module")
+def bucket(server: S3Server) -> str:
+    return server.bucket(lock=True)
+
+
+@pytest.fixture(scope="module")
+def house(server: S3Server, bucket: str) -> Iterator[Installation]:
+    options = server.options(bucket, "licet/") | {"s3_timeout_s": 10.0}
+    installation = Installation(
+        adapters="s3-objects,s3-registry,local-training,local-checks",
+        objects_adapter="s3-objects",
+        registry_adapter="s3-registry",
+        users="off",  # The credentials file is this user's.
+        **options,
+    )
+    try:
+        installation.start()
+        installation.people(BANK, "us")
+        yield installation
+    finally:
+        installation.stop()
+
+
+def keys(server: S3Server, bucket: str) -> list[str]:
+    return [entry["Key"] for entry in server.client().list_objects_v2(Bucket=bucket).get("Contents", ())]
+
+
+def fetched(house: Installation, who: str, answer: Answer) -> bytes:
+    ended = house.done(house.client(who), answer)
+    assert ended.state == "done", ended
+    with house.http(who) as http:
+        response = http.get(f"/v1/artifacts/{BANK}/{ended.result['artifact']}")
+    assert response.status_code == 200, response.text
+    return response.content
+
+
+def test_from_a_dataset_to_evidence_everything_lies_on_s3(
+    house: Installation, server: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    assert house.register(f"{BANK}/ana", "loans", DATA, residency=["us"]).state == "done"
+    ana, ci, sam, mei = (house.client(f"{BANK}/{name}") for name in ("ana", "ci", "sam", "mei"))
+    assert fetched(house, f"{BANK}/ana", ana.act("dataset.read", f"{BANK}/loans", {})) == DATA
+    # The guardrails alone speak on promotion.
+    bundle = sam.act("policy.publish", BANK, {"packs": [], "policies": ""}).require().result["ref"]
+    house.client(f"{BANK}/all").act("policy.activate", bundle, {}).require()
+    launch = {"dataset": f"{BANK}/loans", "environment": "us-east", "use": "credit-risk", "spec": {"epochs": 20}}
+    assert house.done(ci, ci.act("training.launch", f"{BANK}/run-1", launch)).state == "done"
+    answer = ci.act("model.register", f"{BANK}/risk", {"run": f"{BANK}/run-1", "tier": "high"})
+    assert house.done(ci, answer).state == "done"
+    version = answer.result["version"]
+    binding = mei.act("model.read", version, {}).require().result["version"]["binding"]
+    approval = {"track": "model-risk", "binding": binding, "reason": "looked at"}
+    assert house.done(mei, mei.act("model.approve", version, approval)).state == "done"
+    assert house.done(ci, ci.act("model.promote", version, {"stage": "prod"})).state == "done"
+    assert mei.act("model.read", version, {}).require().result["version"]["stage"] == "prod"
+
+    stored = keys(server, bucket)
+    # The dataset, what the run kept, the version's files with their signature, its manifest and its stage.
+    assert len(stored) >= 6
+    assert all(key.startswith(f"licet/{BANK}/") for key in stored)
+    client = server.client()
+    for key in stored:
+        data = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        assert DATA[:200] not in data
+        assert b"loans" not in data
+        assert b"risk" not in data
+    for adapter in ("local-objects", "local-registry"):
+        assert not (house.settings.worker_data / "adapters" / adapter).exists()
+
+    archive, trust_root = tmp_path / "evidence.zip", tmp_path / "trust-root.json"
+    archive.write_bytes(fetched(house, f"{BANK}/cora", house.client(f"{BANK}/cora").act("evidence.export", BANK, {})))
+    trust_root.write_bytes(house.settings.trust_root.read_bytes())
+    verified = subprocess.run(
+        [sys.executable, "-m", "licet_attestations", str(archive), "--trust-root", str(trust_root)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert server.secret_key not in house.output()
+    assert server.access_key not in house.output()
+
+
+def test_a_hold_is_a_legal_hold_in_the_bucket_until_it_is_lifted(
+    house: Installation, server: S3Server, bucket: str
+) -> None:
+    before = set(keys(server, bucket))
+    assert house.register(f"{BANK}/ana", "held", DATA, residency=["us"]).state == "done"
+    (key,) = set(keys(server, bucket)) - before
+    cora, client = house.client(f"{BANK}/cora"), server.client()
+    told = house.done(cora, cora.act("dataset.hold", f"{BANK}/held", {"reason": "an inquiry"}))
+    assert told.state == "done"
+    assert told.result == {"held": True, "kept_by": "object-lock"}
+    assert client.get_object_legal_hold(Bucket=bucket, Key=key)["LegalHold"]["Status"] == "ON"
+    version = client.head_object(Bucket=bucket, Key=key)["VersionId"]
+    with pytest.raises(client.exceptions.ClientError):
+        client.delete_object(Bucket=bucket, Key=key, VersionId=version)
+    lifted = house.done(cora, cora.act("dataset.lift-hold", f"{BANK}/held", {"reason": "closed"}))
+    assert lifted.result == {"held": False, "kept_by": "object-lock"}
+    assert client.get_object_legal_hold(Bucket=bucket, Key=key)["LegalHold"]["Status"] == "OFF"
+
+
+def test_a_store_that_goes_away_ends_no_operation_and_loses_none(
+    house: Installation, server: S3Server, bucket: str
+) -> None:
+    ana = house.client(f"{BANK}/ana")
+    body = house.dataset_body(f"{BANK}/ana", DATA, residency=["us"])
+    before = set(keys(server, bucket))
+    server.stop()
+    try:
+        answer = ana.act("dataset.register", f"{BANK}/later", body).require()
+        poll("an attempt that failed", lambda: "attempt failed" in house.output())
+    finally:
+        server.start()
+    assert house.done(ana, answer).state == "done"
+    assert len(set(keys(server, bucket)) - before) == 1
+
+
+def test_doctor_says_what_the_bucket_keeps(house: Installation) -> None:
+    found = list(look_at_storage(house.settings))
+    assert {finding.state for finding in found} == {"ok"}
+    assert any("holds are kept by the store" in finding.detail for finding in found)
