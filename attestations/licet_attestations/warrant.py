@@ -61,7 +61,10 @@ OPERATIONS_OF: Mapping[str, frozenset[str]] = MappingProxyType(
 )
 """The operations that an allowed action may lead to; an action that is not here leads to none."""
 
-_READING = frozenset({"objects.get", "objects.delete", "registry.read", "registry.delete"})
+_READING = frozenset(
+    {"objects.get", "objects.delete", "registry.read", "registry.delete"}
+    | {"objects.hold", "objects.lift", "registry.hold", "registry.lift"}
+)
 """Operations that reach for content which is there already, and so was there to be decided on."""
 
 

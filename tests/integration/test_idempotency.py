@@ -40,7 +40,7 @@ def test_the_same_key_gives_the_same_answer_and_does_it_once(world: Installation
     with world.http("northbank/cora") as http:
         first, again = (send(http, "/v1/dataset/hold", body, "hold-1") for _ in range(2))
         # The log grows until the store keeps the object, too.
-        world.client("northbank/cora").wait(first.json()["operation"], timeout_s=60)
+        world.client("northbank/cora").wait(f"northbank/{first.json()['operation']['id']}", timeout_s=60)
         size = world.size("northbank")
         third = send(http, "/v1/dataset/hold", body, "hold-1")
         assert first.status_code == again.status_code == third.status_code == 202

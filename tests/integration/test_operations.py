@@ -211,6 +211,34 @@ def test_a_hold_that_comes_after_the_decision_still_stops_the_deletion(world: In
     assert any("guardrail.holds.datasets" in r["reasons"] for r in again if "reasons" in r)
 
 
+def test_a_hold_keeps_the_file_by_a_mark_until_it_is_lifted(world: Installation) -> None:
+    assert world.register("northbank/ana", "marked", table(40, odd=29)).state == "done"
+    cora = world.client("northbank/cora")
+    holds = world.settings.worker_data / "adapters" / "local-objects" / "holds"
+    told = world.done(cora, cora.act("dataset.hold", "northbank/marked", {"reason": "an inquiry"}))
+    assert told.result == {"held": True, "kept_by": "adapter"}
+    marks = {path.name for path in holds.rglob("*") if path.is_file()}
+    told = world.done(cora, cora.act("dataset.lift-hold", "northbank/marked", {"reason": "closed"}))
+    assert told.result == {"held": False, "kept_by": "adapter"}
+    assert len(marks - {path.name for path in holds.rglob("*") if path.is_file()}) == 1
+
+
+def test_a_hold_that_was_lifted_on_its_way_does_not_reach_the_store(world: Installation) -> None:
+    """Else the store would keep for good what nobody holds any more."""
+    assert world.register("northbank/ana", "soon-free", table(40, odd=31)).state == "done"
+    admin, cora = world.client("northbank/admin"), world.client("northbank/cora")
+    with stopped_worker(world):
+        placed = cora.act("dataset.hold", "northbank/soon-free", {"reason": "an inquiry"}).require()
+        lifted = cora.act("dataset.lift-hold", "northbank/soon-free", {"reason": "closed"}).require()
+        again = cora.act("dataset.hold", "northbank/soon-free", {"reason": "reopened"}).require()
+    # The last word was a hold: the one that lifts comes too late, and those that hold find it so.
+    assert world.done(cora, lifted).state == "refused"
+    assert {world.done(cora, answer).state for answer in (placed, again)} == {"done"}
+    over = cora.act("dataset.lift-hold", "northbank/soon-free", {"reason": "over"})
+    assert world.done(cora, over).state == "done"
+    assert world.done(admin, admin.act("dataset.delete", "northbank/soon-free", {})).state == "done"
+
+
 def test_a_tenant_whose_key_is_destroyed_can_read_nothing_any_more(world: Installation) -> None:
     world.people("endingbank", "us")
     world.tokens.setdefault("endingbank/admin", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,12 +62,12 @@ def keys(server: S3Server, bucket: str) -> list[str]:
 
 
 def fetched(house: Installation, who: str, answer: Answer) -> bytes:
-    ended = house.done(house.client(who), answer)
+    client = house.client(who)
+    ended = house.done(client, answer)
     assert ended.state == "done", ended
-    with house.http(who) as http:
-        response = http.get(f"/v1/artifacts/{BANK}/{ended.result['artifact']}")
-    assert response.status_code == 200, response.text
-    return response.content
+    target = io.BytesIO()
+    client.fetch_artifact(ended, target)
+    return target.getvalue()
 
 
 def test_from_a_dataset_to_evidence_everything_lies_on_s3(

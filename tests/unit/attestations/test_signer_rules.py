@@ -295,6 +295,24 @@ def test_a_data_key_does_not_open_under_another_tenants_key(world: World) -> Non
     assert refused.value.code == "signer.wrapped"
 
 
+@pytest.mark.parametrize(
+    ("action", "operation"), [("dataset.hold", "objects.hold"), ("dataset.lift-hold", "objects.lift")]
+)
+def test_who_may_hold_an_object_finds_it_and_gets_no_key_of_it(world: World, action: str, operation: str) -> None:
+    put = warrant(world)
+    made = world.signer.new_data_key(TENANT, OBJECT_ID, put)
+    hold = warrant(world, operation, action)
+    digest_hex = "a" * 64
+    assert world.signer.object_name(TENANT, digest_hex, hold) == world.signer.object_name(TENANT, digest_hex, put)
+    for act in (
+        lambda: world.signer.unwrap(TENANT, OBJECT_ID, made.wrapped, hold),
+        lambda: world.signer.new_data_key(TENANT, OBJECT_ID, hold),
+    ):
+        with pytest.raises(SignerRefused) as refused:
+            act()
+        assert refused.value.code == "warrant.other-operation"
+
+
 def test_a_key_needs_a_live_warrant_that_names_the_object(world: World) -> None:
     put = warrant(world)
     made = world.signer.new_data_key(TENANT, OBJECT_ID, put)
