@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,12 @@ import httpx
 import pytest
 from sqlmodel import select
 
+from licet_engine.api.services import Services
+from licet_engine.app import build_services
+from licet_engine.domain.errors import InvalidInput
+from licet_engine.lifecycle.asking import Answer, parse_asked
+from licet_engine.lifecycle.catalogue import VERBS
+from licet_engine.lifecycle.verbs import Who
 from licet_engine.store import tables
 from licet_engine.store.db import tenant_session
 
@@ -136,6 +144,46 @@ def test_of_many_at_once_one_is_done(world: Installation) -> None:
     client = world.client("northbank/ana")
     assert client.wait(f"northbank/{answers[0].json()['operation']['id']}", timeout_s=120).state == "done"
     assert remaining(world) == before - 5
+
+
+@pytest.fixture
+def services(world: Installation) -> Iterator[Services]:
+    """The parts of a second api process beside the running one, so that a test can step between its steps."""
+    made = build_services(world.settings)
+    yield made
+    made.sequencer.close()
+    made.threads.shutdown()
+    made.engine.dispose()
+
+
+@pytest.mark.parametrize("is_used_up", [False, True], ids=["facts-changed", "upload-used-up"])
+def test_what_is_done_while_it_is_sent_again_is_told_to_both(
+    world: Installation, services: Services, *, is_used_up: bool
+) -> None:
+    """The key is looked for, in vain; the other one is done; then the facts are read, and they speak against it."""
+    name, body = f"meanwhile-{is_used_up}".lower(), world.dataset_body("northbank/ana", table(30, odd=37))
+    asked = parse_asked(VERBS["dataset.register"], f"northbank/{name}", body, key=name)
+    first: list[Answer] = []
+
+    def identify() -> Who:
+        return services.tenants.identify(world.tokens["northbank/ana"])
+
+    def do_the_other(_: Who) -> None:
+        if not first:
+            first.append(services.desk.ask(identify, asked))
+            if is_used_up:
+                raise InvalidInput("the upload was used", code="no-such-upload")
+
+    second = services.desk.ask(identify, asked, verify=do_the_other)
+    assert first[0].operation is not None
+    assert second.conflict is None
+    assert second.to_json() == first[0].to_json()
+    ana = world.client("northbank/ana")
+    assert ana.wait(f"northbank/{second.operation}", timeout_s=60).state == "done"
+    # Under a key of its own it is another request, and in conflict with what is there.
+    other = services.desk.ask(identify, replace(asked, key=f"{name}-other"))
+    assert other.conflict is not None
+    assert other.operation is None
 
 
 def test_a_budget_is_not_spent_beyond_what_is_there(world: Installation) -> None:

@@ -269,9 +269,10 @@ class Desk:
             known = self._replayed(who, asked)
             if known is not None:
                 return known
-            if verify is not None:
-                verify(who)
-            prepared = self._prepare(self._question(who, asked))
+            question = self._question_unless_replayed(who, asked, verify)
+            if isinstance(question, Answer):
+                return question
+            prepared = self._prepare(question)
             try:
                 receipt = self._sequencer.append(prepared.submission)
             except StaleFacts as error:
@@ -282,6 +283,26 @@ class Desk:
                 continue
             return self._answered(prepared, receipt)
         raise Busy(f"the facts of {asked.ref.tenant} change too fast to decide on; try again")
+
+    def _question_unless_replayed(
+        self, who: Who, asked: Asked, verify: Callable[[Who], None] | None
+    ) -> _Question | Answer:
+        """Read the facts of a question; give the answer to its key instead, if there is one by then.
+
+        The same request may have been done since the key was looked for. What it made or used up is then among the
+        facts, and would be told as a conflict, or a deny, to the very sender for whom it was done. So the key is looked
+        for again after the facts were read; what is done after that is not among them, and the commit finds them stale.
+        """
+        try:
+            if verify is not None:
+                verify(who)
+            question = self._question(who, asked)
+        except LicetError:
+            known = self._replayed(who, asked)
+            if known is None:
+                raise
+            return known
+        return self._replayed(who, asked) or question
 
     async def ask_async(self, identify: Callable[[], Who], asked: Asked, in_thread: Callable[..., Any]) -> Answer:
         """Answer a dry question without blocking; facts that are not in memory are read by ``in_thread``."""
