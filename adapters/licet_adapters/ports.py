@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
 from licet_adapters.errors import InputRefused
 from licet_attestations import canonical
@@ -120,6 +120,15 @@ class HoldOutcome:
 
     held: bool
     kept_by: str
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """An adapter whose place may be away; one that has no such method is taken to be there."""
+
+    def check(self) -> None:
+        """Raise ``AdapterError``, within seconds, if the place cannot be reached or relied upon now; change nothing."""
+        ...
 
 
 class ObjectStore(Protocol):

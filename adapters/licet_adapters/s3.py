@@ -14,6 +14,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import logging
+import math
 import secrets
 import stat
 import threading
@@ -144,11 +145,13 @@ class Bucket:
         self.prefix = context.option("s3_prefix")
         self.retention_days = int(context.option("s3_retention_days", "0"))
         self._report = context.data_dir / FEATURES_FILE
-        self._client = _client(context)
+        self._client = _client(context, tries=_TRIES)
+        # What is asked again soon anyway waits for nothing: a server that hangs is told as away within seconds.
+        self._prober = _client(context, tries=2, most_s=_CONNECT_TIMEOUT_S)
         self._lock = threading.Lock()
         self._features: Features | None = None
         try:
-            self.features()
+            self.check()
         except Unavailable as error:
             # It may come back; until then every act says so itself.
             logger.warning("the bucket cannot be reached yet", extra={"bucket": self.name, "code": error.code})
@@ -174,6 +177,12 @@ class Bucket:
             if self._features is None:
                 self._features = self._look()
             return self._features
+
+    def check(self) -> None:
+        """See ``Checkable``: the bucket is there, lets these credentials in, and keeps what is relied upon."""
+        with s3_errors("the bucket is looked for"):
+            self._prober.list_objects_v2(Bucket=self.name, Prefix=self.prefix, MaxKeys=1)
+        self.features()
 
     def _look(self) -> Features:
         refused: list[str] = []
@@ -249,16 +258,16 @@ class Bucket:
         return False
 
 
-def _client(context: AdapterContext) -> Any:
-    timeout_s = float(context.option("s3_timeout_s", str(_DEFAULT_TIMEOUT_S)))
+def _client(context: AdapterContext, *, tries: int, most_s: float = math.inf) -> Any:
+    timeout_s = min(float(context.option("s3_timeout_s", str(_DEFAULT_TIMEOUT_S))), most_s)
     config = Config(
         connect_timeout=min(timeout_s, _CONNECT_TIMEOUT_S),
         read_timeout=timeout_s,
-        retries={"mode": "standard", "total_max_attempts": _TRIES},
+        retries={"mode": "standard", "total_max_attempts": tries},
         s3={"addressing_style": context.option("s3_addressing", "auto")},
         # What is read is authenticated by its seal; a checksum that the store tells is not trusted.
         response_checksum_validation="when_required",
-        max_pool_connections=16,
+        max_pool_connections=32,
         user_agent_extra="licet",
     )
     ca_file = context.option("s3_ca_file")

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -293,6 +294,44 @@ def test_a_store_that_is_not_there_at_the_start_is_used_once_it_is(tmp_path: Pat
         server.close()
 
 
+def is_list(method: str, path: str) -> bool:
+    return method == "GET" and "list-type=2" in path
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "code"),
+    [
+        ("status", 403, "unavailable.denied"),
+        ("status", 503, "unavailable.storage"),
+        ("hang", None, "unavailable.storage"),
+    ],
+)
+def test_a_check_says_why_the_bucket_cannot_be_used_and_when_it_can_again(
+    place: Place, kind: str, value: Any, code: str
+) -> None:
+    place.changes["s3_timeout_s"] = "1"
+    store = place.store()
+    store.check()
+    place.proxy.faults.append(Fault(is_list, kind, -1, value))
+    began_s = time.monotonic()
+    with pytest.raises(Unavailable) as refused:
+        store.check()
+    assert refused.value.code == code
+    assert time.monotonic() - began_s < 10
+    place.proxy.faults.clear()
+    store.check()
+
+
+def test_a_check_tells_that_there_is_no_such_bucket(place: Place) -> None:
+    place.bucket = f"{place.bucket}-none"
+    store = place.store()
+    with pytest.raises(Unavailable) as refused:
+        store.check()
+    assert refused.value.code == "unavailable.bucket"
+    place.server.client().create_bucket(Bucket=place.bucket)
+    store.check()
+
+
 # --- wrong bytes -----------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +375,31 @@ def test_an_answer_that_breaks_off_is_asked_for_again_and_then_given_up(place: P
     place.proxy.faults[:] = [Fault(is_get_of_object, "truncate", -1, 1000)]
     with pytest.raises(Unavailable):
         place.get(ref, store)
+
+
+def test_what_is_fetched_ahead_and_breaks_off_is_asked_for_again_and_then_given_up(place: Place) -> None:
+    store, content = place.store(), content_of(LARGE)
+    ref = reference(f"{TENANT}/x", content)
+    place.put(ref, content, store)
+    place.proxy.seen.clear()
+    assert place.get(ref, store) == content
+    assert place.proxy.count("GET", f"/{TENANT}/") == 5
+    place.proxy.faults.append(Fault(is_get_of_object, "truncate", 2, 1000, after=1))
+    assert place.get(ref, store) == content
+    place.proxy.faults[:] = [Fault(is_get_of_object, "truncate", -1, 1000, after=1)]
+    with pytest.raises(Unavailable):
+        place.get(ref, store)
+
+
+def test_of_a_range_no_more_is_fetched_than_where_it_lies(place: Place) -> None:
+    store, content = place.store(), content_of(LARGE)
+    ref = reference(f"{TENANT}/x", content)
+    place.put(ref, content, store)
+    place.proxy.seen.clear()
+    start = 3 * PART_BYTES + 7
+    told = store.read_range(place.warrant("objects.get", ref), ref, start, 1000, {})
+    assert told == content[start : start + 1000]
+    assert place.proxy.count("GET", f"/{TENANT}/") == 2
 
 
 def test_an_object_overwritten_behind_our_back_is_refused(place: Place) -> None:

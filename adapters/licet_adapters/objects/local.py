@@ -49,7 +49,7 @@ class FolderBlobs:
         yield _FileWriting(self._path(tenant, name))
 
     @contextlib.contextmanager
-    def reading(self, tenant: str, name: str) -> Iterator[BinaryIO]:
+    def reading(self, tenant: str, name: str, whole_bytes: int = 0) -> Iterator[BinaryIO]:  # noqa: ARG002  # The system reads ahead.
         """See ``Blobs``."""
         try:
             fd = os.open(self._path(tenant, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

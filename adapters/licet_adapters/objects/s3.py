@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import io
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from botocore.exceptions import IncompleteReadError, ResponseStreamingError
@@ -35,6 +37,10 @@ NAME = "s3-objects"
 
 _FIRST_WINDOW_BYTES = 512 << 10
 _WINDOW_BYTES = 8 << 20
+_LANES = 2
+"""How many windows are fetched ahead of the one that is read."""
+
+_HEADROOM_BYTES = 64 << 10
 _READ_TRIES = 3
 _MAX_VERSIONS = 100
 _BROKEN = (IncompleteReadError, ResponseStreamingError, HTTPError, ConnectionError, TimeoutError)
@@ -65,9 +71,10 @@ class S3Blobs:
             yield writing
 
     @contextlib.contextmanager
-    def reading(self, tenant: str, name: str) -> Iterator[BinaryIO]:
+    def reading(self, tenant: str, name: str, whole_bytes: int = 0) -> Iterator[BinaryIO]:
         """See ``Blobs``."""
-        yield cast("BinaryIO", _Reader(self._bucket, self._bucket.key(tenant, name)))
+        with _Reader(self._bucket, self._bucket.key(tenant, name), whole_bytes) as reader:
+            yield cast("BinaryIO", reader)
 
     def settle(self, tenant: str, name: str) -> None:
         """See ``Blobs``: what S3 answered for is durable; a retention is set if one is configured."""
@@ -166,19 +173,27 @@ class S3Blobs:
 class _Reader(io.RawIOBase):
     """An object, read window by window: bounded memory, and a window that breaks off is read again.
 
-    Every window is of the version that the first was of; whose bytes they are, only the seal tells.
+    Every window is of the version that the first was of; whose bytes they are, only the seal tells. Where all is going to be
+    read, the next windows are fetched while one is opened.
+
+    Args:
+        bucket: Where.
+        key: What.
+        whole_bytes: See ``Blobs.reading``.
     """
 
-    def __init__(self, bucket: Bucket, key: str) -> None:
+    def __init__(self, bucket: Bucket, key: str, whole_bytes: int) -> None:
         super().__init__()
         self._bucket = bucket
         self._key = key
-        self._etag: str | None = None
-        self._total = -1
+        self._is_whole = whole_bytes > 0
         self._at = 0
-        self._window = b""
         self._window_at = 0
-        self._fetch(_FIRST_WINDOW_BYTES)
+        self._lanes: ThreadPoolExecutor | None = None
+        self._ahead: deque[tuple[int, Future[tuple[bytes, int, str]]]] = deque()
+        first = min(max(whole_bytes + _HEADROOM_BYTES, _FIRST_WINDOW_BYTES), _WINDOW_BYTES)
+        self._window, self._total, self._etag = self._fetch(0, first, None)
+        self._look_ahead()
 
     def read(self, size: int = -1) -> bytes:
         """Read up to ``size`` bytes; nothing at the end."""
@@ -188,7 +203,7 @@ class _Reader(io.RawIOBase):
         while size > 0 and self._at < self._total:
             offset = self._at - self._window_at
             if not 0 <= offset < len(self._window):
-                self._fetch(_WINDOW_BYTES)
+                self._advance()
                 offset = 0
             part = self._window[offset : offset + size]
             parts.append(part)
@@ -205,36 +220,63 @@ class _Reader(io.RawIOBase):
         """Where the next byte is read."""
         return self._at
 
-    def _fetch(self, size: int) -> None:
-        for tried in range(1, _READ_TRIES + 1):
+    def close(self) -> None:
+        """Fetch nothing more; what is on its way is not waited for."""
+        if self._lanes is not None:
+            self._lanes.shutdown(wait=False, cancel_futures=True)
+        super().close()
+
+    def _advance(self) -> None:
+        """Bring the window that begins where the next byte is read."""
+        while self._ahead and self._ahead[0][0] != self._at:
+            self._ahead.popleft()[1].cancel()
+        if self._ahead:
+            self._window = self._ahead.popleft()[1].result()[0]
+        else:
+            self._window, self._total, self._etag = self._fetch(self._at, _WINDOW_BYTES, self._etag)
+        self._window_at = self._at
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        if not self._is_whole:
+            return
+        at = self._ahead[-1][0] + _WINDOW_BYTES if self._ahead else self._window_at + len(self._window)
+        while at < self._total and len(self._ahead) < _LANES:
+            if self._lanes is None:
+                self._lanes = ThreadPoolExecutor(_LANES, thread_name_prefix="licet-s3-read")
+            self._ahead.append((at, self._lanes.submit(self._fetch, at, _WINDOW_BYTES, self._etag)))
+            at += _WINDOW_BYTES
+
+    def _fetch(self, at: int, size: int, etag: str | None) -> tuple[bytes, int, str]:
+        """The bytes from there, how many there are in all, and of which version; changes nothing here."""
+        tried = 0
+        while True:
+            tried += 1
             try:
                 with s3_errors("an object is read"):
-                    self._window, self._window_at = self._get(size), self._at
+                    return self._get(at, size, etag)
             except Unavailable:
                 if tried == _READ_TRIES:
                     raise
-            else:
-                return
 
-    def _get(self, size: int) -> bytes:
-        condition = {} if self._etag is None else {"IfMatch": self._etag}
+    def _get(self, at: int, size: int, etag: str | None) -> tuple[bytes, int, str]:
+        condition = {"IfMatch": etag} if etag else {}
         told = self._bucket.client.get_object(
-            Bucket=self._bucket.name, Key=self._key, Range=f"bytes={self._at}-{self._at + size - 1}", **condition
+            Bucket=self._bucket.name, Key=self._key, Range=f"bytes={at}-{at + size - 1}", **condition
         )
         with contextlib.closing(told["Body"]) as body:
             try:
                 data: bytes = body.read(size + 1)
             except _BROKEN as error:
                 raise Unavailable("an object is read: the answer broke off", code="unavailable.storage") from error
-        total = str(told.get("ContentRange", "")).rpartition("/")[2]
+        total_text = str(told.get("ContentRange", "")).rpartition("/")[2]
         # A server that ignores ranges sends all from the beginning, which is good only there.
-        self._total = int(total) if total.isdigit() else int(told["ContentLength"])
-        if len(data) != min(size, self._total - self._at):
+        total = int(total_text) if total_text.isdigit() else int(told["ContentLength"])
+        if len(data) != min(size, total - at):
             raise Unavailable(
                 "an object is read: the answer is shorter or longer than asked", code="unavailable.storage"
             )
-        self._etag = told.get("ETag")
-        return data
+        return data, total, str(told.get("ETag", ""))
 
 
 def blobs_of(context: AdapterContext, bucket: Bucket) -> S3Blobs:
@@ -246,4 +288,10 @@ class S3Objects(GuardedObjects):
     """The adapter ``s3-objects``; see ``ObjectStore``."""
 
     def __init__(self, context: AdapterContext, max_object_bytes: int = DEFAULT_MAX_OBJECT_BYTES) -> None:
-        super().__init__(NAME, context, blobs_of(context, Bucket(context)), max_object_bytes)
+        bucket = Bucket(context)
+        super().__init__(NAME, context, blobs_of(context, bucket), max_object_bytes)
+        self._bucket = bucket
+
+    def check(self) -> None:
+        """See ``Checkable``."""
+        self._bucket.check()

@@ -78,8 +78,14 @@ class Blobs(Protocol):
         """Hold the write of one blob of about that size."""
         ...
 
-    def reading(self, tenant: str, name: str) -> AbstractContextManager[BinaryIO]:
-        """Open a blob: ``read``, ``tell`` and ``seek`` forward. Raises ``NotFound``."""
+    def reading(self, tenant: str, name: str, whole_bytes: int = 0) -> AbstractContextManager[BinaryIO]:
+        """Open a blob: ``read``, ``tell`` and ``seek`` forward. Raises ``NotFound``.
+
+        Args:
+            tenant: Whose.
+            name: Which.
+            whole_bytes: If all of it is going to be read, in order: about how much plaintext that is. Only a hint.
+        """
         ...
 
     def settle(self, tenant: str, name: str) -> None:
@@ -170,7 +176,7 @@ class SealedObjects:
 
     def get(self, warrant: bytes, ref: ObjectRef, target: Path) -> None:
         """Write the plaintext of ``ref`` to ``target``; see ``ObjectStore.get``."""
-        with self._open(warrant, ref) as (header, key, source), storage_errors():
+        with self._open(warrant, ref, is_whole=True) as (header, key, source), storage_errors():
             try:
                 write_new(target, sealed.open_chunks(header, ref, key, source))
             except FileExistsError as error:
@@ -232,7 +238,7 @@ class SealedObjects:
         if source is not None:
             with storage_errors():
                 _check_source(ref, source)
-        with self._open(warrant, ref) as (header, key, file), storage_errors():
+        with self._open(warrant, ref, is_whole=True) as (header, key, file), storage_errors():
             for _ in sealed.open_chunks(header, ref, key, file):
                 pass
             stored_bytes = file.tell()
@@ -242,8 +248,11 @@ class SealedObjects:
         return PutOutcome(created=False, stored_bytes=stored_bytes)
 
     @contextlib.contextmanager
-    def _open(self, warrant: bytes, ref: ObjectRef) -> Iterator[tuple[sealed.Header, bytes, BinaryIO]]:
-        with self._blobs.reading(ref.tenant, self._name(warrant, ref)) as source:
+    def _open(
+        self, warrant: bytes, ref: ObjectRef, *, is_whole: bool = False
+    ) -> Iterator[tuple[sealed.Header, bytes, BinaryIO]]:
+        name = self._name(warrant, ref)
+        with self._blobs.reading(ref.tenant, name, ref.size_bytes if is_whole else 0) as source:
             with storage_errors():
                 header = sealed.read_header(source)
             with signer_errors():

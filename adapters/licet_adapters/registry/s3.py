@@ -141,6 +141,11 @@ class S3Registry(SealedRegistry):
         bucket = Bucket(context)
         documents = S3Documents(bucket, context.data_dir / "state")
         super().__init__(NAME, context, blobs_of(context, bucket), documents)
+        self._bucket = bucket
+
+    def check(self) -> None:
+        """See ``Checkable``."""
+        self._bucket.check()
 
 
 def _tenant(model: str) -> str:
