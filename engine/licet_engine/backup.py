@@ -52,6 +52,8 @@ _MAX_MANIFEST_BYTES: Final = 256 << 20
 _MAX_TRIES: Final = 8
 _PLAIN: Final = re.compile(r"[A-Za-z0-9~][A-Za-z0-9._@~-]*")
 _PASSING: Final = (".tmp-", ".part")
+_ON_THEIR_WAY: Final = "*/state/uploads/*/*"
+"""Uploads that adapters began. One that goes on from an older note could seal another text with a key that was used since."""
 _SIGNER_FILES: Final = ("keystore.json", "trust-root.json", "keys/*.json", "tenants/*.json", "tenants/*.gone")
 
 
@@ -105,7 +107,7 @@ def backup(settings: Settings, target: Path) -> Report:
         logs = _copy_moment(settings, part, report)
         for pattern in _SIGNER_FILES:
             _copy_all(settings.signer_data, pattern, part / "signer")
-        _copy_all(settings.worker_data / "adapters", "**/*", part / "worker" / "adapters")
+        _copy_all(settings.worker_data / "adapters", "**/*", part / "worker" / "adapters", leave_out=_ON_THEIR_WAY)
         _copy(settings.trust_root, part / settings.trust_root.name)
         files = {name: _measure(part / name) for name in _names(part)}
         report.files, report.bytes = len(files), sum(size for _, size in files.values())
@@ -383,9 +385,11 @@ def _begin(target: Path) -> Path:
     return part
 
 
-def _copy_all(folder: Path, pattern: str, target: Path) -> None:
-    """Copy files; links are left out, and so is what is being written or was removed meanwhile."""
+def _copy_all(folder: Path, pattern: str, target: Path, *, leave_out: str = "") -> None:
+    """Copy files; links are left out, and so is what is being written, was removed meanwhile, or lies in ``leave_out``."""
     for path in sorted(folder.glob(pattern)):
+        if leave_out and path.relative_to(folder).match(leave_out):
+            continue
         passing = path.name.startswith(_PASSING[0]) or path.name.endswith((*_PASSING[1:], ".lock"))
         if passing or path.is_symlink() or not path.is_file():
             continue

@@ -151,6 +151,11 @@ class Settings:
         return self.database.parent / "worker.alive"
 
     @property
+    def storage_away(self) -> Path:
+        """While it is there, an adapter's storage cannot be reached; the worker writes it, the api looks for it."""
+        return self.database.parent / "storage.away"
+
+    @property
     def metrics_token(self) -> Path:
         """What must be shown to read metrics; made before the first process needs it."""
         return self.database.parent / "metrics.token"

@@ -52,6 +52,7 @@ from licet_engine.lifecycle.tabular import Tables
 from licet_engine.metrics import WorkerMetrics, new_registry, open_door
 from licet_engine.processes import give_sign
 from licet_engine.settings import Settings, load_settings
+from licet_engine.storage import StorageWatch
 from licet_engine.store.db import always_writing, open_engine
 from licet_engine.workflow import APPLICATION, LONG_QUEUE, SHORT_QUEUE, WORKFLOW, WORKFLOW_VERSION
 
@@ -323,6 +324,10 @@ def main(settings: Settings | None = None) -> None:
             partition_worker_concurrency=_OF_ONE_TENANT,
             polling_interval_sec=_POLLING_S,
         )
+    stored = tools.adapters
+    StorageWatch(
+        {stored.objects_name: stored.objects, stored.registry_name: stored.registry}, settings.storage_away
+    ).start()
     _announce(settings)
     sweeper = WorkSweeper(settings, tools.door)
     parent = os.getppid()

@@ -36,7 +36,11 @@ def served() -> Iterator[Installation]:
     try:
         installation.start()
         installation.people("northbank", "us")
-        assert installation.register("northbank/ana", "loans", table()).state == "done"
+        for name in ("loans", "held"):
+            assert installation.register("northbank/ana", name, table()).state == "done"
+        cora = installation.client("northbank/cora")
+        held = cora.act("dataset.hold", "northbank/held", {"reason": "an inquiry"})
+        assert installation.done(cora, held).state == "done"
         yield installation
     finally:
         installation.stop()
@@ -120,6 +124,16 @@ def test_a_restored_installation_serves_and_goes_on_with_every_log(taken: Path, 
         assert {found.tenant_id for found in verify_logs(engine)} >= {"platform", "northbank"}
     finally:
         engine.dispose()
+
+
+def test_the_marks_of_holds_come_back(taken: Path, served: Installation, tmp_path: Path) -> None:
+    restore(taken, tmp_path / "new")
+    holds = Path("worker", "adapters", "local-objects", "holds")
+    marks = {path.relative_to(served.data) for path in (served.data / holds).rglob("*") if path.is_file()}
+    assert marks
+    assert {
+        path.relative_to(tmp_path / "new") for path in (tmp_path / "new" / holds).rglob("*") if path.is_file()
+    } == marks
 
 
 def test_a_backup_behind_the_surviving_signer_is_refused(copy: Path, served: Installation, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_no_log_of_a_whole_run_holds_a_token_a_key_or_a_row(worked: Installation
 
 def test_readiness_tells_that_the_worker_gives_no_sign_of_life(worked: Installation) -> None:
     http = worked.http(None)
-    assert http.get("/health/ready").json() == {"status": "ready", "faults": []}
+    assert http.get("/health/ready").json() == {"status": "ready", "faults": [], "degraded": []}
     pid = worked.supervisor.pid("worker")
     os.kill(pid, 19)  # SIGSTOP: it is there, and does nothing.
     try:

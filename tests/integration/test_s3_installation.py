@@ -6,16 +6,19 @@ import io
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1]))
-from service_world import Installation, poll, table  # As above.
+from service_world import Installation, free_port, poll, table  # As above.
 
-from licet_engine.client import Answer
+from licet_engine.backup import backup, restore
+from licet_engine.client import Answer, LicetClient
 from licet_engine.commands.doctor import look_at_storage
+from licet_engine.serve import Supervisor
 from s3_server import S3Server  # The line above finds it.
 
 pytestmark = pytest.mark.slow
@@ -142,14 +145,64 @@ def test_a_store_that_goes_away_ends_no_operation_and_loses_none(
     ana = house.client(f"{BANK}/ana")
     body = house.dataset_body(f"{BANK}/ana", DATA, residency=["us"])
     before = set(keys(server, bucket))
+    bare = house.http(None)
+
+    def degraded() -> list[str]:
+        answer = bare.get("/health/ready")
+        # Who decides, holds and suspends is not kept from it by a store that is away.
+        assert answer.status_code == 200
+        return list(answer.json()["degraded"])
+
+    def broken() -> set[str]:
+        found = [finding.detail for finding in look_at_storage(house.settings) if finding.state == "broken"]
+        return {detail.partition(":")[0] for detail in found if "S3 does not answer" in detail}
+
+    assert degraded() == []
+    assert broken() == set()
     server.stop()
     try:
         answer = ana.act("dataset.register", f"{BANK}/later", body).require()
         poll("an attempt that failed", lambda: "attempt failed" in house.output())
+        poll("the store told as away", lambda: degraded() == ["storage"], within_s=60)
+        poll("doctor saying why", lambda: broken() == {"s3-objects", "s3-registry"})
     finally:
         server.start()
     assert house.done(ana, answer).state == "done"
     assert len(set(keys(server, bucket)) - before) == 1
+    poll("the store told as there", lambda: degraded() == [], within_s=60)
+
+
+def test_a_restored_installation_goes_on_with_the_same_bucket(house: Installation, tmp_path: Path) -> None:
+    """Without the registry's secret it could not tell what is registered, nor where it stands."""
+    adapters = house.settings.worker_data / "adapters"
+    uploads = adapters / "s3-objects" / "state" / "uploads" / BANK
+    uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (uploads / ("0" * 64 + ".json")).write_text("{}")
+    backup(house.settings, tmp_path / "b")
+    data = house.data.parent / "r"
+    restore(tmp_path / "b", data)
+    kept = {path.relative_to(data / "worker").as_posix() for path in (data / "worker").rglob("*") if path.is_file()}
+    assert {
+        "adapters/s3-registry/state/documents.key",
+        f"adapters/s3-registry/state/documents/{BANK}/risk/1.seen",
+        f"adapters/s3-registry/state/documents/{BANK}/risk/stages.seen",
+    } <= kept
+    assert not [name for name in kept if "/uploads/" in name]
+    settings = replace(house.settings, data=data, port=free_port())
+    supervisor = Supervisor(settings, log=tmp_path / "restored.log")
+    try:
+        supervisor.start()
+        with LicetClient(supervisor.url, house.tokens[f"{BANK}/admin"]) as admin:
+            # It stands at prod, as the bucket says: the registry knows it, and moves it.
+            told = house.done(admin, admin.act("model.retire", f"{BANK}/risk@1", {}))
+        assert (told.state, told.result["before"]) == ("done", "prod")
+        with LicetClient(supervisor.url, house.tokens[f"{BANK}/ana"]) as ana:
+            ended = house.done(ana, ana.act("dataset.read", f"{BANK}/loans", {}))
+            target = io.BytesIO()
+            ana.fetch_artifact(ended, target)
+        assert target.getvalue() == DATA
+    finally:
+        supervisor.stop()
 
 
 def test_doctor_says_what_the_bucket_keeps(house: Installation) -> None:

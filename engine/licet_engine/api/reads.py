@@ -20,6 +20,7 @@ from licet_engine.api.problems import denied
 from licet_engine.api.services import Services
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.processes import is_alive
+from licet_engine.storage import is_away
 from licet_engine.store.db import read_transaction
 
 _ARTIFACT_TYPES: Final = {"csv": "text/csv", "zip": "application/zip"}
@@ -152,9 +153,10 @@ def health_routes(context: Context) -> list[Any]:
     @get("/health/ready", tags=["health"], summary="Whether everything that a request needs answers.")
     async def ready() -> Response[Any]:
         faults = await context.in_thread(_faults, services)
-        return Response(
-            {"status": "ready" if not faults else "not ready", "faults": faults}, status_code=503 if faults else 200
-        )
+        # A store that is away keeps nobody from deciding, holding or suspending: it is told, and traffic goes on.
+        degraded = ["storage"] if is_away(services.settings.storage_away) else []
+        told = {"status": "ready" if not faults else "not ready", "faults": faults, "degraded": degraded}
+        return Response(told, status_code=503 if faults else 200)
 
     return [live, ready]
 

@@ -168,7 +168,7 @@ def hold() -> None:
 @hold.command()
 @click.argument("ref", metavar="TENANT/NAME[@VERSION]")
 @click.option("--reason", required=True, help="Why.")
-@immediate
+@mutation
 def place(desk: Desk, ref: str, *, reason: str) -> None:
     """Place a hold: nothing of it, or made from it, is deleted until it is lifted."""
     verbs = desk.client.model if "@" in ref else desk.client.dataset
@@ -178,7 +178,7 @@ def place(desk: Desk, ref: str, *, reason: str) -> None:
 @hold.command()
 @click.argument("ref", metavar="TENANT/NAME[@VERSION]")
 @click.option("--reason", required=True, help="Why.")
-@immediate
+@mutation
 def lift(desk: Desk, ref: str, *, reason: str) -> None:
     """Lift every hold on a dataset or model version."""
     verbs = desk.client.model if "@" in ref else desk.client.dataset

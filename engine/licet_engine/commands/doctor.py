@@ -31,6 +31,7 @@ from licet_engine.commands.doctor_state import Finding
 from licet_engine.commands.failures import EXIT_DENIED, EXIT_DONE, EXIT_ERROR
 from licet_engine.commands.text import clean, labelled, time_text
 from licet_engine.processes import is_alive
+from licet_engine.storage import faults_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -333,7 +334,7 @@ def _brief(body: str) -> str:
         return body[:200]
     if not isinstance(value, dict):
         return body[:200]
-    faults = ", ".join(map(str, value.get("faults") or ()))
+    faults = ", ".join(map(str, (*(value.get("faults") or ()), *(value.get("degraded") or ()))))
     return f"{value.get('status')}" + (f": {faults}" if faults else "")
 
 
@@ -350,7 +351,21 @@ def look_at_users(settings: Settings) -> Iterator[Finding]:
 
 
 def look_at_storage(settings: Settings) -> Iterator[Finding]:
-    """What the worker found out of the buckets that it uses, when it last started."""
+    """What the worker found out of the buckets that it uses: at its start what they keep, since then whether they are there."""
+    try:
+        away = faults_of(settings.storage_away)
+    except (OSError, ValueError) as error:
+        away = {}
+        yield Finding(
+            "storage",
+            "broken",
+            f"something is away; {settings.storage_away} cannot be read ({type(error).__name__})",
+            "Run licet doctor as who runs licet serve.",
+        )
+    for name, told in away.items():
+        yield Finding(
+            "storage", "broken", f"{name}: {told}", "Mend what it names; operations are tried again meanwhile."
+        )
     for name in dict.fromkeys((settings.objects_adapter, settings.registry_adapter)):
         if not name.startswith("s3-"):
             continue
