@@ -202,7 +202,7 @@ class Load:
     datasets: dict[str, str] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
     verdicts: dict[str, str] = field(default_factory=dict)
-    holds: list[str] = field(default_factory=list)
+    holds: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
     def run(self) -> None:
@@ -219,11 +219,11 @@ class Load:
     def turn(self, client: LicetClient, turn: int, name: str) -> None:
         asked = self.insist(lambda: client.ask("dataset.read", "northbank/loans"))
         self.decisions[asked.decision_id] = asked.allowed
-        # Something to be left behind in each turn, in turn: a fact alone, or an operation of each kind.
+        # Something to be left behind in each turn, in turn: a fact with an operation, or an operation of each kind.
         match turn % 4:
             case 0:
-                self.did(self.act(client, "dataset.hold", "northbank/kept", {"reason": name}))
-                self.holds.append(name)
+                body = {"reason": name}
+                self.holds[self.accepted(self.act(client, "dataset.hold", "northbank/kept", body))] = name
             case 1:
                 body = self.rows(client, turn)
                 answer = self.act(client, "dataset.register", f"northbank/{name}", body)
@@ -445,7 +445,8 @@ def every_operation_ends(
     )
     ours = {key: row for key, row in found.items() if key not in before}
     # A request that was sent again was not accepted again.
-    assert Counter(row.resource for row in ours.values() if row.action != "model.approve") == Counter(
+    by_resource = [row for row in ours.values() if row.action not in {"model.approve", "dataset.hold"}]
+    assert Counter(row.resource for row in by_resource) == Counter(
         f"{TENANT}/{name}"
         for names in (
             *(it for load in loads for it in (load.datasets, load.runs)),
@@ -453,9 +454,13 @@ def every_operation_ends(
         )
         for name in names.values()
     )
-    assert {key for key, row in ours.items() if row.action == "model.approve"} == {
-        key for load in loads for key in load.verdicts
-    }
+    for action, acknowledged in (
+        ("model.approve", [load.verdicts for load in loads]),
+        ("dataset.hold", [load.holds for load in loads]),
+    ):
+        assert {key for key, row in ours.items() if row.action == action} == {
+            key for keys in acknowledged for key in keys
+        }
     ends = {(row.action, row.state, (row.error or {}).get("code")) for row in ours.values()}
     assert ends == {
         ("dataset.register", "done", None),
@@ -464,6 +469,7 @@ def every_operation_ends(
         ("model.register", "done", None),
         ("model.promote", "done", None),
         ("model.approve", "done", None),
+        ("dataset.hold", "done", None),
     }, [(row.id, row.action, row.state, row.attempt, row.error) for row in ours.values() if row.error]
     return ours
 
@@ -494,7 +500,7 @@ def every_model_is_released_once(checks: Checks, pipelines: list[Release], ours:
 def every_effect_happened_once(checks: Checks, loads: list[Load], ours: dict[str, tables.Operation]) -> None:
     """Holds and verdicts stand once, and what operations did was logged and attested once."""
     held = Counter(row.reason for row in checks.rows(tables.Hold))
-    assert held == Counter(name for load in loads for name in load.holds)
+    assert held == Counter(name for load in loads for name in load.holds.values())
     verdicts = {key: name for load in loads for key, name in load.verdicts.items()}
     assert Counter(row.reason for row in checks.rows(tables.Approval)) == Counter(verdicts.values())
     records = checks.records()
