@@ -70,7 +70,8 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def watched(collector: Collector) -> Iterator[Installation]:
-    installation = Installation(otlp_endpoint=collector.url, metrics_port=free_port())
+    # Checkpoints are signed when a warrant needs one, so within its trace; by the clock the notary may come first.
+    installation = Installation(otlp_endpoint=collector.url, metrics_port=free_port(), checkpoint_interval_s=3600.0)
     try:
         installation.start()
         installation.people("northbank", "us")
