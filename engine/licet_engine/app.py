@@ -36,7 +36,8 @@ from licet_engine.log.sequencer import Sequencer
 from licet_engine.metrics import ApiMetrics, Gauges, LiveGauges, free_bytes, new_registry, open_door
 from licet_engine.processes import die_with_server
 from licet_engine.settings import Settings, load_settings
-from licet_engine.store.db import UnsafeAllTenants, open_engine
+from licet_engine.store.access import Role, open_database
+from licet_engine.store.db import UnsafeAllTenants
 from licet_engine.store.tables import Operation
 from licet_engine.users import users_here
 from licet_engine.workflow import APPLICATION, WORKFLOW, WORKFLOW_VERSION, queue_of
@@ -81,11 +82,13 @@ class Enqueuer:
 
 def build_services(settings: Settings) -> Services:
     """Construct the api's parts."""
-    engine = open_engine(settings.database, pool_size=settings.api_threads + _SPARE_CONNECTIONS)
+    engine = open_database(settings, Role.API, pool_size=settings.api_threads + _SPARE_CONNECTIONS)
+    # On SQLite it would be the same file, and one pool serves both.
+    writes = open_database(settings, Role.SEQUENCER, pool_size=2) if settings.database_urls else engine
     trust_root = TrustRoot.from_json(settings.trust_root.read_bytes())
     signer = SignerClient(settings.signer_socket)
     metrics = ApiMetrics(new_registry())
-    sequencer = Sequencer(engine, enqueue=Enqueuer(engine), observe=metrics.sequenced)
+    sequencer = Sequencer(writes, enqueue=Enqueuer(writes), observe=metrics.sequenced)
     tenants = Tenants(engine)
     notary = Notary(engine, signer)
     return Services(
@@ -177,6 +180,7 @@ class Housekeeper:
         swept_at_s = 0.0
         retention = Retention(self._services.engine, self._services.settings)
         while not self._stop.wait(self._services.settings.checkpoint_interval_s):
+            self._try("versions", self._services.tenants.catch_up)
             self._try("checkpoints", self._services.notary.sign_all)
             if time.monotonic() - swept_at_s > _SWEEP_EVERY_S:
                 self._try("spool", self._services.spool.sweep)

@@ -86,6 +86,20 @@ class Report:
         }
 
 
+def require_sqlite(settings: Settings, verb: str) -> None:
+    """Refuse what is not for this kind of database, and say what is.
+
+    Raises:
+        ConfigurationError: The installation keeps its facts and logs in another database than a file of its folder.
+    """
+    if settings.database_urls:
+        raise ConfigurationError(
+            f"this installation keeps its facts and logs in PostgreSQL, which licet {verb} does not copy: use pg_dump and"
+            " pg_restore, or the base backups of your database, together with a copy of the folders signer/ and"
+            " worker/adapters/ that is made afterwards; then run licet log fsck and licet doctor"
+        )
+
+
 # --- backup ---------------------------------------------------------------------------------------------------------
 
 

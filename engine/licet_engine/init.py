@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbos import DBOS
+from sqlalchemy import Engine
 from sqlmodel import select
 
 from licet_attestations import canonical
@@ -19,8 +20,10 @@ from licet_engine.lifecycle.people import first_bundle, new_token, tenant_rows
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Submission
 from licet_engine.settings import Settings
-from licet_engine.store import migrations
-from licet_engine.store.db import UnsafeAllTenants, open_engine
+from licet_engine.store import migrations, walls
+from licet_engine.store.access import Role, database_url, open_database
+from licet_engine.store.db import UnsafeAllTenants, write_transaction
+from licet_engine.store.postgres import is_postgres
 from licet_engine.store.tables import ApiToken, Tenant
 
 OPERATOR = "operator"
@@ -97,19 +100,59 @@ def initialise(settings: Settings, *, instance: str = "licet", region: str = "us
 
 
 def prepare_database(settings: Settings) -> None:
-    """Bring all tables, ours and the workflow engine's, up to date."""
-    engine = open_engine(settings.database)
+    """Bring all tables, ours and the workflow engine's, up to date, and give every role its rights.
+
+    On PostgreSQL this takes the owner's URL. Where that is not there, the tables must be up to date already.
+
+    Raises:
+        ConfigurationError: The owner is needed and is not there, or a table lacks its wall.
+    """
+    if settings.database_urls and not settings.database_url_file(Role.OWNER.value).exists():
+        _verify_migrated(settings)
+        return
+    engine = open_database(settings, Role.OWNER, every_tenant=True)
     try:
         migrations.upgrade(engine)
+        # NOTE: The text with the password goes no further than this process.
+        DBOS.migrate(database_url(settings, Role.OWNER).render_as_string(hide_password=False))
+        if is_postgres(engine):
+            _raise_walls(settings, engine)
+        else:
+            os.chmod(settings.database, 0o600)  # noqa: PTH101 - beside its siblings below it is one call.
     finally:
         engine.dispose()
-    os.chmod(settings.database, 0o600)  # noqa: PTH101 - beside its siblings below it is one call.
-    DBOS.migrate(f"sqlite:///{settings.database}")
+
+
+def _verify_migrated(settings: Settings) -> None:
+    engine = open_database(settings, Role.API)
+    try:
+        if not migrations.is_current(engine):
+            raise ConfigurationError(
+                f"the database is not at the version that this licet needs, and {settings.database_url_file(Role.OWNER.value)} is not there: "
+                "put the owner's URL there and start again"
+            )
+    finally:
+        engine.dispose()
+
+
+def _raise_walls(settings: Settings, engine: Engine) -> None:
+    names = {role: str(database_url(settings, role).username) for role in Role}
+    if len(set(names.values())) < len(names):
+        raise ConfigurationError(
+            f"two of the files in {settings.database_urls} name the same database role; each needs one of its own"
+        )
+    roles = walls.RoleNames(api=names[Role.API], sequencer=names[Role.SEQUENCER], worker=names[Role.WORKER])
+    with write_transaction(engine) as connection:
+        bare = walls.unprotected(connection)
+        if bare:
+            raise ConfigurationError(f"row security is not forced on {', '.join(bare)}: a defect of a migration")
+        walls.grant(connection, roles, version_table=migrations.VERSION_TABLE)
 
 
 def _first_operator(settings: Settings, region: str) -> str:
-    engine = open_engine(settings.database)
-    sequencer = Sequencer(engine)
+    engine = open_database(settings, Role.API)
+    writes = open_database(settings, Role.SEQUENCER)
+    sequencer = Sequencer(writes)
     try:
         at_ms = now_ms()
         token, row = new_token(
@@ -137,6 +180,7 @@ def _first_operator(settings: Settings, region: str) -> str:
         )
     finally:
         sequencer.close()
+        writes.dispose()
         engine.dispose()
     return token
 

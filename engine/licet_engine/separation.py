@@ -4,7 +4,7 @@ Rules kept here:
 
 - Started as root, signer, api and worker are three users, numbers without names, and none of them is root. The signer's
   keys are its own alone; the database and the spool are the api's, and its group the worker's, since the queue lies there;
-  the adapters' state is the worker's alone. Each socket can be reached by those who need it and no other.
+  the adapters' state is the worker's alone; of the URLs of a PostgreSQL database each reads its own roles'. Each socket can be reached by those who need it and no other.
 - Ownership is set from what runs, whenever it starts: an installation that was made by root, or served as one user
   before, is taken over as it is. Links are not followed; what belongs to jobs stays theirs.
 - Where the users cannot be had, that is said: it is never taken for done.
@@ -150,6 +150,7 @@ def _covers(settings: Settings) -> dict[str, list[str]]:
     needed = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, str(Path(sys.executable).parent)]
     needed += [path for path in (*sys.path, *site.getsitepackages()) if Path(path).is_absolute()]
     needed += [str(Path(__file__).parents[1]), str(settings.data)]
+    needed += [settings.database_urls] if settings.database_urls else []
     paths = {Path(form) for path in needed for form in (path, os.path.realpath(path)) if Path(form).exists()}
     covers: dict[str, list[str]] = {}
     for path in sorted(paths):
@@ -186,10 +187,25 @@ def take_over(settings: Settings, users: Users | None) -> None:
         folder.chmod(_SOCKET_DIR if apart else _CLOSED_DIR)
     os.chown(settings.trust_root, 0, base)
     settings.trust_root.chmod(_READ_FILE if apart else _CLOSED_FILE)
+    _give_urls(settings, api, worker, base, apart=apart)
     # Last, for it lets them in.
     for folder in (run, settings.data):
         os.chown(folder, 0, base)
         folder.chmod(_PASSED_DIR if apart else _CLOSED_DIR)
+
+
+def _give_urls(settings: Settings, api: int, worker: int, base: int, *, apart: bool) -> None:
+    """Let each process read the URL of its own database role and no other's; the owner's stays root's."""
+    if not settings.database_urls:
+        return
+    folder = Path(settings.database_urls)
+    for role, uid in (("owner", 0), ("api", api), ("sequencer", api), ("worker", worker)):
+        path = settings.database_url_file(role)
+        if path.is_file() and not path.is_symlink():
+            os.chown(path, uid, uid, follow_symlinks=False)
+            path.chmod(_CLOSED_FILE)
+    os.chown(folder, 0, base)
+    folder.chmod(_PASSED_DIR if apart else _CLOSED_DIR)
 
 
 def _give(top: Path, uid: int, gid: int, *, modes: tuple[int, int] | None = None) -> None:

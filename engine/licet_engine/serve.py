@@ -8,6 +8,8 @@ Rules kept here:
 - Started as root, each is a user of its own, which reads only what it must (``separation``); where that cannot be had, it is
   said aloud, or nothing is started.
 - Nothing is handed to a child but its settings; no secret stands in an argument or in the environment.
+- Of several supervisors of one installation, each in a slot of its own, exactly one runs the signer. Who does holds a lock that the
+  kernel drops with its process; then another takes it over. Two signers would each remember a last checkpoint of their own.
 """
 
 from __future__ import annotations
@@ -57,33 +59,47 @@ class _Child:
 
 
 def is_served(data: Path) -> bool:
-    """Whether a supervisor runs on this installation."""
-    try:
-        os.close(_claim(data))
-    except ConfigurationError:
-        return True
-    except FileNotFoundError:
-        return False
+    """Whether a supervisor runs on this installation, in whichever slot."""
+    for path in data.glob("run/serve*.lock"):
+        lock = _try_lock(path)
+        if lock is None:
+            return True
+        os.close(lock)
     return False
 
 
-def _claim(data: Path) -> int:
-    """Hold the one place of a supervisor of an installation, as long as the descriptor is open.
+def _claim(settings: Settings) -> int:
+    """Hold the place of a supervisor of an installation, as long as the descriptor is open.
 
     Raises:
         ConfigurationError: Another holds it, or it is another user's.
     """
+    lock = _try_lock(settings.serve_lock)
+    if lock is None:
+        raise ConfigurationError(
+            f"{settings.data} is served already in slot {settings.slot}: stop that first, serve another folder with --data, "
+            "or on PostgreSQL another slot with LICET_SLOT"
+        )
+    return lock
+
+
+def _try_lock(path: Path) -> int | None:
+    """Hold a lock file as long as the descriptor is open; None if another process holds it.
+
+    Raises:
+        ConfigurationError: It is another user's.
+    """
     try:
-        lock = os.open(data / "run" / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except PermissionError as error:
-        raise ConfigurationError(f"{data} is another user's: serve it as who made it, or as root") from error
+        raise ConfigurationError(
+            f"{path.parent.parent} is another user's: serve it as who made it, or as root"
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except BlockingIOError:
         os.close(lock)
-        raise ConfigurationError(
-            f"{data} is served already: stop that first, or serve another folder with --data"
-        ) from error
+        return None
     return lock
 
 
@@ -104,8 +120,8 @@ class Supervisor:
         self._longest_pause_s = longest_pause_s
         self._stop = threading.Event()
         self._lock: int | None = None
+        self._signer_lock: int | None = None
         self._children = [
-            _Child("signer", [sys.executable, "-P", "-m", "licet_attestations.signer"]),
             _Child("api", self._api_command()),
             _Child("worker", [sys.executable, "-P", "-m", "licet_engine.worker"]),
         ]
@@ -151,7 +167,7 @@ class Supervisor:
             ConfigurationError: It does not become ready; says which part, and what to look at.
         """
         self._check_port()
-        self._lock = _claim(self._settings.data)
+        self._lock = _claim(self._settings)
         # Only now: what is served already is not to be touched.
         prepare_database(self._settings)
         self._separation = find_separation(self._settings)
@@ -159,7 +175,10 @@ class Supervisor:
             logger.warning("users: %s", note)
         if self._settings.metrics_port:
             make_token(self._settings.metrics_token)
-        take_over(self._settings, self._separation.users)
+        self._claim_signer()
+        if self._signer_lock is not None:
+            # Who comes second finds everything given already, and in use.
+            take_over(self._settings, self._separation.users)
         self._settings.worker_sign.unlink(missing_ok=True)
         for child in self._children:
             self._spawn(child)
@@ -217,11 +236,20 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        for lock in (self._signer_lock, self._lock):
+            if lock is not None:
+                os.close(lock)
+        self._signer_lock = self._lock = None
+
+    def _claim_signer(self) -> None:
+        """Run the signer from now on, if no other supervisor does."""
+        if self._signer_lock is None:
+            self._signer_lock = _try_lock(self._settings.signer_lock)
+            if self._signer_lock is not None:
+                self._children.insert(0, _Child("signer", [sys.executable, "-P", "-m", "licet_attestations.signer"]))
 
     def _tend(self) -> None:
+        self._claim_signer()
         for child in self._children:
             if child.process is not None and child.process.poll() is not None:
                 lived_s = time.monotonic() - child.started_at_s

@@ -15,6 +15,8 @@ from licet_engine.domain.errors import ConfigurationError
 PREFIX = "LICET_"
 USERS = ("auto", "on", "off")
 ADDRESSING = ("auto", "path", "virtual")
+MAX_SLOT = 64
+"""More supervisors than that on one machine's data folder mean nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,8 @@ class Settings:
         workflow_ttl_s: How long the queue remembers what is done.
         warrant_mark_ttl_s: How long the mark of a spent warrant is kept after the warrant's end.
         checkpoint_ttl_s: How long every checkpoint is kept; of older ones, one a day.
+        database_urls: Folder with the URLs of a PostgreSQL database, a file for each role; empty for SQLite in ``data``.
+        slot: Number of this supervisor among those that serve one installation; above 1 only on PostgreSQL.
     """
 
     data: Path = Path("data")
@@ -109,6 +113,8 @@ class Settings:
     workflow_ttl_s: int = 30 * 86_400
     warrant_mark_ttl_s: int = 86_400
     checkpoint_ttl_s: int = 30 * 86_400
+    database_urls: str = ""
+    slot: int = 1
 
     @property
     def database(self) -> Path:
@@ -117,8 +123,35 @@ class Settings:
 
     @property
     def api_socket(self) -> Path:
-        """The internal door of the api, for the worker alone."""
-        return self.data / "run" / "api" / "api.sock"
+        """The internal door of this slot's api, for its worker alone."""
+        return self.data / "run" / "api" / f"api{self._slot_suffix}.sock"
+
+    def database_url_file(self, role: str) -> Path:
+        """The file with the URL of the PostgreSQL database for one of its roles."""
+        return Path(self.database_urls) / f"{role}.url"
+
+    @property
+    def serve_lock(self) -> Path:
+        """Held by the supervisor of this slot."""
+        return self.data / "run" / f"serve{self._slot_suffix}.lock"
+
+    @property
+    def signer_lock(self) -> Path:
+        """Held by the one supervisor that runs the signer."""
+        return self.data / "run" / "signer.lock"
+
+    @property
+    def worker_plain(self) -> Path:
+        """Where this slot's worker decrypts; emptied when it starts."""
+        return self.worker_data / f"plain{self._slot_suffix}"
+
+    def worker_lock(self, slot: int) -> Path:
+        """Held by the worker of a slot as long as it lives."""
+        return self.worker_data / ("lock" if slot == 1 else f"lock-{slot}")
+
+    @property
+    def _slot_suffix(self) -> str:
+        return "" if self.slot == 1 else f"-{self.slot}"
 
     @property
     def signer_socket(self) -> Path:
@@ -147,13 +180,13 @@ class Settings:
 
     @property
     def worker_sign(self) -> Path:
-        """The worker's sign of life: its process id once it works, touched while it lives, where the api can see it."""
-        return self.database.parent / "worker.alive"
+        """This slot's worker's sign of life: its process id once it works, touched while it lives, where the api can see it."""
+        return self.database.parent / f"worker{self._slot_suffix}.alive"
 
     @property
     def storage_away(self) -> Path:
-        """While it is there, an adapter's storage cannot be reached; the worker writes it, the api looks for it."""
-        return self.database.parent / "storage.away"
+        """While it is there, an adapter's storage cannot be reached; this slot's worker writes it, its api looks for it."""
+        return self.database.parent / f"storage{self._slot_suffix}.away"
 
     @property
     def metrics_token(self) -> Path:
@@ -212,7 +245,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     for name in (
         *("max_body_bytes", "max_upload_bytes", "max_uploads_per_principal", "upload_ttl_s"),
         "max_tenant_uploads_bytes",
-        *("decision_max_age_s", "lease_s", "checkpoint_interval_s", "api_threads", "uid_base"),
+        *("decision_max_age_s", "lease_s", "checkpoint_interval_s", "api_threads", "uid_base", "slot"),
         *("max_requests", "max_waiting_requests", "rate_per_token", "rate_per_tenant", "drain_s", "min_free_bytes"),
         *("idempotency_ttl_s", "telemetry_ttl_s", "failed_work_ttl_s", "workflow_ttl_s", "warrant_mark_ttl_s"),
         "checkpoint_ttl_s",
@@ -230,6 +263,18 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     _check_storage(settings)
     if settings.users not in USERS:
         raise ConfigurationError(f"{PREFIX}USERS must be one of {', '.join(USERS)}, not {settings.users!r}")
+    return _with_database(settings)
+
+
+def _with_database(settings: Settings) -> Settings:
+    if settings.database_urls:
+        settings = replace(settings, database_urls=str(Path(settings.database_urls).absolute()))
+    elif settings.slot > 1:
+        raise ConfigurationError(
+            f"{PREFIX}SLOT above 1 needs PostgreSQL, and {PREFIX}DATABASE_URLS is not set: one SQLite file is one slot's"
+        )
+    if settings.slot > MAX_SLOT:
+        raise ConfigurationError(f"{PREFIX}SLOT must be at most {MAX_SLOT}, not {settings.slot}")
     return settings
 
 

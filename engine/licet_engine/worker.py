@@ -4,6 +4,9 @@ Rules kept here:
 
 - DBOS holds the queue and the record of each step, with the settings that make "once" true: a pinned application
   version, one executor id per process slot, JSON only. A row marked as pickled is refused, never decoded.
+- What a worker had in hand when it died is adopted by another slot's. A slot is dead when nobody holds its lock, which the kernel drops
+  with the process and not a moment sooner. Should one be taken for dead all the same, its attempts are fenced: the api takes nothing
+  of an attempt that is not the newest, and no adapter lets an older attempt act over a newer.
 - An error of a step is recorded as a value, so that a replay takes the same way as the first run did. What a step gave
   is kept by its name over all rounds, and steps are recorded in the order in which they ended; so a replay in which
   something outside a step goes better than it did the first time still finds each record where it looks for it.
@@ -25,7 +28,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from dbos import DBOS, DBOSConfig
 from dbos import _serialization as dbos_serialization
@@ -44,21 +47,23 @@ from licet_engine.domain.errors import ConfigurationError, InvalidInput, LicetEr
 from licet_engine.domain.refs import now_ms
 from licet_engine.evidence.export import Exporter
 from licet_engine.lifecycle.catalogue import VERBS
-from licet_engine.lifecycle.deed import Adapters, Deed, Door, Tools
+from licet_engine.lifecycle.deed import SUPERSEDED, Adapters, Deed, Door, Tools
 from licet_engine.lifecycle.lives import Life, Lives
 from licet_engine.lifecycle.retention import WorkSweeper
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
 from licet_engine.metrics import WorkerMetrics, new_registry, open_door
 from licet_engine.processes import give_sign
-from licet_engine.settings import Settings, load_settings
+from licet_engine.settings import MAX_SLOT, Settings, load_settings
 from licet_engine.storage import StorageWatch
-from licet_engine.store.db import always_writing, open_engine
+from licet_engine.store.access import Role, open_database
+from licet_engine.store.db import always_writing
 from licet_engine.workflow import APPLICATION, LONG_QUEUE, SHORT_QUEUE, WORKFLOW, WORKFLOW_VERSION
 
 logger = logging.getLogger(__name__)
 
-EXECUTOR: Final = "worker-1"
+EXECUTOR_PREFIX: Final = "worker-"
+"""With the number of its slot, who performs a workflow."""
 MAX_ROUNDS: Final = 10
 """Attempts of one performance while a part is away: with the pauses between them, most of a minute."""
 MAX_KILLED: Final = 5
@@ -73,9 +78,13 @@ _SHORT_AT_ONCE: Final = 16
 _OF_ONE_TENANT: Final = 3
 """Operations of one tenant that are at work at once in each queue; more wait, and nobody else waits behind them."""
 _POLLING_S: Final = 0.1
+_ADOPT_EVERY_S: Final = 2.0
+_WAIT_FOR_PLACE_S: Final = 10.0
 _KILLED: Final = "job.killed"
 # ``internal`` is what the other side of a door says of a fault that it did not foresee, such as a locked database.
-_AWAY: Final = frozenset({"unavailable", "busy", "log-busy", "log-unavailable", "stale-facts", "internal"})
+_AWAY: Final = frozenset(
+    {"unavailable", "busy", "database-unavailable", "log-busy", "log-unavailable", "stale-facts", "internal"}
+)
 _TRANSIENT_CODES: Final = frozenset(
     {_KILLED, "conflict.busy", "signer.error", "signer.stale", "signer.state", "signer.unavailable", "warrant.expired"}
 )
@@ -105,6 +114,8 @@ def describe(error: Exception) -> dict[str, Any]:
     """What is told of an error: a stable code, a message that is safe to show, and whether it may pass."""
     if isinstance(error, StepFailed):
         return error.error
+    if getattr(error, "code", "") == SUPERSEDED:
+        _leave()
     if isinstance(error, (LicetError, AdapterError, SignerRefused, SignerUnavailable, rpc.RpcFault)):
         code = str(getattr(error, "code", "failed"))
         transient = (
@@ -119,6 +130,16 @@ def describe(error: Exception) -> dict[str, Any]:
         "message": f"internal error ({type(error).__name__}); see the worker's log",
         "transient": False,
     }
+
+
+def _leave() -> NoReturn:
+    """End this process: another performs what it has in hand, and nothing that it still does counts.
+
+    Nor is it recorded as the outcome of a step: whoever performs the operation now would find it, and leave too.
+    """
+    logger.error("this worker was taken for dead; it ends")
+    logging.shutdown()
+    os._exit(1)
 
 
 class Performer:
@@ -158,7 +179,10 @@ class Performer:
                 if verb.do is None:
                     raise InvalidInput(f"{deed.action} is nothing that a worker performs")
                 result = dict(verb.do(deed))
-                return str(self._tools.door.call("finish", tenant=tenant, operation=operation, result=result)["state"])
+                told = self._tools.door.call(
+                    "finish", tenant=tenant, operation=operation, attempt=deed.attempt, result=result
+                )
+                return str(told["state"])
             except Exception as raised:  # noqa: BLE001 - whatever it was, the operation must end, with its reason logged.
                 error = describe(raised)
                 killed += error["code"] == _KILLED
@@ -180,7 +204,9 @@ class Performer:
         logger.warning("operation failed", extra={"tenant": tenant, "operation": operation, "code": error["code"]})
         told = {"code": error["code"], "message": error["message"]}
         refused = error["code"] in _REFUSED_CODES
-        ended = self._tell("fail", tenant=tenant, operation=operation, error=told, refused=refused)
+        ended = self._tell(
+            "fail", tenant=tenant, operation=operation, attempt=deed.attempt, error=told, refused=refused
+        )
         # Kept until here, so that an attempt that failed in passing could use it again; nothing will from now on.
         try:
             deed.forget_uploads()
@@ -247,7 +273,7 @@ def build_tools(settings: Settings) -> Tools:
     )
     loaded = load_adapters(settings.adapter_names, context)
     door = Door(settings.api_socket)
-    engine = open_engine(settings.database)
+    engine = open_database(settings, Role.WORKER)
     # The export is our own adapter: it admits its warrant like any other.
     guard = WarrantGuard("evidence", trust_root, settings.worker_data / "adapters" / "evidence", now_ms)
     return Tools(
@@ -281,17 +307,18 @@ def main(settings: Settings | None = None) -> None:
     settings = settings or load_settings()
     refuse_pickles()
     _only_worker(settings)
-    shutil.rmtree(settings.worker_data / "plain", ignore_errors=True)  # What a killed worker left decrypted.
+    shutil.rmtree(settings.worker_plain, ignore_errors=True)  # What a killed worker left decrypted.
     telemetry.configure("licet-worker", settings.otlp_endpoint)
     tools = build_tools(settings)
     lives = Lives(settings.worker_data / "lives")
     performer = Performer(tools, lives)
     config: DBOSConfig = {
         "name": APPLICATION,
-        "system_database_url": f"sqlite:///{settings.database}",
-        "system_database_engine": always_writing(open_engine(settings.database)),
+        # Read for the kind of database alone: connections are made by the engine.
+        "system_database_url": "postgresql:///unused" if settings.database_urls else f"sqlite:///{settings.database}",
+        "system_database_engine": always_writing(open_database(settings, Role.WORKER)),
         "application_version": WORKFLOW_VERSION,
-        "executor_id": EXECUTOR,
+        "executor_id": f"{EXECUTOR_PREFIX}{settings.slot}",
         "run_migrations": False,
         "serializer": dbos_serialization.DBOSPortableJSON,
         "log_level": "WARNING",
@@ -331,11 +358,15 @@ def main(settings: Settings | None = None) -> None:
     _announce(settings)
     sweeper = WorkSweeper(settings, tools.door)
     parent = os.getppid()
+    adopted_at_s = time.monotonic()
     while not stop.wait(1.0):
         if os.getppid() != parent:  # The supervisor died without a word: nobody would start us again.
             break
         give_sign(settings.worker_sign)
         sweeper.sweep()
+        if settings.database_urls and time.monotonic() - adopted_at_s > _ADOPT_EVERY_S:
+            adopt_orphans(settings)
+            adopted_at_s = time.monotonic()
     # It ends at once, as if it were killed: what is at work is found where it was, as a new attempt. Were DBOS closed
     # under it instead, the steps at work would fail for that reason, and their operations with them.
     lives.put_down()
@@ -347,14 +378,57 @@ def main(settings: Settings | None = None) -> None:
 def _only_worker(settings: Settings) -> None:
     """Hold the one place of a worker in this installation until this process ends."""
     settings.worker_data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(settings.worker_data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    until_s = time.monotonic() + _WAIT_FOR_PLACE_S
+    # Held by the open descriptor, which is never closed: the kernel lets go of it when the process ends.
+    while _try_place(settings, settings.slot) is None:
+        # Another slot's worker may hold it for a moment, to adopt what the one before left.
+        if time.monotonic() > until_s:
+            raise ConfigurationError(
+                f"another worker runs in slot {settings.slot} on {settings.worker_data}; there is one place for one"
+            )
+        time.sleep(0.1)
+
+
+def _try_place(settings: Settings, slot: int) -> int | None:
+    """Hold the place of a slot's worker as long as the descriptor is open; None if another holds it."""
+    lock = os.open(settings.worker_lock(slot), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        # Held by the open descriptor, which is never closed: the kernel lets go of it when the process ends.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigurationError(
-            f"another worker runs on {settings.worker_data}; there is one place for one"
-        ) from error
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def adopt_orphans(settings: Settings) -> int:
+    """Take over what dead workers of other slots had in hand; return how many operations.
+
+    The dead worker's place is held meanwhile, so that it is not started again under our hands. What was taken over goes back to the queue
+    and is found there by whichever worker has room, once: the queue hands it out under a lock.
+    """
+    try:
+        owners = {workflow.executor_id for workflow in DBOS.list_workflows(status="PENDING", load_input=False)}
+    except Exception as error:  # noqa: BLE001 - whatever it is, the next turn may go better, and there must be one.
+        logger.warning("it cannot be told which workers died", extra={"reason": type(error).__name__})
+        return 0
+    adopted = 0
+    for owner in sorted(owner for owner in owners if owner and owner != f"{EXECUTOR_PREFIX}{settings.slot}"):
+        slot = owner.removeprefix(EXECUTOR_PREFIX)
+        if not slot.isdecimal() or not 0 < int(slot) <= MAX_SLOT:
+            continue
+        place = _try_place(settings, int(slot))
+        if place is None:
+            continue  # It lives.
+        try:
+            found = DBOS._recover_pending_workflows([owner])  # noqa: SLF001  # DBOS offers it to its own conductor only.
+        except Exception as error:  # noqa: BLE001 - as above.
+            logger.warning("a dead worker's operations were not adopted", extra={"reason": type(error).__name__})
+        else:
+            adopted += len(found)
+            logger.warning("adopted operations of a dead worker", extra={"owner": owner, "operations": len(found)})
+        finally:
+            os.close(place)
+    return adopted
 
 
 def _announce(settings: Settings) -> None:

@@ -12,11 +12,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from service_world import Installation, table  # The line above finds it.
 
+from databases import KINDS
+from postgres_server import PostgresServer
 
-@pytest.fixture(scope="session")
-def world() -> Iterator[Installation]:
-    """Two tenants with their people and one dataset each."""
-    installation = Installation(max_body_bytes=64 << 10, max_upload_bytes=4 << 20)
+
+@pytest.fixture(scope="session", params=KINDS)
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """Two tenants with their people and one dataset each, on each kind of database in turn."""
+    urls = ""
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        urls = str(server.write_urls(server.create(), tmp_path_factory.mktemp("database") / "urls"))
+    installation = Installation(max_body_bytes=64 << 10, max_upload_bytes=4 << 20, database_urls=urls)
     try:
         installation.start()
         for tenant, region in (("northbank", "us"), ("lakeside", "eu")):

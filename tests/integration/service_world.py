@@ -24,7 +24,8 @@ from licet_engine.init import initialise
 from licet_engine.log import store
 from licet_engine.serve import Supervisor
 from licet_engine.settings import Settings, load_settings
-from licet_engine.store.db import open_engine, read_transaction
+from licet_engine.store.access import Role, open_database
+from licet_engine.store.db import read_transaction
 
 FAR_MS: Final = 4_000_000_000_000
 EVERY_ROLE: Final = (*("administrator", "auditor", "compliance", "data-scientist", "model-risk", "security-engineer"),)
@@ -41,7 +42,7 @@ PEOPLE: Final[Mapping[str, tuple[str, Sequence[str]]]] = {
 }
 _PROBLEM: Final = frozenset({"type", "title", "status", "code", "detail"})
 _LEAKS: Final = re.compile(
-    r"Traceback|File \"|sqlalchemy|sqlite3|pydantic|msgspec|litestar|licet_[A-Za-z0-9_-]{20,}|/site-packages/|SELECT ",
+    r"Traceback|File \"|sqlalchemy|sqlite3|psycopg|postgres|pydantic|msgspec|litestar|licet_[A-Za-z0-9_-]{20,}|/site-packages/|SELECT ",
     re.IGNORECASE,
 )
 
@@ -110,7 +111,7 @@ class Installation:
         initialise(self.settings)
         self.tokens: dict[str, str] = {"platform/operator": (self.data / "operator.token").read_text().strip()}
         self.supervisor = Supervisor(self.settings, log=self.log, longest_pause_s=0.5)
-        self.engine = open_engine(self.settings.database)
+        self.engine = open_database(self.settings, Role.OWNER, every_tenant=True)
         self._clients: list[LicetClient | httpx.Client] = []
         self._thread = threading.Thread(target=self.supervisor.run, daemon=True)
 

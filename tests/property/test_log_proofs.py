@@ -1,18 +1,20 @@
 """The stored log against a naive tree: whatever the sizes of the groups, every proof and root is the naive one."""
 
 import hashlib
-import tempfile
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from databases import KINDS, Database
 from licet_attestations.merkle import verify_consistency, verify_inclusion
 from licet_engine.log import store
 from licet_engine.log.fsck import verify_logs
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import NewEntry, Submission
-from licet_engine.store import db, migrations
+from licet_engine.store import db
 
 TENANTS = ("northbank", "lakeside")
 
@@ -41,6 +43,7 @@ def naive_path(index: int, leaves: list[bytes]) -> list[bytes]:
     return [*naive_path(index - half, leaves[half:]), naive_root(leaves[:half])]
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     groups=st.lists(
@@ -48,11 +51,16 @@ def naive_path(index: int, leaves: list[bytes]) -> list[bytes]:
     ),
     data=st.data(),
 )
-def test_the_stored_log_is_the_naive_tree(groups: list[list[tuple[str, int]]], data: st.DataObject) -> None:
+def test_the_stored_log_is_the_naive_tree(
+    make_database: Callable[..., AbstractContextManager[Database]],
+    kind: str,
+    groups: list[list[tuple[str, int]]],
+    data: st.DataObject,
+) -> None:
     leaves: dict[str, list[bytes]] = {tenant_id: [] for tenant_id in TENANTS}
-    with tempfile.TemporaryDirectory() as folder:
-        engine = db.open_engine(Path(folder) / "licet.db")
-        migrations.upgrade(engine)
+    # One for each example; a fixture's would be the same for all.
+    with make_database(kind) as database:
+        engine = database.open()
         sequencer = Sequencer(engine)
         for group in groups:
             entries = [NewEntry(t, "decision", t, t, b"record") for t, count in group for _ in range(count)]

@@ -219,7 +219,7 @@ def _compiled(services: Services, who: Who, bundle: tables.PolicyBundle) -> Comp
 
 
 def _entry(services: Services, who: Who, row: tables.Decision) -> tuple[store.Entry, dict[str, Any]]:
-    with read_transaction(services.engine) as connection:
+    with read_transaction(services.engine, who.tenant) as connection:
         entry = store.read_entry(connection, who.tenant, row.leaf_index)
     if entry.record is None:
         raise Unavailable(f"the record of decision {row.id} was erased; it can be proven, but not shown")
@@ -232,13 +232,13 @@ def _entry(services: Services, who: Who, row: tables.Decision) -> tuple[store.En
 def log_head(services: Services, tenant: str) -> dict[str, Any]:
     """Size, root and a signed checkpoint of the log as it is now."""
     size, note = services.notary.checkpoint(tenant)
-    with read_transaction(services.engine) as connection:
+    with read_transaction(services.engine, tenant) as connection:
         root = store.root_at(connection, tenant, size)
     return {"size": size, "root_hex": root.hex(), "origin": services.trust_root.origin(tenant), "checkpoint": note}
 
 
 def log_entries(services: Services, tenant: str, first: int, count: int) -> dict[str, Any]:
     """Headers of entries."""
-    with read_transaction(services.engine) as connection:
+    with read_transaction(services.engine, tenant) as connection:
         entries = store.read_entries(connection, tenant, first, count)
     return {"entries": [{"index": entry.index, "leaf": canonical.loads(entry.header.encode())} for entry in entries]}

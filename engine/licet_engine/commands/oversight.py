@@ -193,12 +193,12 @@ def fsck(data: Path | None, tenants: tuple[str, ...], format_: str) -> None:
     """Check the logs in the database of this machine, entry by entry. Exit 0: whole; 2: damaged."""
     from licet_engine.log.fsck import fsck as check  # noqa: PLC0415  # Servers only.
     from licet_engine.settings import load_settings  # noqa: PLC0415  # As above.
-    from licet_engine.store.db import open_engine  # noqa: PLC0415  # As above.
+    from licet_engine.store.access import Role, open_database  # noqa: PLC0415  # As above.
 
-    database = load_settings(data=data).database
-    if not database.is_file():
-        raise click.BadParameter(f"there is no database {database}", param_hint="--data")
-    engine = open_engine(database)
+    settings = load_settings(data=data)
+    if not settings.database_urls and not settings.database.is_file():
+        raise click.BadParameter(f"there is no database {settings.database}", param_hint="--data")
+    engine = open_database(settings, Role.OWNER, every_tenant=True)
     try:
         found = check(engine, tenants or None)
     finally:

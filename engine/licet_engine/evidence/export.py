@@ -113,7 +113,7 @@ class Exporter:
 
     def _entries(self, tenant: str, size: int) -> Iterator[store.Entry]:
         for first in range(0, size, _ENTRIES_AT_ONCE):
-            with read_transaction(self._engine) as connection:
+            with read_transaction(self._engine, tenant) as connection:
                 yield from store.read_entries(connection, tenant, first, min(_ENTRIES_AT_ONCE, size - first))
 
     def _named(self, tenant: str, size: int) -> tuple[set[str], set[str], set[str]]:

@@ -52,6 +52,10 @@ Record = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
 """Runs a named step of a workflow, or returns what it gave before."""
 
 
+SUPERSEDED: Final = "superseded"
+"""Code of the api's answer to an attempt that is not the newest one."""
+
+
 class Stopped(LicetError):
     """The operation lost its lease: it was cancelled, or decided again and denied."""
 
@@ -232,7 +236,7 @@ class Deed:
 
     def warrant(self, name: str, *, adapter: str, operation: str, resources: Mapping[str, str]) -> bytes:
         """Have a warrant made, and logged, for one attempt at one step."""
-        told = self._tools.door.call("license", tenant=self.tenant, operation=self.id, step=name)
+        told = self._tools.door.call("license", tenant=self.tenant, operation=self.id, attempt=self.attempt, step=name)
         warrant = self.signer.mint(
             tenant=self.tenant,
             leaf=told["leaf"],
@@ -292,7 +296,9 @@ class Deed:
         """Whether the lease is lost; decides again when half of it is over."""
         if self._go_on and time.monotonic() - self._renewed_at_s > self._tools.settings.lease_s / 2:
             self._flush()
-            self._go_on = self._tools.door.call("renew", tenant=self.tenant, operation=self.id)["go_on"]
+            self._go_on = self._tools.door.call("renew", tenant=self.tenant, operation=self.id, attempt=self.attempt)[
+                "go_on"
+            ]
             self._renewed_at_s = time.monotonic()
         return not self._go_on
 
@@ -305,7 +311,7 @@ class Deed:
     @contextlib.contextmanager
     def plaintext(self) -> Iterator[Path]:
         """A folder for what is decrypted; nothing of it is left when the block ends."""
-        folder = self._tools.settings.worker_data / "plain" / f"{self.id}-{self.attempt}-{time.monotonic_ns()}"
+        folder = self._tools.settings.worker_plain / f"{self.id}-{self.attempt}-{time.monotonic_ns()}"
         folder.mkdir(mode=0o700, parents=True)
         try:
             yield folder

@@ -7,6 +7,7 @@ Rules kept here:
   made again, logged, on the facts of now. A deny ends the operation as ``refused``.
 - Every method can be called again after a lost answer: what was done is not done twice.
 - What an operation did becomes facts in one transaction with the log entry that says so.
+- Only the newest attempt is listened to.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from licet_engine.domain.errors import Busy, Conflict, InvalidInput, LicetError,
 from licet_engine.domain.refs import Ref, new_id, now_ms, parse_ref
 from licet_engine.lifecycle import training
 from licet_engine.lifecycle.catalogue import VERBS
+from licet_engine.lifecycle.deed import SUPERSEDED
 from licet_engine.lifecycle.entries import decision_entry, rows_of
 from licet_engine.lifecycle.facts import Entity, View
 from licet_engine.lifecycle.models import split_name
@@ -63,6 +65,13 @@ class Refused(LicetError):
 
     status = 403
     default_code = "refused"
+
+
+class Superseded(LicetError):
+    """A newer attempt at the operation began: the worker that asks must end."""
+
+    status = 409
+    default_code = SUPERSEDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +136,12 @@ class Operations:
         return {
             "state": lambda p: {"state": self._operation(p["tenant"], p["operation"]).state},
             "begin": lambda p: self.begin(p["tenant"], p["operation"]),
-            "license": lambda p: self.license(p["tenant"], p["operation"], p["step"]),
-            "renew": lambda p: self.renew(p["tenant"], p["operation"]),
+            "license": lambda p: self.license(p["tenant"], p["operation"], p["attempt"], p["step"]),
+            "renew": lambda p: self.renew(p["tenant"], p["operation"], p["attempt"]),
             "report": lambda p: self.report(p["tenant"], p["operation"], p["attempt"], p["metrics"]),
             "attest": lambda p: self.attest(p["tenant"], p["operation"], p["envelope"]),
-            "finish": lambda p: self.finish(p["tenant"], p["operation"], p["result"]),
-            "fail": lambda p: self.fail(p["tenant"], p["operation"], p["error"], refused=p["refused"]),
+            "finish": lambda p: self.finish(p["tenant"], p["operation"], p["attempt"], p["result"]),
+            "fail": lambda p: self.fail(p["tenant"], p["operation"], p["attempt"], p["error"], refused=p["refused"]),
             "checkpoint": lambda p: dict(zip(("size", "note"), self._notary.checkpoint(p["tenant"]), strict=True)),
         }
 
@@ -141,7 +150,10 @@ class Operations:
     def begin(self, tenant: str, operation_id: str) -> dict[str, Any]:
         """Begin an attempt at an operation; an operation that ended is told as such."""
         with tenant_session(self._engine, tenant, write=True) as session:
-            row = session.exec(select(tables.Operation).where(tables.Operation.id == operation_id)).first()
+            # Locked: of two that begin it at once each gets a number of its own, and none begins what just ended.
+            row = session.exec(
+                select(tables.Operation).where(tables.Operation.id == operation_id).with_for_update()
+            ).first()
             if row is None:
                 raise NoSuchOperation(f"operation {tenant}/{operation_id} was never accepted")
             if row.state not in ENDED:
@@ -160,13 +172,14 @@ class Operations:
                 "created_at_ms": row.created_at_ms,
             }
 
-    def license(self, tenant: str, operation_id: str, step: str) -> dict[str, Any]:
+    def license(self, tenant: str, operation_id: str, attempt: int, step: str) -> dict[str, Any]:
         """What the signer needs for a warrant: the allowing decision, fresh, and the proof that it is in the log.
 
         Raises:
             Refused: Decided again, the answer is no.
+            Superseded: A newer attempt began.
         """
-        row = self._operation(tenant, operation_id)
+        row = self._operation(tenant, operation_id, attempt)
         if row.state != "running" or self._is_cancelled(tenant, row):
             raise Refused(f"{row.action} on {row.resource} is {row.state} or was cancelled: no warrant is made for it")
         index, at_ms = self._placed(tenant, row.last_decision_id or row.decision_id)
@@ -175,9 +188,9 @@ class Operations:
             index = self._decide_again(tenant, row, step)
         return self._material(tenant, index).to_json()
 
-    def renew(self, tenant: str, operation_id: str) -> dict[str, Any]:
+    def renew(self, tenant: str, operation_id: str, attempt: int) -> dict[str, Any]:
         """Decide again on a long operation; whether it may go on."""
-        row = self._operation(tenant, operation_id)
+        row = self._operation(tenant, operation_id, attempt)
         if row.state in ENDED or self._is_cancelled(tenant, row):
             return {"go_on": False}
         try:
@@ -193,11 +206,13 @@ class Operations:
             run = found[0].run(row.resource.partition("/")[2]) if found is not None else None
         return run is None or run.state == "cancelled"
 
-    def _operation(self, tenant: str, operation_id: str) -> tables.Operation:
+    def _operation(self, tenant: str, operation_id: str, attempt: int | None = None) -> tables.Operation:
         with tenant_session(self._engine, tenant) as session:
             row = session.exec(select(tables.Operation).where(tables.Operation.id == operation_id)).first()
         if row is None:
             raise NoSuchOperation(f"operation {tenant}/{operation_id} was never accepted")
+        if attempt is not None:
+            _fence(row, attempt)
         return row
 
     def _placed(self, tenant: str, decision_id: str) -> tuple[int, int]:
@@ -206,12 +221,12 @@ class Operations:
         return row.leaf_index, row.at_ms
 
     def _facts_version(self, tenant: str) -> int:
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._engine, tenant) as connection:
             return store.read_head(connection, tenant).facts_version
 
     def _material(self, tenant: str, index: int) -> _Material:
         size, note = self._notary.checkpoint(tenant, min_size=index + 1)
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._engine, tenant) as connection:
             entry = store.read_entry(connection, tenant, index)
             proof = store.inclusion_proof(connection, tenant, index, size)
         if entry.salt is None or entry.record is None:
@@ -296,10 +311,13 @@ class Operations:
             raise InvalidInput(
                 f"one call brings at most {_MAX_METRICS} metrics, not {len(metrics)}: send them in parts"
             )
-        row = self._operation(tenant, operation_id)
+        row = self._operation(tenant, operation_id, attempt)
         run = row.resource.partition("/")[2] if row.action == "training.launch" else None
         at_ms = now_ms()
         with tenant_session(self._engine, tenant, write=True) as session:
+            current = session.exec(
+                select(tables.Operation).where(tables.Operation.id == operation_id).with_for_update()
+            ).one()
             last: dict[str, Any] = {}
             for sent in metrics:
                 metric = Metric(step=sent["step"], epoch=sent["epoch"], values_micro=sent["values_micro"])
@@ -308,7 +326,6 @@ class Operations:
                     key = (tenant, run, values["name"], values["step"], values["attempt"])
                     if session.get(tables.Metric, key) is None:
                         session.add(tables.Metric(tenant_id=tenant, **values))
-            current = session.exec(select(tables.Operation).where(tables.Operation.id == operation_id)).one()
             current.progress = last | {"attempt": attempt}
             current.updated_at_ms = at_ms
             session.add(current)
@@ -360,17 +377,26 @@ class Operations:
             return {"digest": digest_hex}
         return {"digest": digest_hex}
 
-    def finish(self, tenant: str, operation_id: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, tenant: str, operation_id: str, attempt: int, result: Mapping[str, Any]) -> dict[str, Any]:
         """What the operation did becomes facts."""
-        return self._end(tenant, operation_id, "done", result=dict(result), error=None)
+        return self._end(tenant, operation_id, attempt, "done", result=dict(result), error=None)
 
-    def fail(self, tenant: str, operation_id: str, error: Mapping[str, Any], *, refused: bool) -> dict[str, Any]:
+    def fail(
+        self, tenant: str, operation_id: str, attempt: int, error: Mapping[str, Any], *, refused: bool
+    ) -> dict[str, Any]:
         """The operation ends without its effect; the record says why."""
         state = "refused" if refused else "failed"
-        return self._end(tenant, operation_id, state, result=None, error=dict(error))
+        return self._end(tenant, operation_id, attempt, state, result=None, error=dict(error))
 
     def _end(
-        self, tenant: str, operation_id: str, state: str, *, result: dict[str, Any] | None, error: dict[str, Any] | None
+        self,
+        tenant: str,
+        operation_id: str,
+        attempt: int,
+        state: str,
+        *,
+        result: dict[str, Any] | None,
+        error: dict[str, Any] | None,
     ) -> dict[str, Any]:
         failure: LogError | None = None
         for left in reversed(range(_MAX_TRIES)):
@@ -383,6 +409,7 @@ class Operations:
                     raise NoSuchOperation(f"operation {tenant}/{operation_id} was never accepted")
                 if row.state in ENDED:
                     return {"state": row.state}
+                _fence(row, attempt)
                 change = self._change_at_end(view, row, result, error, view.now_ms, is_last=not left)
                 submission = self._ending(tenant, row, state, change, in_force, result=result, error=error)
             try:
@@ -460,7 +487,8 @@ class Operations:
         ]
         companions = [*rows_of(change, tenant)]
         values = {"state": state, "result": result, "error": error, "updated_at_ms": now_ms()}
-        companions.append(Update(tables.Operation, {"tenant_id": tenant, "id": row.id, "state": row.state}, values))
+        key = {"tenant_id": tenant, "id": row.id, "state": row.state, "attempt": row.attempt}
+        companions.append(Update(tables.Operation, key, values))
         changes = bool(change.inserts or change.updates)
         return Submission(
             entries=entries,
@@ -468,6 +496,12 @@ class Operations:
             companions=companions,
             bump=(tenant,) if changes else (),
         )
+
+
+def _fence(row: tables.Operation, attempt: int) -> None:
+    """Take nothing of an attempt that is not the newest: whoever makes it was taken for dead, and another is at work."""
+    if row.attempt != attempt:
+        raise Superseded(f"attempt {attempt} at {row.action} on {row.resource} is over: attempt {row.attempt} began")
 
 
 _Now = tuple[Entity, Mapping[str, Any], Mapping[str, Any] | None]

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
+from sqlalchemy import select as sa_select
 from sqlmodel import select
 
 from licet_attestations import canonical
@@ -25,7 +26,9 @@ from licet_engine.domain.refs import now_ms
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.people import TOKEN_PREFIX, token_hash_hex
 from licet_engine.lifecycle.verbs import Who
-from licet_engine.store.db import UnsafeAllTenants, tenant_session
+from licet_engine.log.store import HEADS as _HEADS
+from licet_engine.store.db import UnsafeAllTenants, read_transaction, tenant_session
+from licet_engine.store.postgres import EVERY_TENANT
 from licet_engine.store.tables import ApiToken, LogHead, PolicyBundle, Principal, Tenant
 
 _MAX_IDENTITIES = 100_000
@@ -99,6 +102,19 @@ class Tenants:
             tenant = session.exec(select(Tenant)).first()
             row = session.exec(select(Principal).where(Principal.name == who.name)).first()
         return row is not None and row.active and tenant is not None and not tenant.suspended
+
+    def catch_up(self) -> None:
+        """Take note of what other processes changed: what is in memory is then no older than this call.
+
+        A decision does not need it, for it commits only on the newest version. It bounds how long a token that was revoked through
+        another api may still do what asks for no decision, such as send a file.
+        """
+        with read_transaction(self._engine, EVERY_TENANT) as connection:
+            rows = connection.execute(
+                sa_select(_HEADS.c.tenant_id, _HEADS.c.facts_version, _HEADS.c.last_time_ms)
+            ).all()
+        for tenant_id, facts_version, last_time_ms in rows:
+            self.seen(tenant_id, facts_version, last_time_ms)
 
     def exists(self, tenant: str) -> bool:
         """Whether there is such a tenant, as the database has it now."""
@@ -177,13 +193,17 @@ class Tenants:
     def _look_up(self, hash_hex: str) -> _Identity:
         with UnsafeAllTenants(self._engine, "a token names no tenant before it is looked up") as session:
             row = session.exec(select(ApiToken).where(ApiToken.hash_hex == hash_hex)).first()
+        if row is None:
+            self._identities.pop(hash_hex, None)
+            raise Unauthenticated(_REFUSAL)
+        # Whose it is being known, everything is read once more, from one state of that tenant.
+        with tenant_session(self._engine, row.tenant_id) as own:
+            row = own.exec(select(ApiToken).where(ApiToken.hash_hex == hash_hex)).first()
             if row is None or row.revoked_at_ms is not None or row.expires_at_ms is None:
                 self._identities.pop(hash_hex, None)
                 raise Unauthenticated(_REFUSAL)
-            principal = session.exec(
-                select(Principal).where(Principal.tenant_id == row.tenant_id, Principal.name == row.principal)
-            ).one()
-            head = session.exec(select(LogHead).where(LogHead.tenant_id == row.tenant_id)).first()
+            principal = own.exec(select(Principal).where(Principal.name == row.principal)).one()
+            head = own.exec(select(LogHead)).first()
         version = 0 if head is None else head.facts_version
         self.seen(row.tenant_id, version, 0 if head is None else head.last_time_ms)
         who = Who(tenant=row.tenant_id, name=row.principal, kind=principal.kind, token_id=row.id)

@@ -12,17 +12,16 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from sqlalchemy import Engine, select
 
 from licet_attestations.errors import SignerRefused
 from licet_engine.log import store
-from licet_engine.log.errors import LogCorrupt, LogError
+from licet_engine.log.errors import LogCorrupt, LogError, NoSuchEntry
 from licet_engine.log.sequencer import wall_clock_ms
 from licet_engine.store.db import read_transaction, write_transaction
-
-_MAX_TRIES: Final = 4
+from licet_engine.store.postgres import EVERY_TENANT
 
 
 class CheckpointSigner(Protocol):
@@ -68,29 +67,35 @@ class Notary:
         if known is not None and min_size and known[0] >= min_size:
             return known
         with self._locks[tenant]:
-            known = self._notes.get(tenant)
-            for left in reversed(range(_MAX_TRIES)):
-                with read_transaction(self._engine) as connection:
-                    head = store.read_head(connection, tenant)
-                    if known is not None and known[0] >= (min_size or head.size):
-                        return known
-                    last_size, _ = self._signer.last_checkpoint(tenant)
-                    proof = store.consistency_proof(connection, tenant, last_size, head.size) if last_size else []
+            failed_at = -1
+            while True:
                 try:
-                    note = self._signer.sign_checkpoint(tenant, head.size, head.root, proof)
-                    break
-                except SignerRefused:
-                    # Somebody else, such as a backup, may have had a later head signed in between; then ours is proven anew.
-                    if not left or self._signer.last_checkpoint(tenant)[0] == last_size:
+                    return self._sign(tenant, min_size)
+                except (NoSuchEntry, SignerRefused):
+                    # Another api may have had a later state signed in between; the proof was then made for where the signer does not
+                    # stand any more. It only ever goes forward: where it has not, something is wrong.
+                    last_size, _ = self._signer.last_checkpoint(tenant)
+                    if last_size == failed_at:
                         raise
-            with write_transaction(self._engine) as connection:
-                store.save_checkpoint(connection, tenant, head.size, note, wall_clock_ms())
-            self._notes[tenant] = (head.size, note)
-            return head.size, note
+                    failed_at = last_size
+
+    def _sign(self, tenant: str, min_size: int) -> tuple[int, str]:
+        known = self._notes.get(tenant)
+        with read_transaction(self._engine, tenant) as connection:
+            head = store.read_head(connection, tenant)
+            if known is not None and known[0] >= (min_size or head.size):
+                return known
+            last_size, _ = self._signer.last_checkpoint(tenant)
+            proof = store.consistency_proof(connection, tenant, last_size, head.size) if last_size else []
+        note = self._signer.sign_checkpoint(tenant, head.size, head.root, proof)
+        with write_transaction(self._engine, tenant) as connection:
+            store.save_checkpoint(connection, tenant, head.size, note, wall_clock_ms())
+        self._notes[tenant] = (head.size, note)
+        return head.size, note
 
     def lag(self) -> int:
         """How many entries of all logs no checkpoint covers that was made or seen here."""
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._engine, EVERY_TENANT) as connection:
             heads = connection.execute(select(store.HEADS.c.tenant_id, store.HEADS.c.size)).all()
         return sum(max(0, size - self._notes.get(tenant, (0, ""))[0]) for tenant, size in heads)
 
@@ -100,7 +105,7 @@ class Notary:
         Raises:
             LogCorrupt: Some log is not an extension of what was signed before; the others were signed.
         """
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._engine, EVERY_TENANT) as connection:
             heads = connection.execute(select(store.HEADS.c.tenant_id, store.HEADS.c.size)).all()
         grown = [t for t, size in heads if size and self._notes.get(t, (0, ""))[0] < size]
         refused: list[str] = []

@@ -63,6 +63,7 @@ from licet_engine.log.submission import (
     verify_submission,
 )
 from licet_engine.store.db import insert_if_absent, write_transaction
+from licet_engine.store.postgres import is_postgres
 from licet_engine.store.tables import Budget
 
 logger = logging.getLogger(__name__)
@@ -164,6 +165,7 @@ class Sequencer:
         self._wanted = 0  # Of the thread: at how many that wait it is to be woken; 0 for never.
         self._last_group = 1
         self._updates: dict[tuple[Any, ...], Any] = {}  # Of the thread: statements by shape.
+        self._begun: set[str] = set()  # Of the thread: logs that are known to have a head row, which none ever loses.
         self._thread = threading.Thread(target=self._run, name="licet-sequencer", daemon=True)
         self._thread.start()
 
@@ -304,7 +306,9 @@ class Sequencer:
         """Try to commit a group in one transaction; sets outcomes only where all of it is decided."""
         reached, plan = "begin", None
         try:
-            with write_transaction(self._engine) as connection:
+            tenants = frozenset[str]().union(*(pending.tenants for pending in group))
+            self._begin_logs(tenants)
+            with write_transaction(self._engine, *tenants) as connection:
                 reached = "write"
                 plan = self._plan(connection, group)
                 if plan.receipts:
@@ -330,16 +334,24 @@ class Sequencer:
         for pending, refusal in plan.refused:
             pending.outcome = refusal
 
+    def _begin_logs(self, tenants: frozenset[str]) -> None:
+        """On PostgreSQL, see that there is a head to lock in every log; on SQLite all writers wait for each other anyway."""
+        if is_postgres(self._engine) and (new := tenants - self._begun):
+            with write_transaction(self._engine, *new) as connection:
+                store.ensure_heads(connection, new)
+            self._begun |= new
+
     def _is_durable(self, plan: "_Plan") -> bool:
         """Ask the log whether a group is in it whose commit broke off."""
         row = plan.leaf_rows[0]
         try:
             # Under the lock: whatever became of the transaction, it is over then.
-            with write_transaction(self._engine) as connection:
-                entries = store.read_entries(connection, row["tenant_id"], row["leaf_index"], 1)
+            with write_transaction(self._engine, row["tenant_id"]) as connection:
+                store.read_heads(connection, (row["tenant_id"],), lock=True)
+                found = store.read_hash(connection, row["tenant_id"], row["leaf_index"])
         except Exception as error:
             raise _GroupFailed(retryable=False, may_be_logged=True) from error
-        return bool(entries) and entries[0].hash == row["hash"]
+        return bool(found == row["hash"])
 
     def _plan(self, connection: Connection, group: list[_Pending]) -> "_Plan":
         """Lock the heads and decide, in order, which submissions are accepted and what they write."""

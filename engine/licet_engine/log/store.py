@@ -109,6 +109,26 @@ def read_head(connection: Connection, tenant_id: str) -> Head:
     return read_heads(connection, (tenant_id,))[tenant_id]
 
 
+def ensure_heads(connection: Connection, tenant_ids: Iterable[str]) -> None:
+    """Give every log a head row that has none yet, an empty one.
+
+    What is not there cannot be locked: two that began a log at the same time would not wait for each other. In a transaction of its own,
+    so that nobody holds the lock of one head while it waits for another to be made.
+    """
+    rows = [
+        {
+            "tenant_id": tenant_id,
+            "size": 0,
+            "root": merkle.EMPTY_ROOT,
+            "frontier": b"",
+            "facts_version": 0,
+            "last_time_ms": 0,
+        }
+        for tenant_id in sorted(set(tenant_ids))
+    ]
+    connection.execute(insert_if_absent(connection, HEADS), rows)
+
+
 def frontier_of(head: Head) -> merkle.Frontier:
     """Take up a log's frontier.
 
@@ -138,6 +158,14 @@ def read_entries(connection: Connection, tenant_id: str, first: int, count: int)
         .order_by(LEAVES.c.leaf_index)
     )
     return [Entry(*row) for row in connection.execute(query)]
+
+
+def read_hash(connection: Connection, tenant_id: str, index: int) -> bytes | None:
+    """Read the hash of one leaf; ``None`` where the log has none at ``index``."""
+    hash_: bytes | None = connection.execute(
+        select(LEAVES.c.hash).where(LEAVES.c.tenant_id == tenant_id, LEAVES.c.leaf_index == index)
+    ).scalar()
+    return hash_
 
 
 def read_entry(connection: Connection, tenant_id: str, index: int) -> Entry:

@@ -8,7 +8,9 @@ Rules kept here:
 - What is committed is durable: SQLite runs in WAL mode with ``synchronous=FULL``.
 - Writers queue. On SQLite a writer takes an ``flock`` and then ``BEGIN IMMEDIATE``, so processes wait in the kernel instead of
   polling, and no transaction that began as a reader is ever turned into a writer. A writer must not open a second write
-  transaction within the first: it would wait for itself.
+  transaction within the first: it would wait for itself. On PostgreSQL writers do not wait for each other as such: they lock the rows
+  that they rest on (`licet_engine.store.postgres`).
+- A transaction says which tenants it is about. PostgreSQL holds it to that; SQLite has no such wall.
 """
 
 import fcntl
@@ -31,6 +33,7 @@ from sqlalchemy.sql.expression import ColumnClause, Executable, TableClause
 from sqlmodel import Session, select
 
 from licet_engine.domain.errors import LicetError
+from licet_engine.store import postgres
 from licet_engine.store.tables import TenantRow
 
 logger = logging.getLogger(__name__)
@@ -57,13 +60,21 @@ class TenantScopeError(StoreError):
 # --- Engines and transactions -------------------------------------------------------------------------------------------
 
 
-def open_engine(database: str | Path, *, busy_timeout_ms: int = DEFAULT_BUSY_TIMEOUT_MS, pool_size: int = 8) -> Engine:
+def open_engine(
+    database: str | Path | URL,
+    *,
+    busy_timeout_ms: int = DEFAULT_BUSY_TIMEOUT_MS,
+    pool_size: int = 8,
+    every_tenant: bool = False,
+) -> Engine:
     """Open an engine on a database.
 
     Args:
-        database: Path of a SQLite file (made where there is none), or a SQLAlchemy URL.
+        database: Path of a SQLite file (made where there is none), or the URL of a SQLite or PostgreSQL database.
         busy_timeout_ms: How long SQLite waits for a foreign writer.
         pool_size: Connections kept open; as many again may be opened under load.
+        every_tenant: Whether a transaction that names no tenant is about all of them, as for migrations and fsck; else PostgreSQL shows
+            it nothing and lets it write nothing.
 
     Returns:
         An engine whose write transactions are to be opened by `write_transaction`.
@@ -71,13 +82,18 @@ def open_engine(database: str | Path, *, busy_timeout_ms: int = DEFAULT_BUSY_TIM
     Raises:
         StoreError: The database is of a kind that is not supported.
     """
-    url = (
-        make_url(database)
-        if isinstance(database, str) and "://" in database
-        else URL.create("sqlite", database=str(database))
-    )
+    if isinstance(database, URL):
+        url = database
+    elif isinstance(database, str) and "://" in database:
+        url = make_url(database)
+    else:
+        url = URL.create("sqlite", database=str(database))
+    if url.get_backend_name() == "postgresql":
+        return postgres.open_postgres(url, pool_size=pool_size, every_tenant=every_tenant)
     if url.get_backend_name() != "sqlite":
-        raise StoreError(f"database {url.get_backend_name()!r} is not supported: give the path of a SQLite file")
+        raise StoreError(
+            f"database {url.get_backend_name()!r} is not supported: give the path of a SQLite file, or the URL of a PostgreSQL database"
+        )
     if url.database in {None, "", ":memory:"} or str(url.database).startswith("file:"):
         raise StoreError("an in-memory database keeps nothing: give the path of a SQLite file")
     path = Path(str(url.database)).absolute()
@@ -139,15 +155,39 @@ def write_lock(engine: Engine) -> Iterator[None]:
 
 
 @contextmanager
-def write_transaction(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that writes: committed at the end of the block, rolled back by an exception."""
+def write_transaction(engine: Engine, *tenants: str) -> Iterator[Connection]:
+    """Open a transaction that writes: committed at the end of the block, rolled back by an exception.
+
+    Args:
+        engine: From `open_engine`.
+        tenants: Which tenants it is about; it must not touch a row of another.
+
+    Raises:
+        DatabaseUnavailable: PostgreSQL does not answer.
+    """
+    if postgres.is_postgres(engine):
+        with postgres.transaction(engine, tenants, write=True) as connection:
+            yield connection
+        return
     with write_lock(engine), engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
         yield connection
 
 
 @contextmanager
-def read_transaction(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that reads one consistent state of the database."""
+def read_transaction(engine: Engine, *tenants: str) -> Iterator[Connection]:
+    """Open a transaction that reads one consistent state of the database.
+
+    Args:
+        engine: From `open_engine`.
+        tenants: Which tenants it is about.
+
+    Raises:
+        DatabaseUnavailable: PostgreSQL does not answer.
+    """
+    if postgres.is_postgres(engine):
+        with postgres.transaction(engine, tenants, write=False) as connection:
+            yield connection
+        return
     with engine.connect() as connection, connection.begin():
         yield connection
 
@@ -209,15 +249,16 @@ def tenant_session(engine: Engine, tenant_id: str, *, write: bool = False) -> It
     Args:
         engine: From `open_engine`.
         tenant_id: The tenant whose rows are seen; empty is refused.
-        write: Whether the session may change rows. It then holds the writers' lock until the block ends, and commits there. Facts are
-            not written this way but by the sequencer, which raises the facts version; this is for telemetry and the like.
+        write: Whether the session may change rows; it commits when the block ends. On SQLite it holds the writers' lock until then; on
+            PostgreSQL whatever a change rests on is to be read ``with_for_update``. Facts are not written this way but by the
+            sequencer, which raises the facts version; this is for telemetry and the like.
 
     Yields:
         The session. What it loaded stays usable after the block.
     """
     if not tenant_id:
         raise TenantScopeError("a session needs a tenant")
-    opened = write_transaction(engine) if write else read_transaction(engine)
+    opened = write_transaction(engine, tenant_id) if write else read_transaction(engine, tenant_id)
     with opened as connection, TenantSession(connection, tenant_id, writable=write) as session:
         yield session
         if write:
@@ -343,7 +384,8 @@ class UnsafeAllTenants:
         if reason not in self._reasons_warned:
             self._reasons_warned.add(reason)
             logger.warning("session over all tenants", extra={"reason": reason})
-        self._opened = write_transaction(engine) if write else read_transaction(engine)
+        everyone = postgres.EVERY_TENANT
+        self._opened = write_transaction(engine, everyone) if write else read_transaction(engine, everyone)
         self._session: Session | None = None
 
     def __enter__(self) -> Session:

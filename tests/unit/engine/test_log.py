@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, text, update
 from sqlmodel import select
 
+from databases import Database, writers_held
 from licet_attestations import keys
 from licet_attestations.checkpoint import Checkpoint, sign_checkpoint
 from licet_attestations.leaf import verify_commitment
@@ -47,9 +48,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = db.open_engine(tmp_path / "licet.db")
-    migrations.upgrade(engine)
+def engine(tables: Database) -> Iterator[Engine]:
+    engine = tables.open()
     yield engine
     assert [report for report in fsck(engine) if report.problems] == []
     engine.dispose()
@@ -72,7 +72,7 @@ def tenant_row(tenant_id: str = "northbank") -> Insert:
 
 def grouped(sequencer: Sequencer, engine: Engine, submissions: list[Submission]) -> list[Any]:
     """Have submissions sequenced as one group; return receipts or errors."""
-    with db.write_transaction(engine):
+    with writers_held(engine, "platform"):
         # While this holds the lock, the sequencer is busy with the first, and all the others pile up.
         first = sequencer.submit(Submission([entry("platform")]))
         while sequencer.queued():
@@ -561,9 +561,8 @@ def test_fsck_finds(tmp_path: Path, sound_log: bytes, damage: str) -> None:
     engine.dispose()
 
 
-def test_fsck_finds_a_record_that_states_another_time(tmp_path: Path, clock: Clock) -> None:
-    engine = db.open_engine(tmp_path / "licet.db")
-    migrations.upgrade(engine)
+def test_fsck_finds_a_record_that_states_another_time(tables: Database, clock: Clock) -> None:
+    engine = tables.open()
     sequencer = Sequencer(engine, clock_ms=clock)
     sequencer.append(Submission([entry(record=b'{"time_ms":1}')]))
     sequencer.close()
@@ -572,13 +571,12 @@ def test_fsck_finds_a_record_that_states_another_time(tmp_path: Path, clock: Clo
     engine.dispose()
 
 
-def test_a_damaged_head_stops_its_own_log_only(tmp_path: Path) -> None:
-    engine = db.open_engine(tmp_path / "licet.db")
-    migrations.upgrade(engine)
+def test_a_damaged_head_stops_its_own_log_only(tables: Database) -> None:
+    engine = tables.open()
     sequencer = Sequencer(engine)
     sequencer.append(Submission([entry("northbank"), entry("lakeside")]))
     with db.write_transaction(engine) as connection:
-        connection.execute(text("UPDATE log_head SET frontier = x'00' WHERE tenant_id = 'northbank'"))
+        connection.execute(update(store.HEADS).where(store.HEADS.c.tenant_id == "northbank").values(frontier=b"x"))
     damaged, sound = grouped(sequencer, engine, [Submission([entry("northbank")]), Submission([entry("lakeside")])])
     assert isinstance(damaged, LogCorrupt)
     assert sound.placed[0].index == 1

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, delete, func, select
 
+from databases import Database
 from licet_adapters.conformance import World
 from licet_attestations.checkpoint import verify_checkpoint
 from licet_attestations.errors import LicetAttestationError, SignerRefused, SignerUnavailable
@@ -21,15 +23,14 @@ from licet_engine.log.fsck import fsck
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import NewEntry, Submission
-from licet_engine.store import db, migrations
+from licet_engine.store import db
 
 
 class Log:
     """A database with logs in it."""
 
-    def __init__(self, path: Path) -> None:
-        self.engine: Engine = db.open_engine(path)
-        migrations.upgrade(self.engine)
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self._sequencer = Sequencer(self.engine)
 
     def grow(self, tenant: str = "northbank", count: int = 1, record: bytes = b'{"v":1}') -> None:
@@ -88,11 +89,20 @@ def world(tmp_path: Path) -> World:
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    log = Log(tmp_path / "licet.db")
+def log(tables: Database) -> Iterator[Log]:
+    log = Log(tables.open())
     yield log
     assert [report for report in fsck(log.engine) if report.problems] == []
     log.close()
+
+
+@pytest.fixture
+def other_engine(tables: Database, make_database: Callable[..., AbstractContextManager[Database]]) -> Iterator[Engine]:
+    """Another database of the same kind."""
+    with make_database(tables.kind) as other:
+        engine = other.open()
+        yield engine
+        engine.dispose()
 
 
 @pytest.fixture
@@ -200,17 +210,28 @@ def test_a_checkpoint_that_was_signed_and_lost_does_not_hinder_the_next(
     verify(world, log, note, 5)
 
 
+FULL = {
+    "sqlite": (
+        "CREATE TRIGGER full BEFORE INSERT ON log_checkpoint BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+        "DROP TRIGGER full",
+    ),
+    "postgresql": (
+        'ALTER TABLE log_checkpoint ADD CONSTRAINT "disk full" CHECK (size < 0)',
+        'ALTER TABLE log_checkpoint DROP CONSTRAINT "disk full"',
+    ),
+}
+
+
 def test_a_checkpoint_that_could_not_be_stored_is_not_handed_on(log: Log, notary: Notary) -> None:
+    fill, empty = FULL[log.engine.dialect.name]
     log.grow(count=3)
     with db.write_transaction(log.engine) as connection:
-        connection.exec_driver_sql(
-            "CREATE TRIGGER full BEFORE INSERT ON log_checkpoint BEGIN SELECT RAISE(ABORT, 'disk full'); END"
-        )
+        connection.exec_driver_sql(fill)
     for _ in range(2):
         with pytest.raises(Exception, match="disk full"):
             notary.checkpoint("northbank", min_size=3)
     with db.write_transaction(log.engine) as connection:
-        connection.exec_driver_sql("DROP TRIGGER full")
+        connection.exec_driver_sql(empty)
     assert notary.checkpoint("northbank", min_size=3) == log.stored()
 
 
@@ -226,10 +247,10 @@ def test_a_signer_that_is_away_is_said_and_nothing_is_stored(log: Log, notary: N
     assert notary.checkpoint("northbank")[0] == 1
 
 
-def test_another_history_is_not_signed_however_long_it_is(tmp_path: Path, world: World, log: Log) -> None:
+def test_another_history_is_not_signed_however_long_it_is(other_engine: Engine, world: World, log: Log) -> None:
     log.grow(count=4)
     Notary(log.engine, world.signer).checkpoint("northbank")
-    other = Log(tmp_path / "other.db")
+    other = Log(other_engine)
     try:
         for count in (4, 5, 300):
             other.grow(count=count, record=b'{"v":2}')
@@ -245,13 +266,13 @@ def test_another_history_is_not_signed_however_long_it_is(tmp_path: Path, world:
 
 
 def test_a_log_that_lost_its_end_is_not_signed_and_keeps_no_other_from_it(
-    tmp_path: Path, world: World, log: Log
+    other_engine: Engine, world: World, log: Log
 ) -> None:
     # The database is restored from a backup: northbank's log is shorter than what was signed.
     log.grow(count=4)
     log.grow("lakeside", count=2)
     Notary(log.engine, world.signer).sign_all()
-    restored = Log(tmp_path / "restored.db")
+    restored = Log(other_engine)
     try:
         restored.grow(count=2)
         restored.grow("riverside", count=3)

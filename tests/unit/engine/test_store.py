@@ -3,22 +3,26 @@
 import math
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
-from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError, StatementError
 from sqlmodel import SQLModel
 
-from licet_engine.store import db, migrations
+from databases import Database
+from licet_engine.store import db, migrations, walls
 from licet_engine.store.tables import TENANT_TABLES, Dataset, Principal, Run, Tenant, TenantRow
+from postgres_server import PostgresServer
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = db.open_engine(tmp_path / "licet.db")
+def engine(database: Database) -> Iterator[Engine]:
+    engine = database.open()
     migrations.upgrade(engine)
     yield engine
     engine.dispose()
@@ -44,17 +48,43 @@ def test_migrations_go_back_to_nothing(engine: Engine) -> None:
     migrations.upgrade(engine)
 
 
-def test_a_migration_that_fails_leaves_the_schema_as_it_was(tmp_path: Path) -> None:
-    engine = db.open_engine(tmp_path / "licet.db")
+def test_each_migration_goes_back_and_forth_by_itself(engine: Engine) -> None:
+    script = ScriptDirectory(str(Path(migrations.__file__).parent))
+    revisions = [revision.revision for revision in script.walk_revisions()]
+    assert migrations.is_current(engine)
+    for before in revisions[1:]:
+        migrations.downgrade(engine, before)
+        assert not migrations.is_current(engine)
+        migrations.upgrade(engine)
+        assert migrations.is_current(engine)
+        migrations.downgrade(engine, before)
+    migrations.upgrade(engine)
+    with db.read_transaction(engine) as connection:
+        assert walls.unprotected(connection) == []
+
+
+def test_of_several_processes_that_migrate_at_once_one_does(database: Database) -> None:
+    engines = [database.open() for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(migrations.upgrade, engines))
+    for engine in engines:
+        assert migrations.is_current(engine)
+        engine.dispose()
+
+
+def test_a_migration_that_fails_leaves_the_schema_as_it_was(database: Database) -> None:
+    engine = database.open()
     with db.write_transaction(engine) as connection:
         connection.execute(text("CREATE TABLE tenant (something_else INTEGER)"))
-    with pytest.raises(OperationalError):
+    with pytest.raises((OperationalError, ProgrammingError)):
         migrations.upgrade(engine)
     assert inspect(engine).get_table_names() == ["tenant"]
     engine.dispose()
 
 
-def test_connections_are_durable_and_keep_foreign_keys(engine: Engine) -> None:
+def test_connections_are_durable_and_keep_foreign_keys(tmp_path: Path) -> None:
+    engine = db.open_engine(tmp_path / "licet.db")
+    migrations.upgrade(engine)
     with db.read_transaction(engine) as connection:
         settings = {
             name: connection.execute(text(f"PRAGMA {name}")).scalar()
@@ -63,6 +93,19 @@ def test_connections_are_durable_and_keep_foreign_keys(engine: Engine) -> None:
     assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
     with pytest.raises(IntegrityError), db.tenant_session(engine, "northbank", write=True) as session:
         session.add(Principal(tenant_id="northbank", name="ada", kind="person", created_at_ms=1))
+    engine.dispose()
+
+
+def test_connections_to_postgresql_are_durable_whatever_its_default_is(postgres: PostgresServer) -> None:
+    name = postgres.create()
+    with postgres.admin() as admin:
+        admin.execute(f"ALTER DATABASE {name} SET synchronous_commit = off".encode())
+    engine = db.open_engine(postgres.url(name))
+    for begin in (db.read_transaction, db.write_transaction):
+        with begin(engine) as connection:
+            assert connection.execute(text("SHOW synchronous_commit")).scalar() == "on"
+    engine.dispose()
+    postgres.drop(name)
 
 
 @pytest.mark.parametrize("database", ["sqlite://", ":memory:", "sqlite:///file:x?mode=memory&uri=true", "mysql://x/y"])
@@ -100,6 +143,7 @@ def test_json_columns_are_sorted_text_and_refuse_what_is_not_json(engine: Engine
         session.add(run("r2", {"loss": math.nan}))
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_writers_wait_for_each_other_and_readers_do_not(engine: Engine) -> None:
     entered, leave, order = threading.Event(), threading.Event(), []
 
@@ -125,6 +169,18 @@ def test_writers_wait_for_each_other_and_readers_do_not(engine: Engine) -> None:
     for thread in threads:
         thread.join(10)
     assert order == ["first", "second"]
+
+
+def test_a_reader_sees_one_state_however_long_it_reads(engine: Engine) -> None:
+    with db.read_transaction(engine) as reader:
+        assert reader.execute(text("SELECT count(*) FROM tenant")).scalar() == 0
+        with db.write_transaction(engine) as writer:
+            writer.execute(text("INSERT INTO tenant VALUES ('aa', 'us', false, 1, NULL)"))
+        assert reader.execute(text("SELECT count(*) FROM tenant")).scalar() == 0
+        with pytest.raises(DBAPIError):
+            reader.execute(text("INSERT INTO tenant VALUES ('bb', 'us', false, 1, NULL)"))
+    with db.read_transaction(engine) as reader:
+        assert reader.execute(text("SELECT count(*) FROM tenant")).scalar() == 1
 
 
 def test_an_exception_rolls_a_write_back_and_lets_the_lock_go(engine: Engine) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +9,8 @@ from sqlalchemy import Engine, column, exists, func, literal_column, table, text
 from sqlalchemy.orm import aliased
 from sqlmodel import delete, insert, select, update
 
-from licet_engine.store import db, migrations
+from databases import Database
+from licet_engine.store import db
 from licet_engine.store.tables import Budget, Principal, Tenant
 
 PRINCIPALS: Any = Principal.__table__
@@ -18,9 +18,8 @@ BUDGETS: Any = Budget.__table__
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = db.open_engine(tmp_path / "licet.db")
-    migrations.upgrade(engine)
+def engine(tables: Database) -> Iterator[Engine]:
+    engine = tables.open()
     for tenant_id in ("northbank", "lakeside"):
         with db.tenant_session(engine, tenant_id, write=True) as session:
             session.add(Tenant(tenant_id=tenant_id, region="us", created_at_ms=1))
@@ -187,7 +186,7 @@ def test_the_way_over_all_tenants_needs_a_reason_and_says_so_once(
 ) -> None:
     with pytest.raises(db.TenantScopeError):
         db.UnsafeAllTenants(engine, "")
-    reason = "a test looks at every tenant"
+    reason = f"a test looks at every tenant of a {engine.dialect.name} database"
     with caplog.at_level(logging.WARNING, logger="licet_engine.store.db"):
         for _ in range(2):
             with db.UnsafeAllTenants(engine, reason) as session:

@@ -1,18 +1,23 @@
 """The migrations: every change of the tables, in order, forward and back.
 
 Rules kept here: a migration runs in one write transaction, so a crash leaves the schema before it or after it; it names columns in
-plain SQL types and imports nothing of the tables, which move on.
+plain SQL types and imports nothing of the tables, which move on. One that makes a table with a tenant calls
+`licet_engine.store.walls.protect` on it. Of several processes that migrate one database at once, one does and the others wait.
 """
 
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
 
-from licet_engine.store.db import write_transaction
+from licet_engine.store.db import read_transaction, write_transaction
 
 VERSION_TABLE = "licet_schema_version"
+_LOCK = 7_162_453_981
+"""Number of the lock under which PostgreSQL is migrated; it only must be always the same."""
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
@@ -23,6 +28,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         revision: ``head``, or the id of a revision.
     """
     with write_transaction(engine) as connection:
+        _lock(connection)
         command.upgrade(_config(connection), revision)
 
 
@@ -34,7 +40,24 @@ def downgrade(engine: Engine, revision: str = "base") -> None:
         revision: ``base`` for none at all, or the id of a revision.
     """
     with write_transaction(engine) as connection:
+        _lock(connection)
         command.downgrade(_config(connection), revision)
+
+
+def is_current(engine: Engine) -> bool:
+    """Whether the database's tables are at the newest revision."""
+    newest = ScriptDirectory(str(Path(__file__).parent)).get_current_head()
+    with read_transaction(engine) as connection:
+        return (
+            MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+            == newest
+        )
+
+
+def _lock(connection: Connection) -> None:
+    # SQLite has its writers' lock.
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK})
 
 
 def _config(connection: Connection) -> Config:

@@ -1,0 +1,77 @@
+"""Which database an installation has, and as whom each of its processes connects to it.
+
+Rules kept here:
+
+- The URL of a PostgreSQL database holds a password: it stands in a file that is its owner's alone, one for each role, and is never
+  put into an argument, an environment, a log line or an error.
+- A process opens the file of its own role and no other.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from enum import Enum
+from typing import Final
+
+from sqlalchemy import Engine
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from licet_engine.domain.errors import ConfigurationError
+from licet_engine.settings import Settings
+from licet_engine.store.db import open_engine
+
+_MAX_URL_BYTES: Final = 4096
+
+
+class Role(Enum):
+    """As whom a process connects."""
+
+    OWNER = "owner"
+    API = "api"
+    SEQUENCER = "sequencer"
+    WORKER = "worker"
+
+
+def database_url(settings: Settings, role: Role) -> URL:
+    """Read the URL of the installation's database for a role.
+
+    Raises:
+        ConfigurationError: The file is not there, not its owner's alone, or holds no URL of a PostgreSQL database.
+    """
+    if not settings.database_urls:
+        return URL.create("sqlite", database=str(settings.database))
+    path = settings.database_url_file(role.value)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+            text = file.read(_MAX_URL_BYTES).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigurationError(
+            f"{path} cannot be read: {told}; put the URL of the database for the role {role.value!r} there"
+        ) from error
+    if mode & 0o077:
+        raise ConfigurationError(f"{path} has mode {mode:04o} and holds a password: chmod 0600 {path}")
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        # Its own message, and its cause, would show the text.
+        raise ConfigurationError(f"{path} holds no URL of the form postgresql://ROLE:PASSWORD@HOST/DATABASE") from None
+    if url.get_backend_name() != "postgresql" or not url.username or not url.database:
+        raise ConfigurationError(f"{path} holds no URL of the form postgresql://ROLE:PASSWORD@HOST/DATABASE")
+    return url
+
+
+def open_database(settings: Settings, role: Role, *, pool_size: int = 8, every_tenant: bool = False) -> Engine:
+    """Open an engine on the installation's database as one of its roles.
+
+    Args:
+        settings: Of the installation.
+        role: As whom; of no account on SQLite, which has one file and no roles.
+        pool_size: As for `open_engine`.
+        every_tenant: As for `open_engine`.
+    """
+    return open_engine(database_url(settings, role), pool_size=pool_size, every_tenant=every_tenant)

@@ -1,0 +1,81 @@
+"""The databases that tests run on: every test that asks for ``database`` runs on each kind.
+
+``LICET_TEST_DATABASES`` (``sqlite``, ``postgresql``, or both separated by a comma) narrows the kinds, to be quick.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from databases import KINDS, Database
+from licet_engine.init import prepare_database
+from licet_engine.settings import load_settings
+from licet_engine.store.access import Role
+from licet_engine.store.migrations import upgrade
+from postgres_server import PostgresServer  # The line above finds it, and the one before.
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for all tests that only need a database on it."""
+    server = PostgresServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres: PostgresServer) -> str:
+    """Name of a database with all tables, walls and rights, to be copied and never written."""
+    name = postgres.create()
+    with tempfile.TemporaryDirectory() as folder:
+        urls = postgres.write_urls(name, Path(folder) / "urls")
+        prepare_database(load_settings({}, data=Path(folder), database_urls=str(urls)))
+    return name
+
+
+MakeDatabase = Callable[..., AbstractContextManager[Database]]
+
+
+@pytest.fixture(scope="session")
+def make_database(request: pytest.FixtureRequest) -> MakeDatabase:
+    """Makes databases: ``with make_database(kind, migrated=...) as database``."""
+
+    @contextmanager
+    def make(kind: str, *, migrated: bool = True) -> Iterator[Database]:
+        if kind == "sqlite":
+            with tempfile.TemporaryDirectory() as folder:
+                made = Database("sqlite", Path(folder) / "licet.db")
+                if migrated:
+                    engine = made.open()
+                    upgrade(engine)
+                    engine.dispose()
+                yield made
+            return
+        server: PostgresServer = request.getfixturevalue("postgres")
+        name = server.create(like=request.getfixturevalue("migrated")) if migrated else server.create()
+        yield Database("postgresql", server.url(name, Role.OWNER))
+        server.drop(name)
+
+    return make
+
+
+@pytest.fixture(params=KINDS)
+def database(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Iterator[Database]:
+    """An empty database, of each kind in turn."""
+    with make_database(request.param, migrated=False) as made:
+        yield made
+
+
+@pytest.fixture(params=KINDS)
+def tables(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Iterator[Database]:
+    """A database with all tables, of each kind in turn."""
+    with make_database(request.param) as made:
+        yield made
