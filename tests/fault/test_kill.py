@@ -37,12 +37,13 @@ from licet_attestations.leaf import Leaf, verify_commitment
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.statement import APPROVAL, SLSA_PROVENANCE, SLSA_VSA
 from licet_engine.client import Answer, LicetClient, ServerUnavailable
-from licet_engine.init import initialise
+from licet_engine.init import initialise, is_initialised
 from licet_engine.log import store
 from licet_engine.log.fsck import verify_logs
 from licet_engine.settings import Settings, load_settings
 from licet_engine.store import tables
-from licet_engine.store.db import open_engine, read_transaction, tenant_session
+from licet_engine.store.access import Role, open_database
+from licet_engine.store.db import read_transaction, tenant_session
 
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
 from service_world import FAR_MS, free_port, poll, table  # The line above finds it.
@@ -108,12 +109,18 @@ def is_gone(pid: int) -> bool:
 class Supervised:
     """An installation under a supervisor that is a process of its own, so that it can be killed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: Any) -> None:
         self.settings: Settings = load_settings(
-            {}, data=folder / "d", port=free_port(), checkpoint_interval_s=0.2, max_uploads_per_principal=1000
+            {},
+            data=folder / "d",
+            port=free_port(),
+            checkpoint_interval_s=0.2,
+            max_uploads_per_principal=1000,
+            **settings,
         )
         self.log = folder / "service.log"
-        initialise(self.settings)
+        if not is_initialised(self.settings):
+            initialise(self.settings)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -306,7 +313,7 @@ class Checks:
     """Looks into the installation's own files, which nothing that was killed could have set right in passing."""
 
     def __init__(self, settings: Settings) -> None:
-        self.engine = open_engine(settings.database)
+        self.engine = open_database(settings, Role.OWNER, every_tenant=True)
         self.signer = SignerClient(settings.signer_socket)
         self.objects = settings.worker_data / "adapters" / "local-objects" / "objects" / TENANT
         self.seen: set[str] = set()

@@ -189,6 +189,8 @@ def parse_asked(
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "parameters"
         raise InvalidInput(f"{verb.action}: {where}: {first['msg']}") from error
+    if _has_nul(body.model_dump()):
+        raise InvalidInput(f"{verb.action}: a text has a NUL character, which no database keeps")
     if len(key) > _MAX_KEY_CHARS or not key.isascii() or not key.isprintable():
         raise InvalidInput(f"an Idempotency-Key has at most {_MAX_KEY_CHARS} printable ASCII characters")
     return Asked(
@@ -201,6 +203,14 @@ def parse_asked(
         key=key,
         subject=subject,
     )
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_nul(part) for pair in value.items() for part in pair)
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_nul, value))
+    return isinstance(value, str) and "\0" in value
 
 
 def _parse_ref(form: RefForm, text: str) -> Ref:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -52,6 +53,16 @@ class DatabaseUnavailable(Unavailable):
     default_code = "database-unavailable"
 
 
+class _Text(StrDumperUnknown):
+    """Text as a parameter. A NUL, which PostgreSQL's texts cannot hold, becomes the replacement character.
+
+    What is to be stored is refused long before if it has one; what is only looked for is then not found, as it should be.
+    """
+
+    def dump(self, obj: str) -> Any:
+        return super().dump(obj.replace("\0", "\N{REPLACEMENT CHARACTER}"))
+
+
 def open_postgres(url: URL, *, pool_size: int, every_tenant: bool) -> Engine:
     """Open an engine on a PostgreSQL database; see `licet_engine.store.db.open_engine`."""
     engine = create_engine(
@@ -77,6 +88,7 @@ def open_postgres(url: URL, *, pool_size: int, every_tenant: bool) -> Engine:
 
 
 def _on_connect(dbapi_connection: Any, _record: Any) -> None:
+    dbapi_connection.adapters.register_dumper(str, _Text)
     with dbapi_connection.cursor() as cursor:
         cursor.execute(_INSPECT)
         sees_through, role, encoding, _ = cursor.fetchone()
