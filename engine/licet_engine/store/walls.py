@@ -53,10 +53,14 @@ API_WRITES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 SEQUENCER_READS: Final = frozenset({"budget", "log_head", "log_leaf", "log_tile"})
 """Tables that the sequencer reads whole."""
 
-SEQUENCER_ONLY_ADDS: Final = frozenset({"decision", "fact_blob", "idempotency_key", "log_leaf", "log_record"})
+SEQUENCER_ONLY_ADDS: Final = frozenset(
+    {"decision", "fact_blob", "idempotency_key", "log_leaf", "log_record", "metric"}
+)
 """Tables whose rows the sequencer can neither change nor remove: what is logged stays as it was logged."""
 
-NOT_THE_SEQUENCERS: Final = frozenset({"log_checkpoint", "metric"})
+NOT_THE_SEQUENCERS: Final = frozenset({"log_checkpoint"})
+"""Written by the api, from what the signer gave it."""
+
 WORKER_READS: Final = frozenset(
     {"attestation", "fact_blob", "log_checkpoint", "log_head", "log_leaf", "log_record", "log_tile", "policy_bundle"}
 )
