@@ -102,14 +102,18 @@ def decode_bytes(text: Any) -> bytes:
     """Return the bytes that ``text`` holds as base64.
 
     Raises:
-        FormatError: It is not base64 text.
+        FormatError: It is not the base64 text that `encode_bytes` makes of any bytes.
     """
     if not isinstance(text, str):
         raise FormatError("base64 text is needed")
     try:
-        return base64.b64decode(text, validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise FormatError("not base64 text") from error
+    # The last character may have bits that mean nothing: a stored file that was changed there is to be noticed, too.
+    if encode_bytes(data) != text:
+        raise FormatError("not the base64 text of its bytes")
+    return data
 
 
 @contextlib.contextmanager

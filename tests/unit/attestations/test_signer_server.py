@@ -191,6 +191,14 @@ def test_what_is_sent_comes_back(echo: Path) -> None:
     assert rpc.decode_bytes(params["bytes"]) == b"\x00\xff"
 
 
+def test_of_texts_that_mean_the_same_bytes_one_is_taken() -> None:
+    assert rpc.encode_bytes(b"wrapped") == "d3JhcHBlZA=="
+    assert rpc.decode_bytes("d3JhcHBlZA==") == b"wrapped"
+    for other in ("d3JhcHBlZB==", "d3JhcHBlZP==", "d3JhcHBlZA", "d3JhcHBlZA=\n", 7, None):
+        with pytest.raises(rpc.FormatError):
+            rpc.decode_bytes(other)
+
+
 def test_an_error_travels_by_its_code_and_a_defect_tells_nothing(echo: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(rpc.RpcFault, match="no") as refused:
         rpc.call(echo, "refuse", {})
