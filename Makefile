@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS ?=
 TEST_FLAGS ?=
+# Kinds of database that tests run on; the first is that of tests which make an installation of their own.
+export TEST_DATABASES ?= sqlite,postgresql
 
 .PHONY: demo test serve lint bench clean
 

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-PARTS = ("decide", "log", "service", "training", "objects")
+PARTS = ("decide", "log", "service", "postgres", "training", "objects")
 
 
 def main() -> int:

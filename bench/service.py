@@ -101,12 +101,16 @@ def http_request(method: str, path: str, token: str, body: Any = None) -> bytes:
 
 
 @contextlib.contextmanager
-def service() -> Iterator[tuple[Supervisor, str, float]]:
-    """A running installation with a tenant and a dataset; the token of one who may read it; and the cold start in s."""
+def service(**more: Any) -> Iterator[tuple[Supervisor, str, float]]:
+    """A running installation with a tenant and a dataset; the token of one who may read it; and the cold start in s.
+
+    Args:
+        more: Further settings.
+    """
     folder = Path(tempfile.mkdtemp(prefix="licet-bench-"))
     # What is measured is the way of a decision, not the limits before it.
     unlimited = {"rate_per_token": 10**9, "rate_per_tenant": 10**9, "max_requests": 1024}
-    settings = load_settings({}, data=folder / "data", port=free_port(), **unlimited)
+    settings = load_settings({}, data=folder / "data", port=free_port(), **unlimited, **more)
     initialise(settings)
     supervisor = Supervisor(settings, log=folder / "service.log")
     began_s = time.perf_counter()
@@ -145,20 +149,22 @@ def service() -> Iterator[tuple[Supervisor, str, float]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+ONE = {
+    "subject": {"type": "person", "id": "bench/ana"},
+    "action": {"name": "dataset.read"},
+    "resource": {"type": "Dataset", "id": "bench/rows"},
+}
+
+
 def main() -> None:
     """Measure and print."""
     with service() as (supervisor, token, cold_s):
         host, port = "127.0.0.1", int(supervisor.url.rpartition(":")[2])
-        one = {
-            "subject": {"type": "person", "id": "bench/ana"},
-            "action": {"name": "dataset.read"},
-            "resource": {"type": "Dataset", "id": "bench/rows"},
-        }
         noop = http_request("GET", "/health/live", token)
         # As little work, but behind what stands before every route but health: rates, turns, measures.
         doors = http_request("GET", "/.well-known/authzen-configuration", token)
-        single = http_request("POST", "/access/v1/evaluation", token, one)
-        batch = http_request("POST", "/access/v1/evaluations", token, {**one, "evaluations": [{}] * BATCH})
+        single = http_request("POST", "/access/v1/evaluation", token, ONE)
+        batch = http_request("POST", "/access/v1/evaluations", token, {**ONE, "evaluations": [{}] * BATCH})
         print(f"cold start to ready: {cold_s:.2f} s")
         print(
             f"{'connections':>11} {'what':<18} {'requests/s':>10} {'decisions/s':>11} {'p50 ms':>7} {'p99 ms':>7} {'of noop':>8} {'turned away':>12}"

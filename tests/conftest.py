@@ -1,6 +1,7 @@
-"""The databases that tests run on: every test that asks for ``database`` runs on each kind.
+"""The databases that tests run on: every test that asks for ``database``, ``prepared`` or ``world`` runs on each kind.
 
-``LICET_TEST_DATABASES`` (``sqlite``, ``postgresql``, or both separated by a comma) narrows the kinds, to be quick.
+``TEST_DATABASES`` (``sqlite``, ``postgresql``, or both separated by a comma) names the kinds. Tests that make an installation of
+their own run on the first; so ``TEST_DATABASES=postgresql`` runs everything on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from databases import KINDS, Database
+from databases import KINDS, Database, shared_server
 from licet_engine.init import prepare_database
 from licet_engine.settings import load_settings
 from licet_engine.store.access import Role
@@ -24,11 +25,15 @@ from postgres_server import PostgresServer  # The line above finds it, and the o
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
+def postgres() -> PostgresServer:
     """One server for all tests that only need a database on it."""
-    server = PostgresServer()
-    yield server
-    server.close()
+    return shared_server()
+
+
+def pytest_sessionfinish() -> None:
+    """Stop the server, if any test needed one."""
+    if shared_server.cache_info().currsize:
+        shared_server().close()
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +66,10 @@ def make_database(request: pytest.FixtureRequest) -> MakeDatabase:
             return
         server: PostgresServer = request.getfixturevalue("postgres")
         name = server.create(like=request.getfixturevalue("migrated")) if migrated else server.create()
-        yield Database("postgresql", server.url(name, Role.OWNER))
-        server.drop(name)
+        try:
+            yield Database("postgresql", server.url(name, Role.OWNER))
+        finally:
+            server.drop(name)
 
     return make
 
@@ -75,7 +82,7 @@ def database(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Ite
 
 
 @pytest.fixture(params=KINDS)
-def tables(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Iterator[Database]:
+def prepared(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Iterator[Database]:
     """A database with all tables, of each kind in turn."""
     with make_database(request.param) as made:
         yield made

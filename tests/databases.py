@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,24 @@ from sqlalchemy.engine import URL
 from licet_engine.log import store
 from licet_engine.store import db
 from licet_engine.store.postgres import is_postgres
+from postgres_server import PostgresServer
 
-KINDS = tuple(kind for kind in os.environ.get("LICET_TEST_DATABASES", "sqlite,postgresql").split(",") if kind)
-"""The kinds that tests run on; the variable narrows them, to be quick."""
+KINDS = tuple(kind for kind in os.environ.get("TEST_DATABASES", "sqlite,postgresql").split(",") if kind)
+"""The kinds that tests run on. A test that makes an installation of its own runs on the first."""
+
+
+@cache
+def shared_server() -> PostgresServer:
+    """One server for all tests that only need a database on it; ``conftest`` stops it."""
+    return PostgresServer()
+
+
+def own_database(folder: Path) -> str:
+    """A database for an installation of a test's own, as ``LICET_DATABASE_URLS`` names it: on the first kind of `KINDS`."""
+    if KINDS[0] == "sqlite":
+        return ""
+    server = shared_server()
+    return str(server.write_urls(server.create(), folder))
 
 
 class Database:

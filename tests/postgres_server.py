@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from licet_engine.processes import die_with
 from licet_engine.store.access import Role
@@ -76,6 +76,21 @@ class PostgresServer:
         )
         self.start()
         self._make_roles()
+
+    @property
+    def programs(self) -> Path:
+        """Where the server's programs are, ``pg_dump`` among them."""
+        return self._install / "bin"
+
+    def environment(self, database: str) -> dict[str, str]:
+        """What the server's programs take from the environment to connect as the administrator."""
+        return {
+            "PATH": f"{self.programs}:{os.environ['PATH']}",
+            "PGHOST": str(self.sockets),
+            "PGUSER": _ADMIN,
+            "PGPASSWORD": _PASSWORD.format(_ADMIN),
+            "PGDATABASE": database,
+        }
 
     # --- the process ---------------------------------------------------------------------------------------------------
 
@@ -184,6 +199,10 @@ class PostgresServer:
             database=database,
             query={"host": str(self.sockets)},
         )
+
+    def name_of(self, urls: str) -> str:
+        """The database that files with URLs name."""
+        return str(make_url((Path(urls) / "owner.url").read_text().strip()).database)
 
     def write_urls(self, database: str, folder: Path) -> Path:
         """Write the files that ``LICET_DATABASE_URLS`` names; return their folder."""

@@ -8,6 +8,7 @@ Rules kept here:
 - A manifest names every file by digest, and every log by size, root and signed checkpoint.
 - A restore believes nothing: digests, logs from the first leaf on, checkpoints, and the signer's last heads are verified
   before the folder gets its name. A log that is shorter than what is known to be signed, or another, is refused.
+- It is for SQLite. PostgreSQL has its own ways of being copied, and both commands refuse it with the order of the steps.
 - Everything written is its owner's alone: a backup holds keys and plaintext facts.
 """
 
@@ -90,13 +91,13 @@ def require_sqlite(settings: Settings, verb: str) -> None:
     """Refuse what is not for this kind of database, and say what is.
 
     Raises:
-        ConfigurationError: The installation keeps its facts and logs in another database than a file of its folder.
+        ConfigurationError: The installation keeps its facts and logs in PostgreSQL.
     """
     if settings.database_urls:
         raise ConfigurationError(
-            f"this installation keeps its facts and logs in PostgreSQL, which licet {verb} does not copy: use pg_dump and"
-            " pg_restore, or the base backups of your database, together with a copy of the folders signer/ and"
-            " worker/adapters/ that is made afterwards; then run licet log fsck and licet doctor"
+            f"LICET_DATABASE_URLS is set: the facts and logs are in PostgreSQL, which licet {verb} does not copy. Copy signer/state,"
+            " then pg_dump the database, then copy signer/ and worker/adapters/, in this order; after pg_restore run licet log fsck."
+            " docs/operations.md, Back-up and restore, has the commands"
         )
 
 
@@ -111,8 +112,9 @@ def backup(settings: Settings, target: Path) -> Report:
         target: A folder that does not exist yet.
 
     Raises:
-        ConfigurationError: There is no installation, the folder is taken, or a log is not what the signer signed.
+        ConfigurationError: There is no installation, it is on PostgreSQL, the folder is taken, or a log is not what the signer signed.
     """
+    require_sqlite(settings, "backup")
     if not is_initialised(settings) or not settings.database.is_file():
         raise ConfigurationError(f"{settings.data} holds no installation to back up")
     part = _begin(target)

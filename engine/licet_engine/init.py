@@ -21,7 +21,7 @@ from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Submission
 from licet_engine.settings import Settings
 from licet_engine.store import migrations, walls
-from licet_engine.store.access import Role, database_url, open_database
+from licet_engine.store.access import Role, database_url, open_database, verify_access
 from licet_engine.store.db import UnsafeAllTenants, write_transaction
 from licet_engine.store.postgres import is_postgres
 from licet_engine.store.tables import ApiToken, Tenant
@@ -105,11 +105,13 @@ def prepare_database(settings: Settings) -> None:
     On PostgreSQL this takes the owner's URL. Where that is not there, the tables must be up to date already.
 
     Raises:
-        ConfigurationError: The owner is needed and is not there, or a table lacks its wall.
+        ConfigurationError: A role cannot be used, the owner is needed and is not there, or a table lacks its wall.
     """
     if settings.database_urls and not settings.database_url_file(Role.OWNER.value).exists():
         _verify_migrated(settings)
         return
+    for role in Role:
+        verify_access(settings, role)
     engine = open_database(settings, Role.OWNER, every_tenant=True)
     try:
         migrations.upgrade(engine)
@@ -124,6 +126,8 @@ def prepare_database(settings: Settings) -> None:
 
 
 def _verify_migrated(settings: Settings) -> None:
+    for role in (Role.API, Role.SEQUENCER, Role.WORKER):
+        verify_access(settings, role)
     engine = open_database(settings, Role.API)
     try:
         if not migrations.is_current(engine):
@@ -143,7 +147,7 @@ def _raise_walls(settings: Settings, engine: Engine) -> None:
         )
     roles = walls.RoleNames(api=names[Role.API], sequencer=names[Role.SEQUENCER], worker=names[Role.WORKER])
     with write_transaction(engine) as connection:
-        bare = walls.unprotected(connection)
+        bare = walls.unprotected(connection, version_table=migrations.VERSION_TABLE)
         if bare:
             raise ConfigurationError(f"row security is not forced on {', '.join(bare)}: a defect of a migration")
         walls.grant(connection, roles, version_table=migrations.VERSION_TABLE)

@@ -146,6 +146,11 @@ class Supervisor:
         ]
 
     @property
+    def settings(self) -> Settings:
+        """What it serves by."""
+        return self._settings
+
+    @property
     def url(self) -> str:
         """Where the API is."""
         return f"http://{self._settings.host}:{self._settings.port}"

@@ -32,6 +32,7 @@ import httpx
 import pytest
 from sqlmodel import select
 
+from databases import own_database
 from licet_attestations.checkpoint import parse_note
 from licet_attestations.leaf import Leaf, verify_commitment
 from licet_attestations.signer.client import SignerClient
@@ -110,6 +111,8 @@ class Supervised:
     """An installation under a supervisor that is a process of its own, so that it can be killed."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
+        if "database_urls" not in settings:
+            settings["database_urls"] = own_database(folder / "urls")
         self.settings: Settings = load_settings(
             {},
             data=folder / "d",

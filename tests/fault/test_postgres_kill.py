@@ -62,7 +62,7 @@ class Slots:
         for slot in self:
             now = slot.pids()
             try:
-                if not {"server", "api", "worker"} <= set(now) or slot.settings.worker_ready.read_text() != str(
+                if not {"server", "api", "worker"} <= set(now) or slot.settings.worker_sign.read_text() != str(
                     now["worker"]
                 ):
                     return False

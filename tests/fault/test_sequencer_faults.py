@@ -70,8 +70,8 @@ class Faults:
 
 
 @pytest.fixture
-def engine(tables: Database) -> Iterator[Engine]:
-    engine = tables.open()
+def engine(prepared: Database) -> Iterator[Engine]:
+    engine = prepared.open()
     with db.write_transaction(engine) as connection:
         connection.execute(text("CREATE TABLE work (item TEXT)"))
     yield engine

@@ -134,19 +134,19 @@ def check(engine: Engine, acknowledged: dict[str, tuple[int, int]]) -> Counter[s
 
 
 @pytest.fixture
-def path(tables: Database, tmp_path: Path) -> Path:
-    return tables.write(tmp_path / "database")
+def path(prepared: Database, tmp_path: Path) -> Path:
+    return prepared.write(tmp_path / "database")
 
 
 @pytest.fixture
-def engine(tables: Database) -> Iterator[Engine]:
-    engine = tables.open()
+def engine(prepared: Database) -> Iterator[Engine]:
+    engine = prepared.open()
     yield engine
     engine.dispose()
 
 
-def test_a_killed_process_loses_nothing_that_it_acknowledged(engine: Engine, path: Path, tables: Database) -> None:
-    within_s = 0.15 if tables.kind == "sqlite" else 0.5  # A connection must be made first.
+def test_a_killed_process_loses_nothing_that_it_acknowledged(engine: Engine, path: Path, prepared: Database) -> None:
+    within_s = 0.15 if prepared.kind == "sqlite" else 0.5  # A connection must be made first.
     appender = Appender(path)
     seed = os.environ.get("LICET_TEST_SEED", "kill")
     chance = random.Random(seed)  # noqa: S311  # Chooses moments, no secrets.

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import httpx
 
+from databases import own_database
 from licet_attestations.leaf import Leaf
 from licet_engine.client import Answer, LicetClient, Operation
 from licet_engine.demo.stage import free_port
@@ -107,6 +108,8 @@ class Installation:
         self.data = folder / "d"
         self.log = folder / "service.log"
         self.log.touch()
+        if "database_urls" not in overrides:
+            overrides["database_urls"] = own_database(folder / "urls")
         self.settings: Settings = load_settings({}, data=self.data, port=free_port(), **overrides)
         initialise(self.settings)
         self.tokens: dict[str, str] = {"platform/operator": (self.data / "operator.token").read_text().strip()}

@@ -31,8 +31,8 @@ from licet_engine.store.db import open_engine
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Installation]:
-    """An installation of its own: what is restored from it must not disturb others."""
-    installation = Installation(checkpoint_interval_s=0.2)
+    """An installation of its own, on SQLite: what is restored from it must not disturb others."""
+    installation = Installation(checkpoint_interval_s=0.2, database_urls="")
     try:
         installation.start()
         installation.people("northbank", "us")

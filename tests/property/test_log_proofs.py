@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Engine
 
 from databases import KINDS, Database
 from licet_attestations.merkle import verify_consistency, verify_inclusion
@@ -57,33 +58,40 @@ def test_the_stored_log_is_the_naive_tree(
     groups: list[list[tuple[str, int]]],
     data: st.DataObject,
 ) -> None:
-    leaves: dict[str, list[bytes]] = {tenant_id: [] for tenant_id in TENANTS}
     # One for each example; a fixture's would be the same for all.
     with make_database(kind) as database:
         engine = database.open()
-        sequencer = Sequencer(engine)
-        for group in groups:
-            entries = [NewEntry(t, "decision", t, t, b"record") for t, count in group for _ in range(count)]
-            for placed in sequencer.append(Submission(entries)).placed:
-                assert placed.index == len(leaves[placed.tenant_id])
-                leaves[placed.tenant_id].append(placed.header)
-        sequencer.close()
-        verify_logs(engine)
-        with db.read_transaction(engine) as connection:
-            for tenant_id, headers in leaves.items():
-                head = store.read_head(connection, tenant_id)
-                assert (head.size, head.root) == (len(headers), naive_root(headers))
-                size = data.draw(st.integers(0, len(headers)))
-                root = naive_root(headers[:size])
-                assert store.root_at(connection, tenant_id, size) == root
-                if size == 0:
-                    continue
-                index = data.draw(st.integers(0, size - 1))
-                path = store.inclusion_proof(connection, tenant_id, index, size)
-                assert path == naive_path(index, headers[:size])
-                entry = store.read_entry(connection, tenant_id, index)
-                assert entry.header.encode() == headers[index]
-                verify_inclusion(entry.hash, index, size, path, root)
-                proof = store.consistency_proof(connection, tenant_id, size, len(headers))
-                verify_consistency(size, root, len(headers), head.root, proof)
-        engine.dispose()
+        try:
+            compare(engine, groups, data)
+        finally:
+            # Hypothesis ends an example by an exception wherever it draws.
+            engine.dispose()
+
+
+def compare(engine: Engine, groups: list[list[tuple[str, int]]], data: st.DataObject) -> None:
+    leaves: dict[str, list[bytes]] = {tenant_id: [] for tenant_id in TENANTS}
+    sequencer = Sequencer(engine)
+    for group in groups:
+        entries = [NewEntry(t, "decision", t, t, b"record") for t, count in group for _ in range(count)]
+        for placed in sequencer.append(Submission(entries)).placed:
+            assert placed.index == len(leaves[placed.tenant_id])
+            leaves[placed.tenant_id].append(placed.header)
+    sequencer.close()
+    verify_logs(engine)
+    with db.read_transaction(engine) as connection:
+        for tenant_id, headers in leaves.items():
+            head = store.read_head(connection, tenant_id)
+            assert (head.size, head.root) == (len(headers), naive_root(headers))
+            size = data.draw(st.integers(0, len(headers)))
+            root = naive_root(headers[:size])
+            assert store.root_at(connection, tenant_id, size) == root
+            if size == 0:
+                continue
+            index = data.draw(st.integers(0, size - 1))
+            path = store.inclusion_proof(connection, tenant_id, index, size)
+            assert path == naive_path(index, headers[:size])
+            entry = store.read_entry(connection, tenant_id, index)
+            assert entry.header.encode() == headers[index]
+            verify_inclusion(entry.hash, index, size, path, root)
+            proof = store.consistency_proof(connection, tenant_id, size, len(headers))
+            verify_consistency(size, root, len(headers), head.root, proof)

@@ -192,6 +192,7 @@ def _faults(services: Services) -> list[str]:
     try:
         with read_transaction(services.engine) as connection:
             connection.execute(text("SELECT 1"))
+        services.sequencer.verify_database()  # On PostgreSQL it is another role than the one above.
     except Exception:  # noqa: BLE001 - whatever it is, the database does not answer.
         faults.append("database")
     return faults

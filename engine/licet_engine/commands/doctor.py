@@ -46,6 +46,7 @@ _SHARED = 0o660
 _MOST_AHEAD_MS = 1_000
 _SOCKET_TIMEOUT_S = 3.0
 _MIB = 1 << 20
+_MEND_POSTGRES = "See PostgreSQL in docs/operations.md."
 _CLIENT_VARIABLES = frozenset(
     {"LICET_URL", "LICET_TOKEN", "LICET_TOKEN_FILE", "LICET_UNSAFE_PLAIN_HTTP", "LICET_DEBUG"}
 )
@@ -228,42 +229,61 @@ def look_at_database(settings: Settings) -> Iterator[Finding]:
 
 
 def _look_at_postgres(settings: Settings) -> Iterator[Finding]:
+    from licet_engine.domain.errors import ConfigurationError  # noqa: PLC0415  # Servers only.
+    from licet_engine.store.access import Role, verify_access  # noqa: PLC0415  # As above.
+
+    refused = False
+    for role in Role:
+        # The owner's may be taken away once the tables are made.
+        if role is not Role.OWNER or settings.database_url_file(role.value).exists():
+            try:
+                verify_access(settings, role)
+            except ConfigurationError as error:
+                refused = True
+                yield Finding("database", "broken", error.message, _MEND_POSTGRES)
+    if not refused:
+        yield from _look_into_postgres(settings)
+
+
+def _look_into_postgres(settings: Settings) -> Iterator[Finding]:
     from sqlalchemy import text  # noqa: PLC0415  # Servers only.
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415  # As above.
 
-    from licet_engine.domain.errors import LicetError  # noqa: PLC0415  # As above.
-    from licet_engine.store.access import Role, database_url, open_database  # noqa: PLC0415  # As above.
+    from licet_engine.store.access import Role, open_database  # noqa: PLC0415  # As above.
     from licet_engine.store.db import read_transaction  # noqa: PLC0415  # As above.
+    from licet_engine.store.migrations import VERSION_TABLE  # noqa: PLC0415  # As above.
     from licet_engine.store.postgres import EVERY_TENANT  # noqa: PLC0415  # As above.
     from licet_engine.store.walls import unprotected  # noqa: PLC0415  # As above.
 
-    mend = "See the section PostgreSQL of the operations guide."
+    engine = open_database(settings, Role.API)
     try:
-        for role in Role:
-            if role is not Role.OWNER or settings.database_url_file(role.value).exists():
-                database_url(settings, role)
-        engine = open_database(settings, Role.API)
-        try:
-            with read_transaction(engine, EVERY_TENANT) as connection:
-                versions = list(connection.execute(text("SELECT version_num FROM licet_schema_version")).scalars())
-                newest_ms = connection.execute(text("SELECT max(last_time_ms) FROM log_head")).scalar()
-                bare = unprotected(connection)
-                is_durable = connection.execute(text("SHOW fsync")).scalar() == "on"
-        finally:
-            engine.dispose()
-    except LicetError as error:
-        yield Finding("database", "broken", error.message, mend)
-        return
+        with read_transaction(engine, EVERY_TENANT) as connection:
+            versions = list(connection.execute(text("SELECT version_num FROM licet_schema_version")).scalars())
+            newest_ms = connection.execute(text("SELECT max(last_time_ms) FROM log_head")).scalar()
+            bare = unprotected(connection, version_table=VERSION_TABLE)
+            lax = [
+                name
+                for name in ("fsync", "full_page_writes")
+                if connection.execute(text(f"SHOW {name}")).scalar() != "on"
+            ]
     except DBAPIError as error:
-        # The statement and the class tell enough; the server's own words may name what is not for every eye.
-        yield Finding("database", "broken", f"the api's role cannot read it ({type(error.orig).__name__})", mend)
+        # The class tells enough; the statement and the server's own words may name what is not for every eye.
+        detail = f"the api's role cannot read its tables ({type(error.orig).__name__})"
+        yield Finding(
+            "database", "broken", detail, "Start licet serve with owner.url there: it makes tables and rights."
+        )
         return
+    finally:
+        engine.dispose()
     if bare:
-        yield Finding("database", "broken", f"row security is not forced on {', '.join(bare)}", "Start licet serve.")
-    if not is_durable:
-        yield Finding("database", "weak", "fsync is off: a power cut loses decisions", "Set fsync = on in PostgreSQL.")
+        yield Finding("database", "broken", f"row security is not forced on {', '.join(bare)}", _MEND_POSTGRES)
+    if lax:
+        named = " and ".join(lax)
+        yield Finding(
+            "database", "weak", f"off: {named}; a power cut loses decisions", f"Set {named} on in PostgreSQL."
+        )
     elif not bare:
-        yield Finding("database", "ok", "PostgreSQL answers; every wall between tenants stands")
+        yield Finding("database", "ok", "PostgreSQL answers each role; every wall between tenants stands")
     yield from _judge_tables(versions, newest_ms or 0)
 
 

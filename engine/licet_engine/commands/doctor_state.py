@@ -6,15 +6,14 @@ Rules kept here: as in ``doctor``. The database is read, the signer is asked wha
 from __future__ import annotations
 
 import json
-import sqlite3
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from licet_engine.commands.doctor_database import looked_into
 from licet_engine.commands.text import clean, time_text
 
 if TYPE_CHECKING:
@@ -46,10 +45,6 @@ class Finding:
     state: State
     detail: str
     mend: str = ""
-
-
-def _read_only(settings: Settings) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{settings.database.absolute()}?mode=ro", uri=True, timeout=5)
 
 
 def _named(names: list[str]) -> str:
@@ -103,11 +98,12 @@ def look_at_passphrase(settings: Settings) -> Iterator[Finding]:
 
 def look_at_logs(settings: Settings) -> Iterator[Finding]:
     """Every log against what the signer signed last."""
-    if not settings.database.is_file():
-        return
+    # Before the sizes: what is signed meanwhile is not to look as if it were ahead of them.
     signed = _last_checkpoints(settings)
-    with closing(_read_only(settings)) as database:
-        sizes = dict(database.execute("SELECT tenant_id, size FROM log_head").fetchall())
+    with looked_into(settings) as ask:
+        if ask is None:
+            return
+        sizes = {str(tenant): int(size) for tenant, size in ask("SELECT tenant_id, size FROM log_head")}
     behind = sorted(tenant for tenant, size in signed.items() if size > sizes.get(tenant, 0))
     if behind:
         yield Finding(
@@ -146,18 +142,19 @@ def _last_checkpoints(settings: Settings) -> dict[str, int]:
 
 def look_at_tokens(settings: Settings) -> Iterator[Finding]:
     """Tokens that end soon, and the first operator's, which should not lie where it was made."""
-    if not settings.database.is_file():
-        return
     now_ms = int(time.time() * 1000)
-    with closing(_read_only(settings)) as database:
-        ending = database.execute(
+    with looked_into(settings) as ask:
+        if ask is None:
+            return
+        ending = ask(
             "SELECT tenant_id || '/' || principal FROM api_token WHERE revoked_at_ms IS NULL"
-            " AND expires_at_ms > ? AND expires_at_ms < ? ORDER BY expires_at_ms",
-            (now_ms, now_ms + _SOON_MS),
-        ).fetchall()
-        operators = database.execute(
+            " AND expires_at_ms > :now_ms AND expires_at_ms < :soon_ms ORDER BY expires_at_ms",
+            now_ms=now_ms,
+            soon_ms=now_ms + _SOON_MS,
+        )
+        operators = ask(
             "SELECT max(expires_at_ms) FROM api_token WHERE revoked_at_ms IS NULL AND tenant_id = 'platform'"
-        ).fetchone()[0]
+        )[0][0]
     if not operators or operators < now_ms:
         yield Finding(
             "tokens",
@@ -187,16 +184,16 @@ def look_at_tokens(settings: Settings) -> Iterator[Finding]:
 
 def look_at_retention(settings: Settings) -> Iterator[Finding]:
     """Whether what is over its time is removed."""
-    if not settings.database.is_file():
-        return
     now_ms = int(time.time() * 1000)
     late = []
-    with closing(_read_only(settings)) as database:
+    with looked_into(settings) as ask:
+        if ask is None:
+            return
         for kind, query, ttl_s in (
-            ("idempotency keys", "SELECT count(*) FROM idempotency_key WHERE at_ms < ?", settings.idempotency_ttl_s),
-            ("figures of runs", "SELECT count(*) FROM metric WHERE at_ms < ?", settings.telemetry_ttl_s),
+            ("idempotency keys", "SELECT count(*) FROM idempotency_key WHERE at_ms < :ms", settings.idempotency_ttl_s),
+            ("figures of runs", "SELECT count(*) FROM metric WHERE at_ms < :ms", settings.telemetry_ttl_s),
         ):
-            count = database.execute(query, (now_ms - ttl_s * 1000 - _LATE_MS,)).fetchone()[0]
+            count = ask(query, ms=now_ms - ttl_s * 1000 - _LATE_MS)[0][0]
             if count:
                 late.append(f"{count} {kind}")
     oldest_s = time.time() - settings.failed_work_ttl_s - _LATE_MS / 1000
@@ -224,14 +221,14 @@ def look_at_retention(settings: Settings) -> Iterator[Finding]:
 
 def look_at_break_glass(settings: Settings) -> Iterator[Finding]:
     """Times of operators behind the glass that nobody reviewed."""
-    if not settings.database.is_file():
-        return
     now_ms = int(time.time() * 1000)
-    with closing(_read_only(settings)) as database:
-        rows = database.execute(
+    with looked_into(settings) as ask:
+        if ask is None:
+            return
+        rows = ask(
             "SELECT tenant_id, id, coalesce(ended_at_ms, until_ms) FROM break_glass"
             " WHERE approved_at_ms IS NOT NULL AND reviewed_at_ms IS NULL"
-        ).fetchall()
+        )
     waiting = [f"{tenant} {number}" for tenant, number, over_ms in rows if over_ms <= now_ms]
     if waiting:
         yield Finding(

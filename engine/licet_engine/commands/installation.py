@@ -85,8 +85,11 @@ def restore(folder: Path, data: Path, signer_data: Path | None, checkpoints: tup
     What was decided after the backup is lost, and nobody can tell from the backup alone: give the signer's folder, or checkpoints that
     auditors kept, if there are any.
     """
-    from licet_engine.backup import restore as make  # noqa: PLC0415  # Servers only.
+    from licet_engine.backup import require_sqlite  # noqa: PLC0415  # Servers only.
+    from licet_engine.backup import restore as make  # noqa: PLC0415  # As above.
+    from licet_engine.settings import load_settings  # noqa: PLC0415  # As above.
 
+    require_sqlite(load_settings(data=data), "restore")
     report = make(folder.absolute(), data.absolute(), signer_data=signer_data, checkpoints=checkpoints)
     _tell(report, format_, "restored")
 

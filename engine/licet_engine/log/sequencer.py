@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Table, bindparam, insert, select, tuple_, update
+from sqlalchemy import Connection, Engine, Table, bindparam, insert, select, text, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from licet_attestations.errors import FormatError
@@ -62,7 +62,7 @@ from licet_engine.log.submission import (
     core_table,
     verify_submission,
 )
-from licet_engine.store.db import insert_if_absent, write_transaction
+from licet_engine.store.db import insert_if_absent, read_transaction, write_transaction
 from licet_engine.store.postgres import is_postgres
 from licet_engine.store.tables import Budget
 
@@ -211,6 +211,15 @@ class Sequencer:
     def is_alive(self) -> bool:
         """Whether submissions are accepted."""
         return not self._closing and self._thread.is_alive()
+
+    def verify_database(self) -> None:
+        """Ask the database something, as whoever writes to it.
+
+        Raises:
+            Exception: It does not answer.
+        """
+        with read_transaction(self._engine) as connection:
+            connection.execute(text("SELECT 1"))
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Accept nothing more, log what waits, and end the thread.

@@ -16,7 +16,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from licet_engine.domain.errors import ConfigurationError
 from licet_engine.settings import Settings
@@ -75,3 +75,29 @@ def open_database(settings: Settings, role: Role, *, pool_size: int = 8, every_t
         every_tenant: As for `open_engine`.
     """
     return open_engine(database_url(settings, role), pool_size=pool_size, every_tenant=every_tenant)
+
+
+def verify_access(settings: Settings, role: Role) -> None:
+    """Connect once as a role of a PostgreSQL database, to say clearly why that cannot be done where it cannot.
+
+    For whoever sets the installation up: what the server says is passed on, which callers of the api are not told.
+
+    Raises:
+        ConfigurationError: The URL is not there or is none, nobody answers, the role is refused, or no wall holds for it.
+    """
+    url = database_url(settings, role)
+    if not settings.database_urls:
+        return
+    engine = open_engine(url, pool_size=1)
+    try:
+        engine.connect().close()
+    except DBAPIError as error:
+        told = " ".join(str(error.orig).split())
+        if url.password:
+            told = told.replace(str(url.password), "***")
+        path = settings.database_url_file(role.value)
+        raise ConfigurationError(
+            f"the database that {path} names cannot be used as the role {url.username!r}: {told}"
+        ) from None
+    finally:
+        engine.dispose()

@@ -88,14 +88,21 @@ def open_postgres(url: URL, *, pool_size: int, every_tenant: bool) -> Engine:
 
 
 def _on_connect(dbapi_connection: Any, _record: Any) -> None:
+    # The pool does not close a connection that is refused here, or on which this breaks off.
+    try:
+        _prepare(dbapi_connection)
+    except BaseException:
+        dbapi_connection.close()
+        raise
+
+
+def _prepare(dbapi_connection: Any) -> None:
     dbapi_connection.adapters.register_dumper(str, _Text)
     with dbapi_connection.cursor() as cursor:
         cursor.execute(_INSPECT)
         sees_through, role, encoding, _ = cursor.fetchone()
     # Committed: the pool rolls a connection back, which would undo the setting.
     dbapi_connection.commit()
-    if sees_through or encoding != "UTF8":
-        dbapi_connection.close()
     if sees_through:
         raise ConfigurationError(
             f"the database role {role!r} is a superuser or has BYPASSRLS, so no wall between tenants holds for it; "

@@ -54,7 +54,7 @@ SEQUENCER_READS: Final = frozenset({"budget", "log_head", "log_leaf", "log_tile"
 """Tables that the sequencer reads whole."""
 
 SEQUENCER_ONLY_ADDS: Final = frozenset(
-    {"decision", "fact_blob", "idempotency_key", "log_leaf", "log_record", "metric"}
+    {"attestation", "decision", "fact_blob", "idempotency_key", "log_leaf", "log_record", "metric"}
 )
 """Tables whose rows the sequencer can neither change nor remove: what is logged stays as it was logged."""
 
@@ -112,18 +112,24 @@ def unprotect(connection: Connection, *table_names: str) -> None:
             connection.execute(text(statement))
 
 
-def unprotected(connection: Connection) -> list[str]:
-    """Which tables with a tenant lack forced row security or its policy; none on SQLite, which has no such thing."""
+def unprotected(connection: Connection, *, version_table: str) -> list[str]:
+    """Which tables lack forced row security or its policy; none on SQLite, which has no such thing.
+
+    Args:
+        connection: Of any role.
+        version_table: Where the migrations keep count: the one table that needs no wall. Every other has a tenant.
+    """
     if connection.dialect.name != "postgresql":
         return []
     rows = connection.execute(
         text(
-            "SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'"
-            " WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p')"
+            "SELECT c.relname FROM pg_class c"
+            " WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND c.relname <> :counted"
             " AND NOT (c.relrowsecurity AND c.relforcerowsecurity"
             " AND EXISTS (SELECT 1 FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'licet_tenant'))"
             " ORDER BY c.relname"
-        )
+        ),
+        {"counted": version_table},
     )
     return list(rows.scalars())
 

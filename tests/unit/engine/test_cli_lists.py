@@ -10,13 +10,12 @@ import pytest
 from licet_engine.api import lists
 from licet_engine.commands.render import COLUMNS, list_lines
 from licet_engine.lifecycle.verbs import Who
-from licet_engine.store import db, migrations, tables
+from licet_engine.store import db, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from sqlalchemy import Engine
+    from databases import Database
 
 T = {"tenant_id": "northbank"}
 VERSION = {"model": "m", "version": 1}
@@ -71,9 +70,8 @@ ROWS: tuple[Any, ...] = (
 
 
 @pytest.fixture
-def services(tmp_path: Path) -> Iterator[Any]:
-    engine: Engine = db.open_engine(tmp_path / "licet.db")
-    migrations.upgrade(engine)
+def services(prepared: Database) -> Iterator[Any]:
+    engine = prepared.open()
     with db.tenant_session(engine, "northbank", write=True) as session:
         session.add(tables.Tenant(**T, region="us", created_at_ms=1))
         session.flush()

@@ -48,8 +48,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def engine(tables: Database) -> Iterator[Engine]:
-    engine = tables.open()
+def engine(prepared: Database) -> Iterator[Engine]:
+    engine = prepared.open()
     yield engine
     assert [report for report in fsck(engine) if report.problems] == []
     engine.dispose()
@@ -561,8 +561,8 @@ def test_fsck_finds(tmp_path: Path, sound_log: bytes, damage: str) -> None:
     engine.dispose()
 
 
-def test_fsck_finds_a_record_that_states_another_time(tables: Database, clock: Clock) -> None:
-    engine = tables.open()
+def test_fsck_finds_a_record_that_states_another_time(prepared: Database, clock: Clock) -> None:
+    engine = prepared.open()
     sequencer = Sequencer(engine, clock_ms=clock)
     sequencer.append(Submission([entry(record=b'{"time_ms":1}')]))
     sequencer.close()
@@ -571,8 +571,8 @@ def test_fsck_finds_a_record_that_states_another_time(tables: Database, clock: C
     engine.dispose()
 
 
-def test_a_damaged_head_stops_its_own_log_only(tables: Database) -> None:
-    engine = tables.open()
+def test_a_damaged_head_stops_its_own_log_only(prepared: Database) -> None:
+    engine = prepared.open()
     sequencer = Sequencer(engine)
     sequencer.append(Submission([entry("northbank"), entry("lakeside")]))
     with db.write_transaction(engine) as connection:

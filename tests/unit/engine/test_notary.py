@@ -89,17 +89,19 @@ def world(tmp_path: Path) -> World:
 
 
 @pytest.fixture
-def log(tables: Database) -> Iterator[Log]:
-    log = Log(tables.open())
+def log(prepared: Database) -> Iterator[Log]:
+    log = Log(prepared.open())
     yield log
     assert [report for report in fsck(log.engine) if report.problems] == []
     log.close()
 
 
 @pytest.fixture
-def other_engine(tables: Database, make_database: Callable[..., AbstractContextManager[Database]]) -> Iterator[Engine]:
+def other_engine(
+    prepared: Database, make_database: Callable[..., AbstractContextManager[Database]]
+) -> Iterator[Engine]:
     """Another database of the same kind."""
-    with make_database(tables.kind) as other:
+    with make_database(prepared.kind) as other:
         engine = other.open()
         yield engine
         engine.dispose()

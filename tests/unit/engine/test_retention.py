@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Engine, event
 from sqlmodel import select
 
+from databases import Database
 from licet_adapters.conformance.world import World
 from licet_adapters.loader import GROUP, load_adapters
 from licet_engine.domain.errors import Unavailable
@@ -23,17 +24,16 @@ from licet_engine.lifecycle.retention import Retention, WorkSweeper
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import NewEntry, Submission
 from licet_engine.settings import Settings, load_settings
-from licet_engine.store import migrations, tables
-from licet_engine.store.db import open_engine, tenant_session
+from licet_engine.store import tables
+from licet_engine.store.db import tenant_session
 
 DAY_MS = 86_400_000
 NOW_MS = int(time.time() * 1000)
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_engine(tmp_path / "licet.db")
-    migrations.upgrade(engine)
+def engine(prepared: Database) -> Iterator[Engine]:
+    engine = prepared.open()
     sequencer = Sequencer(engine)
     for tenant in ("northbank", "lakeside"):
         sequencer.append(Submission([NewEntry(tenant, "facts", tenant, tenant, b"{}")]))

@@ -18,8 +18,8 @@ BUDGETS: Any = Budget.__table__
 
 
 @pytest.fixture
-def engine(tables: Database) -> Iterator[Engine]:
-    engine = tables.open()
+def engine(prepared: Database) -> Iterator[Engine]:
+    engine = prepared.open()
     for tenant_id in ("northbank", "lakeside"):
         with db.tenant_session(engine, tenant_id, write=True) as session:
             session.add(Tenant(tenant_id=tenant_id, region="us", created_at_ms=1))

@@ -1,0 +1,222 @@
+"""An installation on PostgreSQL as its operator has it: what is refused, what the doctor says, how it is copied and comes back."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from service_world import Installation, free_port, table
+
+from licet_engine.cli import run
+from licet_engine.client import LicetClient
+from licet_engine.commands import doctor
+from licet_engine.domain.errors import ConfigurationError
+from licet_engine.init import initialise, prepare_database
+from licet_engine.serve import Supervisor
+from licet_engine.settings import Settings, load_settings
+from licet_engine.store.access import Role
+from postgres_server import PostgresServer
+
+GUIDE = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+@pytest.fixture(scope="module")
+def installation(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    urls = postgres.write_urls(postgres.create(), tmp_path_factory.mktemp("database") / "urls")
+    made = Installation(database_urls=str(urls), checkpoint_interval_s=0.2)
+    try:
+        made.start()
+        made.people("northbank", "us")
+        assert made.register("northbank/ana", "loans", table()).state == "done"
+        yield made
+    finally:
+        made.stop()
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(postgres: PostgresServer, tmp_path: Path) -> Iterator[Settings]:
+    """Of an installation that is yet to be made, on an empty database."""
+    name = postgres.create()
+    yield load_settings({}, data=tmp_path / "d", database_urls=str(postgres.write_urls(name, tmp_path / "urls")))
+    postgres.drop(name)
+
+
+def put_url(settings: Settings, role: Role, change: tuple[str, str]) -> None:
+    path = settings.database_url_file(role.value)
+    text = path.read_text()
+    assert change[0] in text
+    path.write_text(text.replace(*change))
+
+
+@pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("-pass-word", "-s3cret-typo"), "password authentication failed"),
+        (("licet_", "nobody_"), "password authentication failed"),
+        (("?host=%2F", "?host=%2Fnowhere"), "nowhere"),
+        (("@/licet", "@/no_such"), "does not exist"),
+        (("postgresql://", "mysql://"), "holds no URL"),
+    ],
+    ids=["wrong-password", "no-such-role", "nobody-there", "no-such-database", "no-such-kind"],
+)
+def test_a_database_that_cannot_be_used_is_told_by_file_role_and_reason_and_never_by_password(
+    settings: Settings, role: Role, change: tuple[str, str], told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    put_url(settings, role, change)
+    with pytest.raises(ConfigurationError, match=told) as refused:
+        prepare_database(settings)
+    (found,) = [finding for finding in doctor.look_at_database(settings) if finding.state == "broken"]
+    for text in (refused.value.message, found.detail, *capfd.readouterr()):
+        assert "pass-word" not in text
+        assert "s3cret-typo" not in text
+    for text in (refused.value.message, found.detail):
+        assert str(settings.database_url_file(role.value)) in text
+
+
+@pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
+def test_a_superuser_is_refused_in_every_place(settings: Settings, role: Role) -> None:
+    put_url(settings, role, (f"licet_{role.value}:{role.value}-", "postgres:postgres-"))
+    with pytest.raises(ConfigurationError, match="is a superuser"):
+        prepare_database(settings)
+    assert "is a superuser" in next(iter(doctor.look_at_database(settings))).detail
+
+
+def test_two_processes_do_not_share_a_role(settings: Settings) -> None:
+    put_url(settings, Role.WORKER, ("licet_worker:worker-", "licet_api:api-"))
+    with pytest.raises(ConfigurationError, match="name the same database role"):
+        prepare_database(settings)
+
+
+def test_a_file_that_others_can_read_is_refused_and_one_that_is_not_there_is_named(settings: Settings) -> None:
+    path = settings.database_url_file("api")
+    path.chmod(0o640)
+    with pytest.raises(ConfigurationError, match=f"chmod 0600 {path}"):
+        prepare_database(settings)
+    path.unlink()
+    with pytest.raises(ConfigurationError, match=f"{path} cannot be read"):
+        prepare_database(settings)
+
+
+def test_without_the_owner_only_what_is_at_its_version_is_served(settings: Settings) -> None:
+    owner = settings.database_url_file("owner")
+    text = owner.read_text()
+    owner.unlink()
+    with pytest.raises(ConfigurationError, match="put the owner's URL there"):
+        prepare_database(settings)
+    owner.touch(0o600)
+    owner.write_text(text)
+    initialise(settings)
+    owner.unlink()
+    prepare_database(settings)
+
+
+# --- what the doctor says -------------------------------------------------------------------------------------------------
+
+
+def test_the_doctor_looks_into_the_database_as_it_does_on_sqlite(installation: Installation) -> None:
+    found = {finding.check: finding for finding in doctor.examine(installation.settings)}
+    for check in ("migrations", "clock", "logs", "tokens", "retention", "break-glass", "api ready"):
+        assert found[check].state == "ok", found[check]
+    assert found["logs"].detail.startswith("2 logs")
+    # The test's own server does not wait for the disk, and that is told.
+    assert (found["database"].state, found["database"].detail.partition(";")[0]) == ("weak", "off: fsync")
+
+
+# --- back-up and restore ---------------------------------------------------------------------------------------------------
+
+
+def blocks() -> tuple[str, str]:
+    """The two blocks of commands in the operations guide."""
+    section = GUIDE.read_text().partition("### Back-up and restore")[2]
+    backup, restore = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    return backup, restore
+
+
+def shell(script: str, environment: dict[str, str]) -> None:
+    path = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    ended = subprocess.run(
+        ["/bin/bash", "-c", script],
+        env={**os.environ, **environment, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_a_backup_of_a_service_at_work_comes_back_and_goes_on_with_every_log(
+    installation: Installation, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    source = postgres.name_of(installation.settings.database_urls)
+    backup, restore = blocks()
+    stop = threading.Event()
+
+    def ask() -> None:
+        with LicetClient(installation.url, installation.tokens["northbank/ana"]) as client:
+            while not stop.is_set():
+                assert client.ask("dataset.read", "northbank/loans").allowed
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    taken = tmp_path / "b"
+    try:
+        shell(
+            backup,
+            postgres.environment(source) | {"BACKUP": str(taken), "LICET_DATA": str(installation.data)},
+        )
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not [path for path in (taken, *taken.iterdir()) if path.stat().st_mode & 0o077]
+
+    target = postgres.create()
+    urls = postgres.write_urls(target, tmp_path / "urls")
+    with tempfile.TemporaryDirectory(prefix="lc-") as folder:
+        data = Path(folder) / "n"
+        places = {"BACKUP": str(taken), "NEW": str(data), "LICET_DATABASE_URLS": str(urls)}
+        shell(restore, postgres.environment(target) | places)
+        settings = load_settings({}, data=data, port=free_port(), database_urls=str(urls))
+        supervisor = Supervisor(settings, log=tmp_path / "restored.log")
+        try:
+            supervisor.start()
+            with LicetClient(supervisor.url, installation.tokens["northbank/ana"]) as ana:
+                # The rows can still be decrypted: keys, objects and facts belong together.
+                operation = ana.dataset.read("northbank/loans").require().operation
+                assert operation is not None
+                assert ana.wait(operation, timeout_s=60).state == "done"
+            states = {found.state for found in doctor.look_at_database(settings)}
+            assert "broken" not in states
+            (logs,) = doctor.doctor_state.look_at_logs(settings)
+            assert logs.state == "ok", logs
+        finally:
+            supervisor.stop()
+    printed = (tmp_path / "restored.log").read_text()
+    assert "no checkpoint could be signed" not in printed
+
+
+def test_the_commands_for_sqlite_refuse_and_say_what_to_do(
+    installation: Installation, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LICET_DATABASE_URLS", installation.settings.database_urls)
+    for arguments in (
+        ["backup", str(tmp_path / "b"), "--data", str(installation.data)],
+        ["restore", str(tmp_path / "b"), "--data", str(tmp_path / "n")],
+    ):
+        assert run(arguments) == 2
+        told = capsys.readouterr().err
+        assert "pg_dump" in told
+        assert "Copy signer/state, then" in told
+    assert not list(tmp_path.iterdir())
