@@ -1,4 +1,4 @@
-"""The databases that tests run on: every test that asks for ``database``, ``prepared`` or ``world`` runs on each kind.
+"""The databases that tests run on: every test that asks for ``database`` or ``prepared`` runs on each kind.
 
 ``TEST_DATABASES`` (``sqlite``, ``postgresql``, or both separated by a comma) names the kinds. Tests that make an installation of
 their own run on the first; so ``TEST_DATABASES=postgresql`` runs everything on PostgreSQL.

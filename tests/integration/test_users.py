@@ -6,18 +6,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from service_world import Installation, table
 
+from databases import KINDS
 from licet_engine.demo.stage import free_port
 from licet_engine.domain.errors import ConfigurationError
 from licet_engine.separation import Separation, find_separation, launch_command
 from licet_engine.serve import Supervisor
 from licet_engine.settings import load_settings
 from licet_engine.users import Process, Users
+from postgres_server import PostgresServer
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes as other users")
 
@@ -36,9 +39,13 @@ _BECOME = "import os, sys; os.setresuid(*[int(sys.argv[1])] * 3); print('became'
 _USERS = Users(64_210)
 
 
-@pytest.fixture(scope="module")
-def apart() -> Iterator[Installation]:
-    made = Installation(users="on")
+@pytest.fixture(scope="module", params=KINDS)
+def apart(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    urls = ""
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        urls = str(server.write_urls(server.create(), tmp_path_factory.mktemp("database") / "urls"))
+    made = Installation(users="on", database_urls=urls)
     try:
         made.start()
         made.people("northbank", "us")
@@ -75,7 +82,6 @@ def test_no_process_is_root_and_no_two_are_one_user(apart: Installation) -> None
     [
         ("signer/keys/warrant.json", {"signer"}),
         ("signer/keys/root.json", {"signer"}),
-        ("store/licet.db", {"api", "worker"}),
         ("store/worker.alive", {"worker"}),
         ("operator.token", set()),
         ("trust-root.json", {"signer", "api", "worker"}),
@@ -88,12 +94,14 @@ def test_each_file_is_read_by_exactly_those_who_need_it(apart: Installation, pat
 
 @pytest.mark.parametrize("other_port", [False, True], ids=["on its port", "on another port"])
 def test_a_second_start_is_refused_and_takes_nothing_from_the_first(apart: Installation, *, other_port: bool) -> None:
-    database = apart.settings.database
+    urls = apart.settings.database_urls
+    database = apart.settings.database_url_file("worker") if urls else apart.settings.database
     before = database.stat()
     port = free_port() if other_port else apart.settings.port
     command = [str(Path(sys.executable).parent / "licet"), "serve", "--init"]
     ended = subprocess.run(
         [*command, "--data", str(apart.settings.data), "--port", str(port)],
+        env={**os.environ, "LICET_DATABASE_URLS": urls},
         capture_output=True,
         text=True,
         check=False,
@@ -104,6 +112,17 @@ def test_a_second_start_is_refused_and_takes_nothing_from_the_first(apart: Insta
     after = database.stat()
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
     assert as_process(apart, "worker", _READ, database) == "read"
+
+
+def test_the_database_is_for_api_and_worker_and_of_its_passwords_each_reads_its_own(apart: Installation) -> None:
+    files: dict[Path, set[Process]] = {apart.settings.database: {"api", "worker"}}
+    if apart.settings.database_urls:
+        whose: dict[str, set[Process]] = {"owner": set(), "api": {"api"}, "sequencer": {"api"}, "worker": {"worker"}}
+        files = {apart.settings.database_url_file(role): readers for role, readers in whose.items()}
+    for path, readers in files.items():
+        for name in ("signer", "api", "worker"):
+            expected = "read" if name in readers else "PermissionError"
+            assert as_process(apart, name, _READ, path) == expected, (name, path)
 
 
 def test_nobody_can_put_a_file_beside_the_keys_or_change_the_trust_root(apart: Installation) -> None:
@@ -172,9 +191,7 @@ def test_an_installation_changes_between_one_user_and_three_and_keeps_what_it_ha
         before = made.size("northbank")
         for users, uids in (("on", {64_211, 64_212, 64_213}), ("off", {0})):
             made.supervisor.stop()
-            made.supervisor = Supervisor(
-                load_settings({}, data=made.data, port=made.settings.port, users=users), log=made.log
-            )
+            made.supervisor = Supervisor(replace(made.settings, users=users), log=made.log)
             made.supervisor.start()
             assert {uid_of(made.supervisor.pid(name)) for name in ("signer", "api", "worker")} == uids
             assert made.register("northbank/ana", f"loans-{users}", table(odd=len(users))).state == "done"

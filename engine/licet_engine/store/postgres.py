@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+from psycopg import Error as PsycopgError
+from psycopg import OperationalError as PsycopgOperationalError
 from psycopg.types.string import StrDumperUnknown
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
@@ -91,6 +93,11 @@ def _on_connect(dbapi_connection: Any, _record: Any) -> None:
     # The pool does not close a connection that is refused here, or on which this breaks off.
     try:
         _prepare(dbapi_connection)
+    except PsycopgError as error:
+        dbapi_connection.close()
+        # In words by which everybody, the workflow engine too, takes it for what may pass; a connection that was lost at this point has
+        # many others.
+        raise PsycopgOperationalError(f"connection failed: it was lost before it was used: {error}") from error
     except BaseException:
         dbapi_connection.close()
         raise
