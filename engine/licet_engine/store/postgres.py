@@ -22,7 +22,7 @@ from typing import Any, Final
 from psycopg import Error as PsycopgError
 from psycopg import OperationalError as PsycopgOperationalError
 from psycopg.types.string import StrDumperUnknown
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -85,8 +85,25 @@ def open_postgres(url: URL, *, pool_size: int, every_tenant: bool) -> Engine:
         },
         execution_options={_DEFAULT_SCOPE: (EVERY_TENANT,) if every_tenant else ()},
     )
+    event.listen(engine, "do_connect", _connect)
     event.listen(engine, "connect", _on_connect)
     return engine
+
+
+def _connect(dialect: Dialect, _record: Any, args: Any, options: Any) -> Any:
+    try:
+        return dialect.connect(*args, **options)
+    except PsycopgOperationalError as error:
+        raise _may_pass(error) from error
+
+
+def _may_pass(error: PsycopgError) -> PsycopgOperationalError:
+    """The same in words by which the workflow engine, which looks for them, takes it for what may pass.
+
+    Else it would end an operation: the driver has other words where nobody listens at a Unix socket, or where a connection is lost before
+    it was used.
+    """
+    return PsycopgOperationalError(f"connection failed: {str(error).removeprefix('connection failed: ')}")
 
 
 def _on_connect(dbapi_connection: Any, _record: Any) -> None:
@@ -95,9 +112,7 @@ def _on_connect(dbapi_connection: Any, _record: Any) -> None:
         _prepare(dbapi_connection)
     except PsycopgError as error:
         dbapi_connection.close()
-        # In words by which everybody, the workflow engine too, takes it for what may pass; a connection that was lost at this point has
-        # many others.
-        raise PsycopgOperationalError(f"connection failed: it was lost before it was used: {error}") from error
+        raise _may_pass(error) from error
     except BaseException:
         dbapi_connection.close()
         raise

@@ -10,12 +10,14 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from dbos._utils import retriable_postgres_exception
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError, StatementError
 from sqlmodel import SQLModel
 
 from databases import Database
 from licet_engine.store import db, migrations, walls
+from licet_engine.store.postgres import DatabaseUnavailable
 from licet_engine.store.tables import TENANT_TABLES, Dataset, Principal, Run, Tenant, TenantRow
 from postgres_server import PostgresServer
 
@@ -211,3 +213,15 @@ def test_rows_addressed_by_content_may_be_inserted_twice(engine: Engine) -> None
 def test_table_classes_do_not_validate_so_nobody_may_rely_on_it() -> None:
     # If SQLModel ever does, the separate input models can go.
     assert Dataset(tenant_id=7).tenant_id == 7
+
+
+def test_a_server_that_is_not_there_is_told_in_words_that_the_workflow_engine_takes_for_what_may_pass(
+    postgres: PostgresServer,
+) -> None:
+    # Else an operation would end for it: what is not one of the engine's own words is no lost connection to it.
+    engine = db.open_engine(postgres.url("licet_none").set(query={"host": "/nowhere"}))
+    with pytest.raises(OperationalError) as told:
+        engine.connect()
+    assert retriable_postgres_exception(told.value)
+    with pytest.raises(DatabaseUnavailable, match="does not answer"), db.read_transaction(engine):
+        pass
