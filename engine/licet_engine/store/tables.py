@@ -11,7 +11,7 @@ Rules kept here:
 """
 
 import json
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from sqlalchemy import BigInteger, ForeignKeyConstraint, Index, LargeBinary, Text, UniqueConstraint
 from sqlalchemy.engine import Dialect
@@ -44,6 +44,10 @@ def _to_version() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(
         ["tenant_id", "model", "version"], ["model_version.tenant_id", "model_version.model", "model_version.version"]
     )
+
+
+_REMOVED_BY_ANY: Final = {"confirm_deleted_rows": False}
+"""Of rows that go when their time is over: of several apis, another may have removed them already, which is as well."""
 
 
 class TenantRow(SQLModel):
@@ -241,6 +245,7 @@ class Metric(TenantRow, table=True):
 
     __tablename__: ClassVar[Any] = "metric"
     __table_args__ = (ForeignKeyConstraint(["tenant_id", "run"], ["run.tenant_id", "run.name"]),)
+    __mapper_args__: ClassVar[Any] = _REMOVED_BY_ANY
 
     run: str = Field(primary_key=True)
     name: str = Field(primary_key=True)
@@ -452,6 +457,7 @@ class IdempotencyKey(TenantRow, table=True):
     """What was answered to a mutation, so that its repetition is answered alike."""
 
     __tablename__: ClassVar[Any] = "idempotency_key"
+    __mapper_args__: ClassVar[Any] = _REMOVED_BY_ANY
 
     principal: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
@@ -513,6 +519,7 @@ class LogCheckpoint(TenantRow, table=True):
     """A checkpoint that the signer signed, as a C2SP signed note."""
 
     __tablename__: ClassVar[Any] = "log_checkpoint"
+    __mapper_args__: ClassVar[Any] = _REMOVED_BY_ANY
 
     size: int = Field(primary_key=True, sa_type=BigInteger)
     note: str = Field(sa_type=Text)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -130,6 +131,30 @@ def test_a_transaction_removes_a_bounded_number_and_the_writers_get_their_turn(
     assert Retention(engine, settings(tmp_path)).sweep() == 35
     assert max(deleted) <= 10
     assert sum(deleted) == 35
+
+
+def test_two_apis_may_remove_the_same_rows_at_once(
+    make_database: Callable[..., AbstractContextManager[Database]], tmp_path: Path
+) -> None:
+    # On SQLite one would wait for the other.
+    with make_database("postgresql") as database:
+        first, other = database.open(), database.open()
+        sequencer = Sequencer(first)
+        sequencer.append(Submission([NewEntry("northbank", "facts", "northbank", "northbank", b"{}")]))
+        sequencer.close()
+        put(first, "northbank", key("northbank", "old", 1), key("northbank", "older", 1))
+        came_first: list[int] = []
+
+        def remove_before(_c: Any, _cursor: Any, statement: str, _p: Any, _context: Any, _many: bool) -> None:  # noqa: FBT001 - as above.
+            if statement.startswith("DELETE FROM idempotency_key"):
+                came_first.append(Retention(other, settings(tmp_path)).sweep())
+
+        event.listen(first, "before_cursor_execute", remove_before)
+        Retention(first, settings(tmp_path)).sweep()
+        assert came_first[0] == 2
+        assert held(first, "northbank", tables.IdempotencyKey) == []
+        first.dispose()
+        other.dispose()
 
 
 def test_a_service_that_stops_does_not_wait_for_housekeeping(engine: Engine, tmp_path: Path) -> None:
