@@ -153,7 +153,8 @@ def services(world: Installation) -> Iterator[Services]:
     yield made
     made.sequencer.close()
     made.threads.shutdown()
-    made.engine.dispose()
+    for engine in {made.engine, made.sequencer._engine}:  # On SQLite they are one.
+        engine.dispose()
 
 
 @pytest.mark.parametrize("is_used_up", [False, True], ids=["facts-changed", "upload-used-up"])
