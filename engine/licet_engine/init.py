@@ -114,13 +114,14 @@ def prepare_database(settings: Settings) -> None:
         verify_access(settings, role)
     engine = open_database(settings, Role.OWNER, every_tenant=True)
     try:
-        migrations.upgrade(engine)
-        # NOTE: The text with the password goes no further than this process.
-        DBOS.migrate(database_url(settings, Role.OWNER).render_as_string(hide_password=False))
-        if is_postgres(engine):
-            _raise_walls(settings, engine)
-        else:
-            os.chmod(settings.database, 0o600)  # noqa: PTH101 - beside its siblings below it is one call.
+        with migrations.alone(engine):
+            migrations.upgrade(engine)
+            # NOTE: The text with the password goes no further than this process.
+            DBOS.migrate(database_url(settings, Role.OWNER).render_as_string(hide_password=False))
+            if is_postgres(engine):
+                _raise_walls(settings, engine)
+            else:
+                os.chmod(settings.database, 0o600)  # noqa: PTH101 - beside its siblings below it is one call.
     finally:
         engine.dispose()
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,12 @@ def test_a_file_that_others_can_read_is_refused_and_one_that_is_not_there_is_nam
     path.unlink()
     with pytest.raises(ConfigurationError, match=f"{path} cannot be read"):
         prepare_database(settings)
+
+
+def test_supervisors_that_start_at_once_prepare_the_database_one_after_the_other(settings: Settings) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for started in [pool.submit(prepare_database, settings) for _ in range(4)]:
+            started.result(60)
 
 
 def test_without_the_owner_only_what_is_at_its_version_is_served(settings: Settings) -> None:

@@ -5,6 +5,8 @@ plain SQL types and imports nothing of the tables, which move on. One that makes
 `licet_engine.store.walls.protect` on it. Of several processes that migrate one database at once, one does and the others wait.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -18,6 +20,23 @@ from licet_engine.store.db import read_transaction, write_transaction
 VERSION_TABLE = "licet_schema_version"
 _LOCK = 7_162_453_981
 """Number of the lock under which PostgreSQL is migrated; it only must be always the same."""
+_PREPARING = 7_162_453_982
+"""Number of the lock under which all is done that a start does to the database; another, since migrating is a part of it."""
+
+
+@contextmanager
+def alone(engine: Engine) -> Iterator[None]:
+    """Of several supervisors that start at once, one prepares the database and the others wait; SQLite has one supervisor."""
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    # Not in a transaction: it would be idle for too long.
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:number)"), {"number": _PREPARING})
+        try:
+            yield
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(:number)"), {"number": _PREPARING})
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
