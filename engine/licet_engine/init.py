@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def prepare_database(settings: Settings) -> None:
         ConfigurationError: A role cannot be used, the owner is needed and is not there, or a table lacks its wall.
     """
     if settings.database_urls and not settings.database_url_file(Role.OWNER.value).exists():
-        _verify_migrated(settings)
+        verify_prepared(settings)
         return
     for role in Role:
         verify_access(settings, role)
@@ -126,16 +127,28 @@ def prepare_database(settings: Settings) -> None:
         engine.dispose()
 
 
-def _verify_migrated(settings: Settings) -> None:
+def verify_prepared(settings: Settings, *, within_s: float = 0.0) -> None:
+    """Wait until the tables of a PostgreSQL database are up to date, without changing anything.
+
+    Args:
+        settings: Of the installation.
+        within_s: How long; another may be at it.
+
+    Raises:
+        ConfigurationError: A role cannot be used, or they are not up to date by then.
+    """
     for role in (Role.API, Role.SEQUENCER, Role.WORKER):
         verify_access(settings, role)
+    until_s = time.monotonic() + within_s
     engine = open_database(settings, Role.API)
     try:
-        if not migrations.is_current(engine):
-            raise ConfigurationError(
-                f"the database is not at the version that this licet needs, and {settings.database_url_file(Role.OWNER.value)} is not there: "
-                "put the owner's URL there and start again"
-            )
+        while not migrations.is_current(engine):
+            if time.monotonic() >= until_s:
+                raise ConfigurationError(
+                    "the database is not at the version that this licet needs: see that"
+                    f" {settings.database_url_file(Role.OWNER.value)} holds the owner's URL, stop every slot, and start again"
+                )
+            time.sleep(0.2)
     finally:
         engine.dispose()
 

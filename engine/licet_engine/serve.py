@@ -33,7 +33,7 @@ import httpx
 from licet_attestations.signer.keystore import read_passphrase
 from licet_engine import logs
 from licet_engine.domain.errors import ConfigurationError
-from licet_engine.init import initialise, is_initialised, prepare_database
+from licet_engine.init import initialise, is_initialised, prepare_database, verify_prepared
 from licet_engine.metrics import make_token
 from licet_engine.processes import die_with
 from licet_engine.separation import Separation, find_separation, launch_command, take_over
@@ -173,14 +173,18 @@ class Supervisor:
         """
         self._check_port()
         self._lock = _claim(self._settings)
-        # Only now: what is served already is not to be touched.
-        prepare_database(self._settings)
+        # Only now: what is served already is not to be touched. Nor by another slot, whose requests would wait for the locks that changed
+        # rights take: who runs the signer prepares.
+        self._claim_signer()
+        if self._signer_lock is not None:
+            prepare_database(self._settings)
+        else:
+            verify_prepared(self._settings, within_s=_READY_WITHIN_S)
         self._separation = find_separation(self._settings)
         for note in self._separation.notes:
             logger.warning("users: %s", note)
         if self._settings.metrics_port:
             make_token(self._settings.metrics_token)
-        self._claim_signer()
         if self._signer_lock is not None:
             # Who comes second finds everything given already, and in use.
             take_over(self._settings, self._separation.users)

@@ -119,7 +119,7 @@ def test_without_the_owner_only_what_is_at_its_version_is_served(settings: Setti
     owner = settings.database_url_file("owner")
     text = owner.read_text()
     owner.unlink()
-    with pytest.raises(ConfigurationError, match="put the owner's URL there"):
+    with pytest.raises(ConfigurationError, match="holds the owner's URL"):
         prepare_database(settings)
     owner.touch(0o600)
     owner.write_text(text)
