@@ -139,11 +139,12 @@ class Watched:
         ours = {key: row for key, row in found.items() if key not in self.before}
         # One for each that was acknowledged, and none beside it.
         assert set(ours) == {
-            key for load in loads for made in (load.datasets, load.runs, load.verdicts) for key in made
+            key for load in loads for made in (load.datasets, load.runs, load.verdicts, load.holds) for key in made
         }
         assert len(ours) > least, "too little was accepted to tell"
         ends = {(row.action, row.state, (row.error or {}).get("code")) for row in ours.values()}
         assert ends == {
+            ("dataset.hold", "done", None),
             ("dataset.register", "done", None),
             ("training.launch", "failed", "input.split"),
             ("model.approve", "done", None),

@@ -179,6 +179,10 @@ def test_a_killed_process_loses_nothing_that_it_acknowledged(engine: Engine, pat
 
 def test_two_processes_append_to_the_same_logs_without_a_fork(engine: Engine, path: Path) -> None:
     appenders = {name: Appender(path) for name in ("one", "two")}
+    for appender in appenders.values():
+        # Neither is to have ended before the other has found its modules.
+        appender.start("ready", 0)
+        assert appender.wait() == 0
     for name, appender in appenders.items():
         appender.start(name, 400)
     for appender in appenders.values():
