@@ -5,6 +5,7 @@ plain SQL types and imports nothing of the tables, which move on. One that makes
 `licet_engine.store.walls.protect` on it. Of several processes that migrate one database at once, one does and the others wait.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,24 +16,37 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
-from licet_engine.store.db import read_transaction, write_transaction
+from licet_engine.store.db import StoreError, read_transaction, write_transaction
 
 VERSION_TABLE = "licet_schema_version"
 _LOCK = 7_162_453_981
 """Number of the lock under which PostgreSQL is migrated; it only must be always the same."""
+_WAIT_S = 120.0
 _PREPARING = 7_162_453_982
 """Number of the lock under which all is done that a start does to the database; another, since migrating is a part of it."""
 
 
 @contextmanager
 def alone(engine: Engine) -> Iterator[None]:
-    """Of several supervisors that start at once, one prepares the database and the others wait; SQLite has one supervisor."""
+    """Of several that prepare a database at once, one does and the others wait; SQLite has one supervisor.
+
+    Raises:
+        StoreError: Another is at it for too long.
+    """
     if engine.dialect.name != "postgresql":
         yield
         return
     # Not in a transaction: it would be idle for too long.
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("SELECT pg_advisory_lock(:number)"), {"number": _PREPARING})
+        until_s = time.monotonic() + _WAIT_S
+        # Asked again and again: a statement that waits holds a snapshot, for the end of which the workflow engine's migrations would wait,
+        # who build indexes concurrently.
+        while not connection.execute(text("SELECT pg_try_advisory_lock(:number)"), {"number": _PREPARING}).scalar():
+            if time.monotonic() > until_s:
+                raise StoreError(
+                    f"another process has been preparing this database for {_WAIT_S:.0f} s: see what it waits for"
+                )
+            time.sleep(0.1)
         try:
             yield
         finally:
