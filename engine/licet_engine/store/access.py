@@ -91,6 +91,8 @@ def verify_access(settings: Settings, role: Role) -> None:
     engine = open_engine(url, pool_size=1)
     try:
         engine.connect().close()
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{settings.database_url_file(role.value)}: {error.message}") from error
     except DBAPIError as error:
         told = " ".join(str(error.orig).split())
         if url.password:
