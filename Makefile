@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS ?=
-TEST_FLAGS ?=
+# A test process for each processor; a file of tests stays in one, for what it starts is shared in it.
+TEST_FLAGS ?= -n auto --dist loadfile
 # Kinds of database that tests run on; the first is that of tests which make an installation of their own.
 export TEST_DATABASES ?= sqlite,postgresql
 
