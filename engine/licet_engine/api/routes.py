@@ -8,7 +8,6 @@ Rules kept here:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -21,7 +20,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 from licet_attestations.errors import LicetAttestationError
 from licet_engine import __version__
-from licet_engine.api import authzen, reads
+from licet_engine.api import authzen, document, reads
 from licet_engine.api.context import AnyRequest, Context, find_verb, members, stream
 from licet_engine.api.door import FrontDoor, say_that_it_closes
 from licet_engine.api.limits import Buckets
@@ -41,17 +40,13 @@ from licet_engine.lifecycle.verbs import Verb, Who
 
 def _verb_route(context: Context, verb: Verb) -> HTTPRouteHandler:
     noun, _, name = verb.action.partition(".")
-    schema = canonical_schema(verb)
 
     @post(
         f"/v1/{noun}/{name}",
         name=verb.action,
         tags=[noun],
         summary=verb.summary,
-        description=(
-            f"Asks for `{verb.action}` on a resource named `{verb.form.value}`. The body is "
-            f'`{{"resource": "...", "parameters": {{...}}, "claimed": {{...}}}}`; its parameters:\n\n```json\n{schema}\n```'
-        ),
+        description=f"Asks for {verb.action} on a resource named {verb.form.value}.",
         status_code=200,
     )
     async def handle(request: AnyRequest) -> Response[Any]:
@@ -73,11 +68,6 @@ def _verb_route(context: Context, verb: Verb) -> HTTPRouteHandler:
         return Response(answer.to_json(), status_code=202 if answer.operation else 200)
 
     return handle
-
-
-def canonical_schema(verb: Verb) -> str:
-    """The JSON schema of a verb's parameters."""
-    return json.dumps(verb.body.model_json_schema(), indent=1, sort_keys=True)
 
 
 def _check_uploads(context: Context, who: Who, asked: Asked) -> None:
@@ -173,6 +163,8 @@ def build_app(services: Services, lifespan: Callable[[Litestar], AbstractAsyncCo
             description="Decided, executed under warrant, proven: governance of every step of a model's life.",
             components=Components(security_schemes={"token": SecurityScheme(type="http", scheme="bearer")}),
             security=[{"token": []}],
+            render_plugins=[document.PagePlugin(path="/"), document.DocumentPlugin()],
+            openapi_router=document.router(),
         ),
         logging_config=None,
     )
