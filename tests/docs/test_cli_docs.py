@@ -36,10 +36,11 @@ unencrypted to another machine.
 
 | code | meaning |
 |---|---|
-| 0 | allowed; and with `--wait`: done |
+| 0 | allowed; and with `--wait`: done, whatever was found (that a model fails a check is a result) |
 | 1 | denied; `licet verify`: not verified; `licet doctor`: something is weak |
 | 2 | error; the operation failed; `licet doctor`: something is broken |
 | 3 | denied, and approvals are all that is missing |
+| 130 | stopped by the user, also at a question |
 
 **Work that takes longer** is accepted as an operation. `--wait` follows it to its end; without it the answer names the operation, and
 `licet operation wait TENANT/ID` follows it later.
@@ -48,7 +49,8 @@ unencrypted to another machine.
 UTC unless it names an offset.
 
 **Repeating.** A command that met a lost connection is repeated under its idempotency key by itself. If it gives up it names the key;
-repeat it with `--idempotency-key`, and it is done once.
+repeat it with `--idempotency-key`, and it is done once. Where it is known that nothing was done (no server took the connection, or it put
+the request off), and for `licet ask` and whatever else changes nothing, it says so: those are safe to repeat as they are.
 """
 
 

@@ -41,7 +41,10 @@ def because(answer: Answer) -> set[str]:
 
 def test_the_whole_way_stands_in_the_tenants_log_and_only_metadata_is_shown(world: Installation) -> None:
     number = requested(world)
-    assert because(look(world, number)) == {"guardrail.break-glass.approval", "guardrail.break-glass.window"}
+    # Nothing but the approval is missing, and nobody is told of an end that there is not yet.
+    assert because(look(world, number)) == {"guardrail.break-glass.approval"}
+    listed = {row["id"]: row for row in world.client(OPERATOR).list("platform", "break-glasses")}
+    assert (listed[number]["state"], listed[number]["until_ms"]) == ("requested", None)
     approved = world.client("northbank/admin").tenant.approve_break_glass("northbank", number).require()
     assert approved.result["operator"] == OPERATOR
 

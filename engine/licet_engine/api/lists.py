@@ -107,7 +107,16 @@ def _break_glasses(services: Services, who: Who, limit: int, _own_only: bool) ->
         with tenant_session(services.engine, who.tenant) as session:
             found, hidden = session.exec(query).all(), {"tenant_id"}
     at_ms = now_ms()
-    return [{"tenant": r.tenant_id, "state": state_of(r, at_ms), **r.model_dump(exclude=hidden)} for r in found]
+    return [
+        # What was not approved has no end yet.
+        {
+            "tenant": r.tenant_id,
+            "state": state_of(r, at_ms),
+            **r.model_dump(exclude=hidden),
+            "until_ms": r.until_ms or None,
+        }
+        for r in found
+    ]
 
 
 def _tenants(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.

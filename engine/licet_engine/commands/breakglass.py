@@ -33,22 +33,22 @@ def request(desk: Desk, tenant: str, *, reason: str, duration: float) -> None:
 
 @break_glass.command()
 @click.argument("tenant")
-@click.argument("number")
+@click.argument("identifier", metavar="ID")
 @immediate
-def approve(desk: Desk, tenant: str, *, number: str) -> None:
-    """Let the operator look who asked under NUMBER. For administrators of the tenant."""
-    desk.finish(desk.client.tenant.approve_break_glass(tenant, number, **desk.sent))
+def approve(desk: Desk, tenant: str, *, identifier: str) -> None:
+    """Let the operator look who asked under ID. For administrators of the tenant."""
+    desk.finish(desk.client.tenant.approve_break_glass(tenant, identifier, **desk.sent))
 
 
 @break_glass.command()
 @click.argument("tenant")
-@click.argument("number")
+@click.argument("identifier", metavar="ID")
 @click.argument("what", type=click.Choice(["decisions", "operations", "log"]))
 @click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="How many at most.")
 @immediate
-def look(desk: Desk, tenant: str, *, number: str, what: str, limit: int) -> None:
+def look(desk: Desk, tenant: str, *, identifier: str, what: str, limit: int) -> None:
     """Look at the newest decisions, operations or log headers of a tenant. Every look stands in its log."""
-    answer = desk.client.tenant.break_glass(tenant, number, what, limit=limit, **desk.sent)
+    answer = desk.client.tenant.break_glass(tenant, identifier, what, limit=limit, **desk.sent)
     if not answer.allowed:
         desk.finish(answer)
         return
@@ -58,21 +58,21 @@ def look(desk: Desk, tenant: str, *, number: str, what: str, limit: int) -> None
 
 @break_glass.command()
 @click.argument("tenant")
-@click.argument("number")
+@click.argument("identifier", metavar="ID")
 @immediate
-def end(desk: Desk, tenant: str, *, number: str) -> None:
+def end(desk: Desk, tenant: str, *, identifier: str) -> None:
     """End it before its time."""
-    desk.finish(desk.client.tenant.end_break_glass(tenant, number, **desk.sent))
+    desk.finish(desk.client.tenant.end_break_glass(tenant, identifier, **desk.sent))
 
 
 @break_glass.command()
 @click.argument("tenant")
-@click.argument("number")
+@click.argument("identifier", metavar="ID")
 @click.option("--finding", required=True, help="What you found.")
 @immediate
-def review(desk: Desk, tenant: str, *, number: str, finding: str) -> None:
+def review(desk: Desk, tenant: str, *, identifier: str, finding: str) -> None:
     """Say what you found in the log when it was over. For compliance and security of the tenant."""
-    desk.finish(desk.client.tenant.review_break_glass(tenant, number, finding, **desk.sent))
+    desk.finish(desk.client.tenant.review_break_glass(tenant, identifier, finding, **desk.sent))
 
 
 lister(break_glass, "break-glasses", "List every time of an operator behind the glass; of all tenants, for platform.")

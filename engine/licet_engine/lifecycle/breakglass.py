@@ -173,7 +173,9 @@ def ask_look(view: View, who: Who, ref: Ref, body: Look, ids: Ids) -> Proposal:
     """An operator looks. What was not approved, is over, or is another operator's is denied, not merely refused."""
     row = view.break_glass(body.id)
     is_open = row is not None and row.operator == who.id and state_of(row, ids.now_ms) == "open"
-    context: dict[str, Any] = {"until_ms": row.until_ms if row is not None and is_open else 0}
+    context: dict[str, Any] = {
+        "until_ms": _until_ms(row, ids.now_ms) if row is not None and row.operator == who.id else 0
+    }
     approver = view.principal(row.approved_by) if row is not None and is_open and row.approved_by else None
     entities = []
     if approver is not None:
@@ -190,6 +192,13 @@ def ask_look(view: View, who: Who, ref: Ref, body: Look, ids: Ids) -> Proposal:
         change=Change(notes=(note,)),
         secrets={"items": _ROWS[body.what](view, body.limit)} if is_open else {},
     )
+
+
+def _until_ms(row: BreakGlass, now_ms: int) -> int:
+    """Until when it is open; before it was approved, until when it would be if it were now: what is missing then is approval alone."""
+    if state_of(row, now_ms) == "requested":
+        return now_ms + row.duration_ms
+    return row.until_ms if row.ended_at_ms is None else min(row.until_ms, row.ended_at_ms)
 
 
 def _decisions(view: View, limit: int) -> list[dict[str, Any]]:
