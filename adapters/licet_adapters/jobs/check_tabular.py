@@ -134,12 +134,15 @@ def check_technical(case: Case) -> dict[str, Any]:
     error_interval = bootstrap(
         case, case.labels, lambda drawn: calibration_error(case.scores[drawn], case.labels[drawn])
     )
-    passed = auc_interval[0] >= case.threshold("auc_min_micro") and error <= case.threshold(
-        "calibration_error_max_micro"
-    )
+    reasons = [
+        *_below(
+            "the lower end of the interval of the area under the ROC curve", auc_interval[0], case, "auc_min_micro"
+        ),
+        *_above("the calibration error", error, case, "calibration_error_max_micro"),
+    ]
     return {
         "kind": "technical",
-        "passed": passed,
+        "passed": not reasons,
         "figures": {"auc_lower_micro": auc_interval[0], "calibration_error_micro": error},
         "detail": {
             "auc_micro": auc,
@@ -147,6 +150,7 @@ def check_technical(case: Case) -> dict[str, Any]:
             "calibration_error_interval_micro": list(error_interval),
             "rows": len(case.labels),
             "positives": int(case.labels.sum()),
+            "reasons": reasons,
         },
     }
 
@@ -159,14 +163,19 @@ def check_bias(case: Case) -> dict[str, Any]:
     lower = min(group["selection_rate_ratio_interval_micro"][0] for group in found.values())
     selected = tabular.micro(float(favourable.mean()))
     decides = _MIN_SHARE_MICRO <= selected <= tabular.MICRO - _MIN_SHARE_MICRO
-    passed = (
-        decides
-        and ratio >= case.threshold("selection_rate_ratio_min_micro")
-        and lower >= case.threshold("selection_rate_ratio_lower_min_micro")
-    )
+    share, answer = max((selected, "no"), (tabular.MICRO - selected, "yes"))
+    reasons = [
+        *_below("the lowest ratio of selection rates", ratio, case, "selection_rate_ratio_min_micro"),
+        *_below("the lower end of its interval", lower, case, "selection_rate_ratio_lower_min_micro"),
+    ]
+    if not decides:
+        reasons.append(
+            f'the model answers "{answer}" for {_percent(share)} of the rows; each answer must be given to at least'
+            f" {_percent(_MIN_SHARE_MICRO)}"
+        )
     return {
         "kind": "bias",
-        "passed": passed,
+        "passed": not reasons,
         "figures": {"selection_rate_ratio_micro": ratio, "selection_rate_ratio_lower_micro": lower},
         "detail": {
             "favourable": f"{case.label} = no",
@@ -174,8 +183,29 @@ def check_bias(case: Case) -> dict[str, Any]:
             "decides": decides,
             "least_share_of_an_answer_micro": _MIN_SHARE_MICRO,
             "groups": found,
+            "reasons": reasons,
         },
     }
+
+
+def _below(what: str, figure: int, case: Case, threshold: str) -> list[str]:
+    """The sentence that a figure is too low, if it is."""
+    least = case.threshold(threshold)
+    return [] if figure >= least else [f"{what} is {_decimal(figure)}; it must be at least {_decimal(least)}"]
+
+
+def _above(what: str, figure: int, case: Case, threshold: str) -> list[str]:
+    """The sentence that a figure is too high, if it is."""
+    most = case.threshold(threshold)
+    return [] if figure <= most else [f"{what} is {_decimal(figure)}; it must be at most {_decimal(most)}"]
+
+
+def _decimal(micro: int) -> str:
+    return f"{micro / tabular.MICRO:.6f}".rstrip("0").rstrip(".")
+
+
+def _percent(micro: int) -> str:
+    return f"{micro / tabular.MICRO:.1%}"
 
 
 def _compare(case: Case, favourable: Bools, members: Bools) -> dict[str, Any]:
@@ -231,9 +261,10 @@ def check_explainability(case: Case) -> dict[str, Any]:
             "share_micro": tabular.micro(float(own)), "association_micro": association, "protected": protected, "proxy": proxy,
         }  # fmt: skip
     figure = tabular.micro(share)
+    reasons = _above("the share of protected columns and their proxies", figure, case, "explain_share_max_micro")
     return {
         "kind": "explainability",
-        "passed": figure <= case.threshold("explain_share_max_micro"),
+        "passed": not reasons,
         "figures": {"protected_or_proxy_share_micro": figure},
         "detail": {
             "method": "integrated gradients of the logit, against the training mean",
@@ -246,6 +277,7 @@ def check_explainability(case: Case) -> dict[str, Any]:
             "convergence_delta_max_micro": tabular.micro(float(delta.abs().max())),
             "features": features,
             "rows": len(rows),
+            "reasons": reasons,
         },
     }
 
@@ -285,9 +317,11 @@ def check_drift(case: Case) -> dict[str, Any]:
             "p_adjusted_micro": tabular.micro(adjusted),
             "drifted": bool(found),
         }
+    most = case.threshold("drift_max_features")
+    reasons = [] if drifted <= most else [f"{int(drifted)} features drifted; it may be at most {most}"]
     return {
         "kind": "drift",
-        "passed": drifted <= case.threshold("drift_max_features"),
+        "passed": not reasons,
         "figures": {"drifted_features": int(drifted)},
         "detail": {
             "p_values": f"{case.spec['permutation_rounds']} permutations" if permuted else "asymptotic",
@@ -296,6 +330,7 @@ def check_drift(case: Case) -> dict[str, Any]:
             "effect_min_micro": effect_min,
             "rows": {"train": train_rows, "held_out": held_out_rows},
             "features": features,
+            "reasons": reasons,
         },
     }
 

@@ -112,10 +112,14 @@ def _part_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _found(value: Mapping[str, Any]) -> str:
-    """What stood at a place; a figure in millionths also as a decimal."""
+    """What stood at a place; a figure in millionths also as a decimal, a time also as people write it."""
     path, found = str(value.get("path") or ""), value.get("value")
     text = str(value.get("text") or f"{path} = {found}")
-    return f"{text} ({micro_text(found)})" if path.endswith("_micro") and type(found) is int else text
+    if type(found) is not int:
+        return text
+    if path.endswith("_ms"):
+        return f"{text} ({time_text(found) if found else 'not set'})"
+    return f"{text} ({micro_text(found)})" if path.endswith("_micro") else text
 
 
 def _nearest_lines(explanation: Mapping[str, Any]) -> list[str]:
@@ -238,9 +242,38 @@ def operation_lines(operation: Operation) -> list[str]:
         lines.append(labelled("error", f"{operation.error.get('message')} [{operation.error.get('code')}]", indent=2))
     if operation.progress and not operation.is_final:
         lines.append(labelled("progress", progress_text(operation.progress), indent=2))
+    results = operation.result.get("results") if operation.action == "model.check" else None
+    if isinstance(results, list):
+        lines += check_lines([found for found in results if isinstance(found, dict)])
     if operation.result:
         lines += block(operation.result, indent=2)
     return lines
+
+
+def check_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What checks found: a line for each, with its figures, and below it why it failed."""
+    lines = []
+    for found in results:
+        passed = found.get("passed") is True
+        word = click.style("pass", fg="green") if passed else click.style("FAIL", fg="red", bold=True)
+        lines.append(f"  {clean(found.get('kind')):<15} {word}  {check_figures(found)}")
+        reasons = [] if passed else (found.get("detail") or {}).get("reasons") or ()
+        lines += [labelled("", reason, indent=2, label_chars=16) for reason in reasons]
+    return lines
+
+
+def check_figures(found: Mapping[str, Any]) -> str:
+    """The figures of a check, those that have one with their interval."""
+    detail = found.get("detail") or {}
+    told = []
+    for name, value in (found.get("figures") or {}).items():
+        plain = str(name).removesuffix("_micro")
+        figure = f"{value / 1e6:.3f}" if plain != name else value_text(str(name), value)
+        interval = detail.get(f"{plain}_interval_micro")
+        told.append(
+            f"{clean(plain)} {figure}" + (f" [{interval[0] / 1e6:.3f}, {interval[1] / 1e6:.3f}]" if interval else "")
+        )
+    return "; ".join(told)
 
 
 def progress_text(progress: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from typing import Any, Final
 import httpx
 
 from licet_engine.client import LicetClient
+from licet_engine.commands.render import check_figures
 from licet_engine.demo.forgery import flip_one_byte, resign
 from licet_engine.demo.stage import DATA, Stage, Unexpected, strip_ids
 
@@ -379,21 +380,7 @@ def _launch(environment: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _figures(found: dict[str, Any]) -> str:
-    word = "pass" if found["passed"] else "FAIL"
-    intervals = {
-        name.removesuffix("_interval_micro"): value
-        for name, value in found["detail"].items()
-        if name.endswith("_interval_micro")
-    }
-    told = []
-    for name, value in found["figures"].items():
-        figure = f"{value / 1e6:.3f}" if name.endswith("_micro") else str(value)
-        interval = intervals.get(name.removesuffix("_micro"))
-        told.append(
-            f"{name.removesuffix('_micro')} {figure}"
-            + (f" [{interval[0] / 1e6:.3f}, {interval[1] / 1e6:.3f}]" if interval else "")
-        )
-    return f"{found['kind']:<15} {word}  {'; '.join(told)}"
+    return f"{found['kind']:<15} {'pass' if found['passed'] else 'FAIL'}  {check_figures(found)}"
 
 
 def _swapped_architecture(stage: Stage, folder: Path) -> Path:
