@@ -184,7 +184,7 @@ class LicetClient:
         """
         _split_action(action)
         body = {"action": action, **_body(resource, parameters, claimed)}
-        response = self._send("POST", "/v1/ask", json=body, idempotency_key=_new_key())
+        response = self._send("POST", "/v1/ask", json=body)
         return _answer(action, resource, response)
 
     def act(
@@ -372,19 +372,24 @@ class LicetClient:
     def _repeat(self, attempt: Callable[[], T], what: str, idempotency_key: str | None) -> T:
         """Try until there is an answer, at most ``attempts`` times."""
         pause_s = _FIRST_PAUSE_S
+        # Whether an attempt reached the server that may have acted on it.
+        is_known_undone = True
         for number in range(1, self._attempts + 1):
             try:
                 return attempt()
             except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
                 raise RequestRefused(f"{self.url}: {error}") from error
             except httpx.TransportError as error:
+                is_known_undone = is_known_undone and isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
                 problem = ServerUnavailable(
                     f"{self.url}: no answer to {what} in {number} attempts ({_describe(error)}); is the server running there?",
                     idempotency_key=idempotency_key,
+                    is_known_undone=is_known_undone,
                 )
                 if number == self._attempts:
                     raise problem from error
-            except ServerUnavailable:
+            except ServerUnavailable as problem:
+                problem.is_known_undone = is_known_undone
                 if number == self._attempts:
                     raise
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # Spreads retries; nothing is kept secret by it.
@@ -394,10 +399,15 @@ class LicetClient:
 
 def _check_url(url: str, *, unsafe_plain_http: bool) -> bool:
     """Return whether ``url`` is on this machine; refuse one that cannot be used."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
+    form = "use the form https://HOST[:PORT], or http://127.0.0.1:PORT for this machine"
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError as error:
+        raise RequestRefused(f"{url!r} is not the address of a server ({error}): {form}") from error
     if parts.scheme not in {"http", "https"} or not host or parts.username or parts.query or parts.fragment:
-        raise RequestRefused(f"{url!r} is not the address of a server: use the form https://HOST[:PORT]")
+        raise RequestRefused(f"{url!r} is not the address of a server: {form}")
     try:
         is_local = ipaddress.ip_address(host).is_loopback
     except ValueError:

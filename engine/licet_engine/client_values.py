@@ -58,15 +58,23 @@ class ServerUnavailable(LicetClientError):  # As above.
 
     Attributes:
         idempotency_key: The key that every attempt bore, or None if the call changes nothing.
+        is_known_undone: Whether it is known that nothing was done: no attempt reached a server, or each was put off by it.
     """
 
     default_code = "unavailable"
 
     def __init__(
-        self, message: str, *, code: str | None = None, status: int | None = None, idempotency_key: str | None = None
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        idempotency_key: str | None = None,
+        is_known_undone: bool = False,
     ) -> None:
         super().__init__(message, code=code, status=status)
         self.idempotency_key = idempotency_key
+        self.is_known_undone = is_known_undone
 
 
 class ServerFault(LicetClientError):  # As above.

@@ -359,7 +359,9 @@ def _positions(header: Sequence[str], schema: TableSchema) -> dict[str, int]:
     if repeated := sorted(name for name in schema.columns if counts[name] > 1):
         raise InputRefused(f"line 1: column {repeated[0]} stands there twice", code="input.csv")
     if missing := [name for name in schema.columns if name not in counts]:
-        raise InputRefused(f"line 1: column {missing[0]} is missing", code="input.csv")
+        # A file with another separator has but one column, whose name is the whole line.
+        told = "; columns are separated by commas, and the first line names them" if len(names) == 1 else ""
+        raise InputRefused(f"line 1: column {missing[0]} is missing{told}", code="input.csv")
     places = {name: at for at, name in enumerate(names)}
     return {name: places[name] for name in schema.columns}
 
@@ -374,8 +376,13 @@ def _cell(raw: str, name: str, encoding: Encoding, line: int, schema: TableSchem
     if text in _MISSING:
         if name == schema.label:
             raise InputRefused(f"{where}: the label is missing", code=code)
-        if name in schema.groups or schema.missing == "refuse":
-            raise InputRefused(f"{where}: missing", code=code)
+        if name in schema.groups:
+            raise InputRefused(f"{where}: missing; a protected column has a value in every row", code=code)
+        if schema.missing == "refuse":
+            raise InputRefused(
+                f"{where}: missing; to leave out the rows that lack a value, register with missing=drop (--missing drop)",
+                code=code,
+            )
         return None
     if encoding == "yes-no":
         if (known := _YES_NO.get(text.lower())) is None:

@@ -8,6 +8,8 @@ from typing import Any
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.status_codes import (
+    HTTP_404_NOT_FOUND,
+    HTTP_405_METHOD_NOT_ALLOWED,
     HTTP_429_TOO_MANY_REQUESTS,
     HTTP_500_INTERNAL_SERVER_ERROR,
     HTTP_503_SERVICE_UNAVAILABLE,
@@ -95,6 +97,11 @@ def on_http_exception(request: AnyRequest, error: HTTPException) -> Response[dic
     status = error.status_code
     logger.info("request refused", extra={"status": status, "method": request.method, "path": request.url.path[:200]})
     detail = error.detail if status < HTTP_500_INTERNAL_SERVER_ERROR else "Something went wrong here; it was logged."
+    if status == HTTP_404_NOT_FOUND:
+        detail = "There is no such route; /schema describes those that there are, and /v1/ask names the actions."
+    if status == HTTP_405_METHOD_NOT_ALLOWED:
+        takes = sorted(set((error.headers or {}).get("allow", "").split(", ")) - {"", "OPTIONS", "HEAD"})
+        detail = f"This route does not take {request.method}; it takes {', '.join(takes) or 'something else'}."
     if status >= HTTP_500_INTERNAL_SERVER_ERROR:
         logger.error("request failed", exc_info=error)
     return problem(status, _CODES.get(status, "error"), detail)

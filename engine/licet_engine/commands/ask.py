@@ -9,7 +9,7 @@ import click
 
 from licet_engine.commands.desk import asking
 from licet_engine.commands.models import STAGE, TRACK
-from licet_engine.commands.options import JSON_PAIR, read_json_object
+from licet_engine.commands.options import JSON_PAIR, REFERENCE, read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,10 +43,11 @@ _OF_NAME: Mapping[str, str] = {
     "lift-hold": "dataset.lift-hold",
     "log": "run.log",
     "read": "dataset.read",
-    "register": "dataset.register",
     "revoke": "token.revoke",
     "train": "training.launch",
 }
+_REGISTERED_BY: Mapping[str, str] = {"run": "model.register", "upload": "dataset.register"}
+"""The parameter that tells what is to be registered."""
 _OF_TENANT: Mapping[str, str] = {
     "administer": "tenant.administer",
     "create": "tenant.create",
@@ -58,8 +59,13 @@ _OF_TENANT: Mapping[str, str] = {
 }
 
 
-def action_of(verb: str, ref: str) -> str:
+def action_of(verb: str, ref: str, given: Mapping[str, Any] | None = None) -> str:
     """The action that a short verb means on a resource of this form; a full action is itself.
+
+    Args:
+        verb: What was written.
+        ref: On what.
+        given: The parameters, where they tell which of two actions is meant.
 
     Raises:
         click.BadParameter: No action is called so on such a resource.
@@ -68,6 +74,15 @@ def action_of(verb: str, ref: str) -> str:
         return verb
     short = {"rollback": "roll-back", "lift": "lift-hold"}.get(verb, verb)
     form = _OF_VERSION if "@" in ref else _OF_NAME if "/" in ref else _OF_TENANT
+    if short == "register" and form is not _OF_VERSION:
+        # A new model is named as a dataset is; what it would be made from tells them apart.
+        meant = [action for member, action in _REGISTERED_BY.items() if member in (given or {})]
+        if len(meant) == 1:
+            return meant[0]
+        raise click.BadParameter(
+            f"{verb!r} may mean two things on {ref!r}: write dataset.register or model.register (--run tells the latter)",
+            param_hint="VERB",
+        )
     if short in form:
         return form[short]
     # A verb that only one kind of resource knows is plain even where the reference is not: the server says what is wrong with it.
@@ -87,10 +102,10 @@ def action_of(verb: str, ref: str) -> str:
 @click.option("--to", "stage", type=STAGE, help="Stage to promote to, or to roll back on; prod if not given.")
 @click.option("--track", type=TRACK, help="Track to approve on.")
 @click.option("--region", help="Region it would be in.")
-@click.option("--dataset", help="Dataset to train on.")
+@click.option("--dataset", type=REFERENCE, help="Dataset to train on.")
 @click.option("--environment", help="Environment to train in.")
 @click.option("--use", help="What the model is for.")
-@click.option("--run", "run_", help="Run whose model would be registered.")
+@click.option("--run", "run_", type=REFERENCE, help="Run whose model would be registered.")
 @click.option("--reason", help="Why.")
 @click.option(
     "--param", "parameters", multiple=True, type=JSON_PAIR, help="Another parameter; JSON or text. Repeatable."
@@ -116,5 +131,5 @@ def ask(
     given: dict[str, Any] = {} if parameters_file is None else read_json_object(parameters_file, "--parameters-file")
     given |= {name.rstrip("_"): value for name, value in named.items() if value is not None}
     given |= dict(parameters)
-    answer = desk.client.ask(action_of(verb, ref), ref, given, claimed=desk.claimed)
+    answer = desk.client.ask(action_of(verb, ref, given), ref, given, claimed=desk.claimed)
     desk.finish(answer)

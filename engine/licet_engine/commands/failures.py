@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,24 @@ _EXTRA_OF: Mapping[str, str] = {
 }
 """Module to the extra of ``licet`` that brings it."""
 
+_OPTION_OF: Mapping[str, str] = {
+    "duration_s": "--for",
+    "environments": "--environment",
+    "expires_at_ms": "--expires",
+    "budgets": "--budget",
+    "kinds": "--kind",
+    "packs": "--pack",
+    "roles": "--role",
+    "ttl_s": "--ttl",
+    "uses": "--use",
+}
+"""Member of a request to the option that gives it, where it is called otherwise."""
+_MEMBER = re.compile(r"[a-z][a-z-]*\.[a-z][a-z-]*: ([a-z_]+)((?:\.[^ .:]+)*) (?=is |must )")
+_LIST = re.compile(r"must be a list, such as (\[.*\])$")
+
 _HINT_OF: Mapping[str, str] = {
+    "no-such-route": "the URL is that of the service's root, such as http://127.0.0.1:8000, with nothing behind it",
+    "not-found": "the URL is that of the service's root, such as http://127.0.0.1:8000, with nothing behind it",
     "unauthenticated": "give the file that holds your token with --token-file, or in LICET_TOKEN_FILE",
 }
 _CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
@@ -56,10 +74,15 @@ def describe(error: BaseException) -> dict[str, Any]:
         return {"code": "not-installed", "message": message}
     code = getattr(error, "code", None)
     if isinstance(code, str):
-        found: dict[str, Any] = {"code": code, "message": str(error)}
+        found: dict[str, Any] = {"code": code, "message": _named(str(error))}
         key = getattr(error, "idempotency_key", None)
-        if isinstance(key, str):
+        is_known_undone = getattr(error, "is_known_undone", None)
+        if is_known_undone:
+            found["hint"] = "nothing was done; repeat the command when the server answers"
+        elif isinstance(key, str):
             found["hint"] = f"whether it was done is not known; repeat the command with --idempotency-key {key}"
+        elif is_known_undone is not None:
+            found["hint"] = "this changes nothing, so it is safe to repeat the command"
         elif code in _HINT_OF:
             found["hint"] = _HINT_OF[code]
         if _CERTIFICATE in str(error):
@@ -75,6 +98,26 @@ def describe(error: BaseException) -> dict[str, Any]:
         "message": f"this is a defect of licet: {type(error).__name__}: {error}",
         "hint": "run it again with LICET_DEBUG=1 and report what it shows",
     }
+
+
+def _named(message: str) -> str:
+    """A message of the server on a member of the request, with the option or argument of this command that gives it."""
+    match, context = _MEMBER.match(message), click.get_current_context(silent=True)
+    if match is None or context is None:
+        return message
+    member, below = match[1], [part for part in match[2].split(".") if part and not part.isdigit()]
+    given = {name for parameter in context.command.params for name in (*parameter.opts, parameter.human_readable_name)}
+    called = [_OPTION_OF.get(member, ""), f"--{member.replace('_', '-')}", member.upper()]
+    option = next((name for name in called if name in given), None)
+    if option is None and "--param" in given:
+        option, below = "--param", [member, *below]
+    if option is None:
+        return message
+    rest = message[match.end() :]
+    form = _LIST.search(rest)
+    if below and form is not None:
+        rest += f": write {option} '{below[-1]}={form[1]}'"
+    return f"{' '.join([option, '.'.join(below)]).strip()} {rest}"
 
 
 def report(error: BaseException, format_: str) -> int:

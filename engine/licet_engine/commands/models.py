@@ -9,7 +9,7 @@ import click
 
 from licet_engine.commands.data import OUT, lister
 from licet_engine.commands.desk import immediate, mutation, waiting
-from licet_engine.commands.options import words
+from licet_engine.commands.options import REFERENCE, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ def model() -> None:
 
 @model.command()
 @click.argument("ref", metavar="TENANT/MODEL[@VERSION]")
-@click.option("--run", "run_", required=True, help="Run that made it, TENANT/RUN.")
+@click.option("--run", "run_", required=True, type=REFERENCE, help="Run that made it.")
 @click.option("--tier", type=click.Choice(["low", "medium", "high"]), help="Risk tier; high if not given.")
 @click.option(
     "--weights", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A model.safetensors of your own."

@@ -109,7 +109,22 @@ class ColumnPair(click.ParamType[tuple[str, str]]):
         return name, kind
 
 
+class Reference(click.ParamType[str]):
+    """``TENANT/NAME``: whatever is named is named with its tenant."""
+
+    name = "TENANT/NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See ``click.ParamType``."""
+        text = str(value)
+        tenant, slash, name = text.partition("/")
+        if not slash or not tenant or not name:
+            self.fail(f"{text!r} names no tenant: write TENANT/NAME, such as northbank/{name or text}", param, ctx)
+        return text
+
+
 MOMENT = Moment()
+REFERENCE = Reference()
 SECONDS = Seconds()
 PAIR = Pair()
 CLAIM = PAIR

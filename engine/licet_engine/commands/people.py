@@ -181,6 +181,9 @@ def administer_person(
     desk: Desk, ref: str, kind: str, roles: tuple[str, ...], owner: str | None, *, active: bool
 ) -> None:
     """Set a person or service account to be exactly this, and make it if it is new."""
+    if owner is not None:
+        # As everything is named with its tenant, so may the owner be; it is of the same tenant in any case.
+        owner = owner.removeprefix(f"{ref.partition('/')[0]}/")
     desk.finish(
         desk.client.person.administer(ref, kind=kind, roles=words(roles), active=active, owner=owner, **desk.sent)
     )

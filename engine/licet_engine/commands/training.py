@@ -9,7 +9,7 @@ import click
 
 from licet_engine.commands.data import lister
 from licet_engine.commands.desk import immediate, mutation
-from licet_engine.commands.options import JSON_PAIR, read_json_object
+from licet_engine.commands.options import JSON_PAIR, REFERENCE, read_json_object
 
 if TYPE_CHECKING:
     from licet_engine.commands.desk import Desk
@@ -22,7 +22,7 @@ def train() -> None:
 
 @train.command()
 @click.argument("ref", metavar="TENANT/RUN")
-@click.option("--dataset", required=True, help="Dataset to train on, TENANT/NAME.")
+@click.option("--dataset", required=True, type=REFERENCE, help="Dataset to train on.")
 @click.option("--environment", required=True, help="Environment to train in; see licet tenant environments.")
 @click.option("--use", required=True, help="What the model is for.")
 @click.option(

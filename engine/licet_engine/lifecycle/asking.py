@@ -36,6 +36,7 @@ from licet_engine.lifecycle.entries import decision_entry, rows_of
 from licet_engine.lifecycle.facts import Entity, View
 from licet_engine.lifecycle.tenants import InForce, Tenants
 from licet_engine.lifecycle.verbs import Body, Change, Ids, Note, Proposal, RefForm, Verb, Who
+from licet_engine.lifecycle.wording import sentence
 from licet_engine.log.errors import SpendRefused, StaleFacts, SubmissionConflict
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Receipt, Spend, Submission, Update
@@ -181,14 +182,13 @@ def parse_asked(
         InvalidInput: What was sent has not the form that the verb takes.
     """
     if not isinstance(resource, str):
-        raise InvalidInput(f"resource must be text of the form {verb.form.value}")
+        fault = "is missing: it is" if resource is None else "must be"
+        raise InvalidInput(f"{verb.action}: resource {fault} text of the form {verb.form.value}")
     try:
         # The strict form of JSON: a list stays a list and a number a number; what is undeclared is refused.
         body = verb.body.model_validate({} if parameters is None else parameters)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "parameters"
-        raise InvalidInput(f"{verb.action}: {where}: {first['msg']}") from error
+        raise InvalidInput(f"{verb.action}: {sentence(error, verb.body)}") from error
     if _has_nul(body.model_dump()):
         raise InvalidInput(f"{verb.action}: a text has a NUL character, which no database keeps")
     if len(key) > _MAX_KEY_CHARS or not key.isascii() or not key.isprintable():

@@ -29,6 +29,8 @@ ROLES = (
     "security-engineer",
 )
 """The roles that the platform's grants speak of."""
+OF_SERVICES = frozenset({"pipeline"})
+"""Roles that only a service account may have."""
 
 TOKEN_PREFIX = "licet_"  # noqa: S105 - what every token begins with, so that a leaked one is recognised.
 _TOKEN_BYTES = 32
@@ -103,8 +105,12 @@ class AdministerPerson(Body):
 
     @model_validator(mode="after")
     def _services_have_owners(self) -> AdministerPerson:
-        if (self.kind == "service") != (self.owner is not None):
-            raise ValueError("a service account has an owner, the person who answers for it; a person has none")
+        if self.kind == "service" and self.owner is None:
+            raise ValueError("a service account needs an owner: name the person who answers for it")
+        if self.kind == "person" and self.owner is not None:
+            raise ValueError("a person has no owner: leave it out, or say that the kind is service")
+        if self.kind == "person" and OF_SERVICES & set(self.roles):
+            raise ValueError("the role pipeline is for service accounts: nobody may promote as a person")
         return self
 
 

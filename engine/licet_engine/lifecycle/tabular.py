@@ -17,6 +17,7 @@ from licet_adapters.errors import InputRefused
 from licet_adapters.ports import InputFile
 from licet_adapters.training.data import MAX_CELL_CHARS, CsvRecords, Division, TableRows, TableSchema
 from licet_engine.domain.errors import InvalidInput
+from licet_engine.lifecycle.wording import sentence
 
 MAX_NAMED: Final = 100
 """Columns that are named as left out; of a table's thousands, nobody reads more."""
@@ -90,6 +91,12 @@ class Tables:
                     found = columns.get(name, "not declared") if declared else columns.setdefault(name, "yes-no")
                     if found != "yes-no":
                         raise InvalidInput(f"column {name!r} must be yes-no; it is {found}", code="input.csv")
+                if set(columns) <= {parameters["label"]}:
+                    raise InvalidInput(
+                        f"beside the label {parameters['label']!r} no column was found that is a number or yes-no: the table"
+                        " is comma-separated, its first line names the columns, and rows follow",
+                        code="input.csv",
+                    )
                 stream.seek(0)
                 table = TableRows(stream, _schema(columns, parameters))
                 for _ in table:
@@ -143,7 +150,7 @@ def _schema(columns: Mapping[str, str], parameters: Mapping[str, Any]) -> TableS
             }
         )
     except ValidationError as error:
-        raise InvalidInput(f"the table's columns: {error.errors(include_url=False)[0]['msg']}") from error
+        raise InvalidInput(f"the table: {sentence(error, TableSchema)}") from error
 
 
 class _Writer:

@@ -13,6 +13,7 @@ import pytest
 from licet_engine import client as client_module
 from licet_engine.cli import run
 from licet_engine.commands.failures import report
+from licet_engine.demo.stage import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -667,3 +668,130 @@ def test_packs_are_shown_without_a_server(licet: Run, script: Any) -> None:
     assert code == 2
     assert "no pack is called" in err
     assert not script.asked
+
+
+@pytest.mark.parametrize(
+    ("line", "detail", "told"),
+    [
+        (
+            "token issue a/x --ttl 1000d",
+            "token.issue: ttl_s must be at most 3 (366d)",
+            "--ttl must be at most 3 (366d)",
+        ),
+        (
+            "person administer a/x --role no",
+            "person.administer: roles.0 must be one of a, b",
+            "--role must be one of a, b",
+        ),
+        ("run log a/r auc abc --step 1", "run.log: value must be a decimal number", "VALUE must be a decimal number"),
+        ("token revoke a/x 12", "token.revoke: token_id must be an ID", "TOKEN_ID must be an ID"),
+        (
+            "break-glass request a --reason x --for 9h",
+            "tenant.request-break-glass: duration_s must be",
+            "--for must be",
+        ),
+        ("break-glass approve a 12", "tenant.approve-break-glass: id must be an ID", "ID must be an ID"),
+        ("ask approve a/m@1", "model.approve: track is missing", "--track is missing"),
+        ("ask hold a/m", "dataset.hold: purpose is missing", "--param purpose is missing"),
+        (
+            "train launch a/r --dataset a/d --environment e --use u --spec exclude=b,c",
+            'training.launch: spec.exclude must be a list, such as ["b","c"]',
+            """--spec exclude must be a list, such as ["b","c"]: write --spec 'exclude=["b","c"]'""",
+        ),
+    ],
+)
+def test_what_the_server_says_of_a_member_is_said_of_the_option(
+    licet: Run, script: Any, line: str, detail: str, told: str
+) -> None:
+    script.problem(400, "invalid-input", detail)
+    code, _, err = licet(*line.split())
+    assert code == 2
+    assert f"error: {told}" in err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model register a/m --run run-2",
+        "train launch a/r --dataset hmda --environment e --use u",
+        "ask register a/m --run run-2",
+        "ask train a/r --dataset hmda",
+    ],
+)
+def test_what_is_named_without_its_tenant_is_not_sent(licet: Run, script: Any, line: str) -> None:
+    code, _, err = licet(*line.split())
+    assert code == 2
+    assert "write TENANT/NAME" in err
+    assert not script.asked
+
+
+def test_an_owner_may_be_named_with_the_tenant(licet: Run, script: Any, world: Any) -> None:
+    script.answer(200, {"decision": world.allow, "result": {}, "operation": None})
+    assert licet("person", "administer", "acme/ci", "--kind", "service", "--owner", "acme/ana")[0] == 0
+    assert script.asked[0].json["parameters"]["owner"] == "ana"
+
+
+def test_asking_to_register_names_both_actions_unless_a_run_tells_which(licet: Run, script: Any, world: Any) -> None:
+    code, _, err = licet("ask", "register", "acme/m")
+    assert code == 2
+    assert "dataset.register or model.register" in " ".join(err.split())
+    assert not script.asked
+    script.answer(200, {"decision": world.allow})
+    assert licet("ask", "register", "acme/m", "--run", "acme/r")[0] == 0
+    assert script.asked[0].json["action"] == "model.register"
+
+
+def test_a_question_that_got_no_answer_is_safe_to_repeat(licet: Run, script: Any) -> None:
+    code, _, err = licet("ask", "read", "northbank/hmda")
+    assert code == 2
+    assert "safe to repeat" in err
+    assert "idempotency" not in err
+    assert "Idempotency-Key" not in script.asked[0].headers
+
+
+@pytest.mark.parametrize(
+    "line", ["dataset archive northbank/hmda", "ask read northbank/hmda", "dataset list northbank"]
+)
+def test_where_no_connection_was_taken_it_is_known_that_nothing_was_done(
+    licet: Run, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setenv("LICET_URL", f"http://127.0.0.1:{free_port()}")
+    code, _, err = licet(*line.split())
+    assert code == 2
+    assert "nothing was done" in err
+    assert "idempotency" not in err
+
+
+def test_an_address_below_the_root_is_told_to_be_the_root(licet: Run, script: Any) -> None:
+    script.problem(404, "no-such-route", "There is no such route")
+    code, _, err = licet("dataset", "list", "northbank")
+    assert code == 2
+    assert "the service's root" in err
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8100", "http://127.0.0.1:99999", "http://127.0.0.1:x"])
+def test_what_is_no_address_is_told_the_form_of_one(licet: Run, script: Any, url: str) -> None:
+    code, _, err = licet("dataset", "list", "northbank", "--url", url)
+    assert code == 2
+    assert "http://127.0.0.1:PORT" in err
+    assert not script.asked
+
+
+def test_checks_are_summed_up_before_their_details(licet: Run, script: Any) -> None:
+    bias = {
+        "kind": "bias",
+        "passed": False,
+        "figures": {"selection_rate_ratio_micro": 990_000},
+        "detail": {"reasons": ['the model answers "no" for 99.3% of the rows'], "selection_rate_micro": 993_000},
+    }
+    drift = {"kind": "drift", "passed": True, "figures": {"drifted_features": 0}, "detail": {"reasons": []}}
+    ended = {**OPERATION, "state": "done", "action": "model.check", "resource": "northbank/m@1", "attempt": 1}
+    script.answer(200, {**ended, "result": {"results": [bias, drift]}, "error": None, "progress": None})
+    code, out, _ = licet("operation", "show", f"northbank/{OPERATION['id']}")
+    assert code == 0
+    lines = [line.strip() for line in out.splitlines()]
+    assert lines[1:4] == [
+        "bias            FAIL  selection_rate_ratio 0.990",
+        'the model answers "no" for 99.3% of the rows',
+        "drift           pass  drifted_features 0",
+    ]

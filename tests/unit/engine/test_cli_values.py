@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         ("download", "northbank/credit-risk@1", "model.download"),
         ("delete", "northbank/credit-risk@1", "model.delete"),
         ("delete", "northbank/hmda", "dataset.delete"),
-        ("register", "northbank/hmda", "dataset.register"),
         ("register", "northbank/credit-risk@2", "model.register"),
         ("train", "northbank/run-1", "training.launch"),
         ("export", "northbank", "evidence.export"),
