@@ -13,7 +13,7 @@ import click
 
 from licet_attestations.errors import FormatError, VerificationError
 from licet_attestations.trustroot import MAX_TRUST_ROOT_BYTES, TrustRoot
-from licet_attestations.verify import Replay, Report, verify_archive
+from licet_attestations.verify import Replay, Report, entries_text, verify_archive
 
 NOT_VERIFIED = 1
 COULD_NOT_RUN = 2
@@ -22,7 +22,7 @@ COULD_NOT_RUN = 2
 def _print_report(report: Report) -> None:
     for step in report.steps:
         click.echo(f"  {step.number:2}. {step.name:<10}  ok  {step.title} ({step.detail})")
-    click.echo(f"\nVerified: {report.origin}, entries {report.first} to {report.size}.")
+    click.echo(f"\nVerified: {report.origin}, {entries_text(report.first, report.size)}.")
     click.echo(report.isolation.sentence())
     for action, counts in sorted(report.isolation.operators.items()):
         told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))

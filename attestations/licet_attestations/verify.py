@@ -340,7 +340,7 @@ class _Verification:
             state.limits.append(
                 f"Entries before {state.first} are not in the archive; only their place in the tree is."
             )
-        return f"entries {state.first} to {state.head.size}, root {state.head.root.hex()[:16]}"
+        return f"{entries_text(state.first, state.head.size)}, root {state.head.root.hex()[:16]}"
 
     def _lines(self, name: str) -> Iterator[bytes]:
         rest = b""
@@ -571,6 +571,11 @@ class _Verification:
     def _json(self, name: str, max_bytes: int = MAX_JSON_BYTES) -> Any:
         self._file = name
         return canonical.loads(self._archive.read(name, max_bytes), max_bytes=max_bytes, canonical=True)
+
+
+def entries_text(first: int, size: int) -> str:
+    """Which entries those from ``first`` up to a log's size are, counted from 0."""
+    return f"entries {first} to {size - 1}" if first < size else "no entries"
 
 
 def _check_header(leaf: Leaf, record: Mapping[str, Any], tenant: str) -> None:

@@ -127,6 +127,7 @@ class DecidingPolicy:
         advice: What to do about it.
         requires: Facts that would satisfy it, such as ``approval:model-risk``.
         severity: How grave a breach would be.
+        control: Clause of a framework that it enforces.
     """
 
     id: str
@@ -134,6 +135,7 @@ class DecidingPolicy:
     advice: str = ""
     requires: tuple[str, ...] = ()
     severity: str = ""
+    control: str = ""
 
     @classmethod
     def from_json(cls, value: Any) -> DecidingPolicy:
@@ -148,6 +150,7 @@ class DecidingPolicy:
             advice=str(value.get("advice") or ""),
             requires=tuple(word.strip() for word in requires),
             severity=str(value.get("severity") or ""),
+            control=str(value.get("control") or ""),
         )
 
 

@@ -53,16 +53,40 @@ def is_initialised(settings: Settings) -> bool:
     return said and settings.trust_root.exists()
 
 
-def initialise(settings: Settings, *, instance: str = "licet", region: str = "us") -> Initialised:
+def _refuse_occupied(settings: Settings, beside: frozenset[str]) -> None:
+    """Refuse a folder in which something else lies: its mode is changed, and it is backed up, moved and removed as a whole."""
+    ours = {INSTALLED_FILE, OPERATOR_TOKEN_FILE, settings.trust_root.name, "run", "lost+found", *beside}
+    folders = (settings.signer_data, settings.database.parent, settings.worker_data, settings.spool)
+    ours |= {folder.name for folder in folders}
+    try:
+        foreign = sorted({entry.name for entry in settings.data.iterdir()} - ours)
+    except OSError:  # Not there yet, or not to be read: what makes it says so.
+        return
+    if foreign:
+        raise ConfigurationError(
+            f"{settings.data} is not empty: {', '.join(map(repr, foreign[:3]))} lies in it; name a new folder with --data"
+        )
+
+
+def initialise(
+    settings: Settings, *, instance: str = "licet", region: str = "us", beside: frozenset[str] = frozenset()
+) -> Initialised:
     """Make an installation in ``settings.data``.
 
     A crash leaves something that `is_initialised` denies; running it again goes on from there.
+
+    Args:
+        settings: Of the installation.
+        instance: Its name.
+        region: Where the platform is.
+        beside: Names of files that may lie in the folder already.
 
     Raises:
         ConfigurationError: There is a whole one already, or the folder is not ours to use.
     """
     if is_initialised(settings):
         raise ConfigurationError(f"{settings.data} holds an installation already; choose another folder with --data")
+    _refuse_occupied(settings, beside)
     try:
         for folder in (
             settings.data,

@@ -27,6 +27,7 @@ class Settings:
         data: Folder that holds everything; made by ``licet init``.
         host: Address on which the API listens.
         port: Port on which the API listens.
+        public_url: Under which clients reach the API, such as https://licet.example, where a proxy stands before it; empty: host and port.
         max_body_bytes: Largest JSON body that is read.
         max_upload_bytes: Largest file that may be uploaded.
         max_uploads_per_principal: Uploads of one principal that may wait at once to be used.
@@ -74,6 +75,7 @@ class Settings:
     data: Path = Path("data")
     host: str = "127.0.0.1"
     port: int = 8000
+    public_url: str = ""
     max_body_bytes: int = 1 << 20
     max_upload_bytes: int = 256 << 20
     max_uploads_per_principal: int = 16
@@ -115,6 +117,12 @@ class Settings:
     checkpoint_ttl_s: int = 30 * 86_400
     database_urls: str = ""
     slot: int = 1
+
+    @property
+    def base_url(self) -> str:
+        """Under which the API says that it is reached."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url.rstrip("/") or f"http://{host}:{self.port}"
 
     @property
     def database(self) -> Path:
@@ -256,6 +264,8 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         raise ConfigurationError(f"{PREFIX}METRICS_PORT must be 0 or a port below 65535, not {settings.metrics_port}")
     if settings.otlp_endpoint and not settings.otlp_endpoint.startswith(("http://", "https://")):
         raise ConfigurationError(f"{PREFIX}OTLP_ENDPOINT must be an http or https address, without a path to traces")
+    if settings.public_url and not settings.public_url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"{PREFIX}PUBLIC_URL must be an http or https address, such as https://licet.example")
     if settings.decision_max_age_s * 1000 >= MAX_DECISION_AGE_MS:
         raise ConfigurationError(
             f"{PREFIX}DECISION_MAX_AGE_S must be below {MAX_DECISION_AGE_MS // 1000}, the oldest decision the signer accepts"

@@ -264,6 +264,12 @@ def test_keys_come_back_as_they_were_under_the_passphrase_alone(
     secret.chmod(0o600)
     sealed = tmp_path / "keys.sealed"
     told = ["--passphrase-file", str(secret), "--format", "json"]
+    short = tmp_path / "short"
+    short.write_text("x\n")
+    short.chmod(0o600)
+    assert run(["keys", "backup", str(sealed), "--data", str(served.data), "--passphrase-file", str(short)]) == 2
+    assert "at least 12" in capsys.readouterr().err
+    assert not sealed.exists()
     assert run(["keys", "backup", str(sealed), "--data", str(served.data), *told]) == 0
     before = json.loads(capsys.readouterr().out)["trust_root"]
     assert stat.S_IMODE(sealed.stat().st_mode) == 0o600

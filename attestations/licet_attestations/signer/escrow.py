@@ -48,6 +48,10 @@ _PATTERNS: Final = (
 )
 
 
+MIN_PASSPHRASE_BYTES: Final = 12
+"""Whoever has the file can try passphrases for years, at about a second each; only a long one outlasts that."""
+
+
 def back_up(signer_data: Path, target: Path, passphrase: bytes) -> TrustRoot:
     """Seal a signer's folder into a new file, and verify that it can be opened.
 
@@ -60,9 +64,15 @@ def back_up(signer_data: Path, target: Path, passphrase: bytes) -> TrustRoot:
         The public keys of what was sealed.
 
     Raises:
-        SignerRefused: There are no keys, or the file is there already.
+        SignerRefused: There are no keys, the file is there already, or the passphrase is too short.
         SignerUnavailable: A file cannot be read or written.
     """
+    if len(passphrase) < MIN_PASSPHRASE_BYTES:
+        raise SignerRefused(
+            f"the passphrase has {len(passphrase)} bytes; it needs at least {MIN_PASSPHRASE_BYTES}, since whoever has the file can"
+            " try passphrases for years",
+            code="signer.passphrase",
+        )
     try:
         files = {
             path.relative_to(signer_data).as_posix(): encode_bytes(path.read_bytes())

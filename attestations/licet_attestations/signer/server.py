@@ -27,6 +27,7 @@ import click
 
 from licet_attestations.errors import FormatError, LicetAttestationError, SignerRefused, SignerUnavailable
 from licet_attestations.rpc import Handler, RpcServer, decode_bytes, encode_bytes
+from licet_attestations.signer import logs
 from licet_attestations.signer.files import make_private_directory
 from licet_attestations.signer.keystore import Keystore, check_passphrase, read_passphrase
 from licet_attestations.signer.rules import SignerRules
@@ -265,7 +266,7 @@ def main(
     shared_gid: int | None,
 ) -> None:
     """Run the signer's command line."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    logs.configure()
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:

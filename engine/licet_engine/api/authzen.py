@@ -162,8 +162,9 @@ def routes(context: Context) -> list[Any]:
         return _response(request, {"evaluations": answers})
 
     @get("/.well-known/authzen-configuration", tags=["authzen"], summary="AuthZEN: discovery.")
-    async def discovery(request: AnyRequest) -> dict[str, str]:
-        base = str(request.base_url).rstrip("/")
+    async def discovery() -> dict[str, str]:
+        # Never from what a request says of itself: an answer that a cache keeps would send others where one asker wants.
+        base = context.services.settings.base_url
         return {
             "policy_decision_point": base,
             "access_evaluation_endpoint": f"{base}/access/v1/evaluation",

@@ -19,7 +19,7 @@ from licet_attestations import canonical
 from licet_attestations.errors import FormatError
 from licet_engine.api import authzen_forms
 from licet_engine.api.services import Services
-from licet_engine.domain.errors import InvalidInput, TooLarge
+from licet_engine.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
 from licet_engine.domain.refs import parse_tenant
 from licet_engine.lifecycle.asking import Answer, Asked, parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
@@ -69,6 +69,7 @@ class Context:
             InvalidInput: It broke off, is not JSON, or (where strict) with floats, repeated keys or undue depth.
             TooLarge: Larger than is read.
         """
+        refuse_other_media(request)
         most = self.services.settings.max_body_bytes
         length = request.headers.get("content-length", "0")
         if length.isdigit() and int(length) > most:
@@ -98,8 +99,17 @@ class Context:
     async def permit(self, identify: Callable[[], Who], action: str, tenant: str, *, own: bool | None) -> Answer:
         """Ask whether something of a tenant's log may be read; ``own`` says whether it is the asker's, where that counts."""
         identify()  # Before the form of what was sent is looked at.
-        asked = parse_asked(VERBS[action], parse_tenant(tenant), {}, is_dry=True)
-        return await self.ask(identify, replace(asked, context=() if own is None else (("own", own),)))
+        return await self.ask(identify, _of_log(action, tenant, own=own))
+
+    async def permit_widest(self, identify: Callable[[], Who], action: str, tenant: str) -> tuple[Answer, bool]:
+        """Ask whether everybody's may be read, or else the asker's own: only the question that fits is put and logged.
+
+        Returns:
+            The answer, and whether it is about the asker's own alone.
+        """
+        who = identify()
+        own = not await self.in_thread(self.services.desk.foresee, who, _of_log(action, tenant, own=False))
+        return await self.permit(identify, action, tenant, own=own), own
 
     async def permit_of(
         self, identify: Callable[[], Who], action: str, tenant: str, name: str, *, is_found: bool
@@ -110,6 +120,11 @@ class Context:
         if not is_found:
             asked = replace(asked, verb=replace(verb, propose=_nothing), sent=f"{tenant}/{name}"[:_MAX_SENT_CHARS])
         return await self.ask(identify, replace(asked, context=(("own", False),)))
+
+
+def _of_log(action: str, tenant: str, *, own: bool | None) -> Asked:
+    asked = parse_asked(VERBS[action], parse_tenant(tenant), {}, is_dry=True)
+    return replace(asked, context=() if own is None else (("own", own),))
 
 
 def _nothing(*_args: Any) -> None:
@@ -144,6 +159,20 @@ def find_verb(action: Any) -> Verb:
     if verb is None:
         raise InvalidInput(f"action {action!r} is not known; the actions are {', '.join(sorted(VERBS))}")
     return verb
+
+
+def refuse_other_media(request: AnyRequest, *, json: bool = True) -> None:
+    """Refuse what is not JSON, where it must be, and what is packed: it would be read as something that it is not.
+
+    Raises:
+        UnsupportedMedia: It says that it is.
+    """
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if json and kind != "application/json":
+        raise UnsupportedMedia(f"the body must be application/json; this one says it is {kind[:_MAX_SENT_CHARS]!r}")
+    packed = request.headers.get("content-encoding", "identity").strip().lower()
+    if packed != "identity":
+        raise UnsupportedMedia("a body is taken as it is: send it without a Content-Encoding")
 
 
 async def stream(request: AnyRequest, what: str) -> AsyncIterator[bytes]:

@@ -50,7 +50,7 @@ _POLICY: Final = _object(
     title=_TEXT,
     advice=_TEXT,
     requires=_TEXTS,
-    control=_TEXTS,
+    control=_TEXT,
     severity=_TEXT,
 )
 _SCHEMAS: Final[Mapping[str, Any]] = {

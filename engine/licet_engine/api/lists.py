@@ -121,14 +121,28 @@ def _break_glasses(services: Services, who: Who, limit: int, _own_only: bool) ->
 
 def _tenants(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
     query = select(tables.Tenant).order_by(col(tables.Tenant.tenant_id)).limit(limit)
-    if who.tenant == PLATFORM:
-        # Operators administer tenants as such: which there are is theirs to know.
-        with UnsafeAllTenants(services.engine, "operators list tenants") as session:
-            found = session.exec(query).all()
-    else:
-        with tenant_session(services.engine, who.tenant) as session:
-            found = session.exec(query).all()
-    return [{"tenant": row.tenant_id, **row.model_dump(exclude={"tenant_id", "bundle_digest_hex"})} for row in found]
+    # Operators administer tenants as such: which there are, and the environments that they set, is theirs to know.
+    is_platform = who.tenant == PLATFORM
+    opened = (
+        UnsafeAllTenants(services.engine, "operators list tenants")
+        if is_platform
+        else tenant_session(services.engine, who.tenant)
+    )
+    with opened as session:
+        found = session.exec(query).all()
+        names = [row.tenant_id for row in found]
+        places = session.exec(select(tables.Environment).where(col(tables.Environment.tenant_id).in_(names))).all()
+    environments: dict[str, dict[str, str]] = {name: {} for name in names}
+    for place in sorted(places, key=lambda place: place.name):
+        environments[place.tenant_id][place.name] = place.region
+    return [
+        {
+            "tenant": row.tenant_id,
+            **row.model_dump(exclude={"tenant_id", "bundle_digest_hex"}),
+            "environments": environments[row.tenant_id],
+        }
+        for row in found
+    ]
 
 
 _ROWS: Final[Mapping[str, Rows]] = {

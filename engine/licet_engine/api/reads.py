@@ -86,10 +86,7 @@ def list_routes(context: Context) -> list[Any]:
             answer = await context.permit(identify, "catalogue.read", tenant, own=None)
         else:
             # Everybody's, or else what the asker asked for.
-            answer = await context.permit(identify, action, tenant, own=False)
-            own_only = not answer.decision.allowed
-            if own_only:
-                answer = await context.permit(identify, action, tenant, own=True)
+            answer, own_only = await context.permit_widest(identify, action, tenant)
         if not answer.decision.allowed:
             return denied(answer)
         items = await context.in_thread(rows, services, who, bounded, own_only)

@@ -21,7 +21,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from licet_attestations.errors import LicetAttestationError
 from licet_engine import __version__
 from licet_engine.api import authzen, document, reads
-from licet_engine.api.context import AnyRequest, Context, find_verb, members, stream
+from licet_engine.api.context import AnyRequest, Context, find_verb, members, refuse_other_media, stream
 from licet_engine.api.door import FrontDoor, say_that_it_closes
 from licet_engine.api.limits import Buckets
 from licet_engine.api.problems import (
@@ -110,6 +110,7 @@ def _asking_routes(context: Context) -> list[Any]:
         who = context.identify(request)()
         if not await context.in_thread(services.tenants.may_act, who):
             raise Unauthenticated("this principal may not act any more, or its tenant is suspended")
+        refuse_other_media(request, json=False)
         length = request.headers.get("content-length", "")
         if not length.isdigit():
             raise InvalidInput("an upload needs a Content-Length", code="length-required")

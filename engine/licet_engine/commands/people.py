@@ -151,7 +151,7 @@ def resume(desk: Desk, tenant: str, *, reason: str | None) -> None:
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at most.")
 @remote
 def list_tenants(desk: Desk, limit: int) -> None:
-    """List the tenants. For operators of the platform."""
+    """List the tenants and their environments. For operators of the platform."""
     rows = desk.client.list("platform", "tenants", limit=limit)
     desk.show({"items": rows}, list_lines("tenants", rows))
 

@@ -31,7 +31,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "runs": ("name", "state", "environment", "region", "use", "started_by", "attempt", "created_at_ms"),
     "models": ("model", "version", "stage", "state", "tier", "run", "signed", "created_by", "created_at_ms"),
     "environments": ("name", "region", "runtimes_allowed"),
-    "tenants": ("tenant", "region", "suspended", "created_at_ms"),
+    "tenants": ("tenant", "region", "suspended", "environments", "created_at_ms"),
     "tokens": ("id", "principal", "label", "expires_at_ms", "revoked_at_ms"),
     "break-glasses": ("tenant", "id", "state", "operator", "approved_by", "until_ms", "reviewed_by"),
     "people": ("name", "kind", "roles", "active", "owner"),

@@ -52,7 +52,7 @@ def main(folder: Path = FOLDER) -> int:
     (folder / _MARKER).touch()
     settings = load_settings({}, data=folder.absolute(), port=free_port())
     stage.heading("Making an installation: keys, database, first operator")
-    initialise(settings, instance="licet-demo")
+    initialise(settings, instance="licet-demo", beside=frozenset({_MARKER}))
     supervisor = Supervisor(settings, log=folder / "service.log")
     try:
         supervisor.start()

@@ -296,7 +296,9 @@ def reach_over_the_wall(stage: Stage) -> None:
         )
         answers.add(_raw_denial(stage, action, resource))
     stage.holds("different answers among them", len(answers), 1)
-    # Each was tried twice, once by the client and once to compare the bytes; four of the five name northbank.
+    stage.tell(
+        "Each was asked twice, the second time to compare the answers byte by byte; four of the five name northbank."
+    )
     stage.holds("attempts that stand in northbank's own log", _attempts(stage) - before, 8)
 
 

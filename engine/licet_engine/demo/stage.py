@@ -223,7 +223,7 @@ class Stage:
                     if clause["kind"] == "unless" and part["outcome"] == "false":
                         values = "; ".join(value["text"] for value in part["values"])
                         line = f"{report['id']}: {part['source']} is {part['outcome']} ({values})"
-                        self._line("failed", _short(line))
+                        self._line("failed", line)
         if explanation.path:
             steps = explanation.path.get("steps") or ()
             self.console.print("   [bold]path to yes[/]")
@@ -335,10 +335,6 @@ def _attested(ended: Operation) -> list[tuple[str, str]]:
     if "attestation" in result:
         found.append((ended.action, result["attestation"]))
     return [(name, digest[:16]) for name, digest in found]
-
-
-def _short(line: str, most: int = 220) -> str:
-    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def strip_ids(body: Mapping[str, Any]) -> str:

@@ -50,6 +50,13 @@ class TooLarge(LicetError):
     default_code = "too-large"
 
 
+class UnsupportedMedia(LicetError):
+    """The caller must send the body in another form."""
+
+    status = 415
+    default_code = "unsupported-media-type"
+
+
 class Busy(LicetError):
     """The caller should try again later; nothing was done."""
 

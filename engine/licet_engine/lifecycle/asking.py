@@ -86,7 +86,7 @@ class Answer:
     decision_id: str
     decision: Decision
     tenant: str
-    policies: tuple[Mapping[str, str], ...] = ()
+    policies: tuple[Mapping[str, Any], ...] = ()
     operation: str | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, Any] = field(default_factory=dict)
@@ -314,6 +314,14 @@ class Desk:
             return known
         return self._replayed(who, asked) or question
 
+    def foresee(self, who: Who, asked: Asked) -> bool:
+        """Whether a question would be allowed as things stand.
+
+        Nothing is logged, so nothing may be answered from it: it only chooses which of two questions is put.
+        """
+        question = self._question(who, asked)
+        return decide(question.in_force.bundle, self._request(question, question.ids.now_ms), question.facts).allowed
+
     async def ask_async(self, identify: Callable[[], Who], asked: Asked, in_thread: Callable[..., Any]) -> Answer:
         """Answer a dry question without blocking; facts that are not in memory are read by ``in_thread``."""
         for _ in range(MAX_TRIES):
@@ -447,19 +455,22 @@ class Desk:
 
     # --- may they, and remember ------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _request(question: _Question, now_ms: int) -> Request:
+        return Request(
+            principal=EntityUid.from_json((question.asked.subject or question.who).uid),
+            action=question.asked.verb.action,
+            resource=question.resource,
+            context={**question.context, "now_ms": now_ms},
+        )
+
     def _prepare(self, question: _Question) -> _Prepared:
         """Decide, and write down everything that is to become durable with the decision."""
         who, asked, ids, proposal = question.who, question.asked, question.ids, question.proposal
         if asked.is_dry:
             # A remembered question is decided anew each time, under a number and a time of its own.
             ids = Ids(decision=new_id(), operation="", now_ms=self.tenants.now_ms(who.tenant))
-        principal = EntityUid.from_json((asked.subject or who).uid)
-        request = Request(
-            principal=principal,
-            action=asked.verb.action,
-            resource=question.resource,
-            context={**question.context, "now_ms": ids.now_ms},
-        )
+        request = self._request(question, ids.now_ms)
         decision = decide(question.in_force.bundle, request, question.facts)
         does = decision.allowed and not asked.is_dry and proposal is not None and proposal.conflict is None
         change = proposal.change if does and proposal is not None else Change()
@@ -577,19 +588,17 @@ def _weight(question: _Question) -> int:
 # --- the parts of a submission ----------------------------------------------------------------------------------------
 
 
-def _policies(in_force: InForce, decision: Decision) -> tuple[Mapping[str, str], ...]:
+def _policies(in_force: InForce, decision: Decision) -> tuple[Mapping[str, Any], ...]:
     told = []
     for policy_id in (*decision.reasons, *decision.errors):
         policy = in_force.bundle.policies_by_id.get(policy_id)
         if policy is not None:
             notes = policy.annotations
+            required = [word.strip() for word in notes.get("requires", "").split(",") if word.strip()]
             told.append(
                 {"id": policy.id}
-                | {
-                    name: notes[name]
-                    for name in ("title", "advice", "requires", "control", "severity")
-                    if name in notes
-                }
+                | {name: notes[name] for name in ("title", "advice", "control", "severity") if name in notes}
+                | ({"requires": required} if required else {})
             )
     return tuple(told)
 

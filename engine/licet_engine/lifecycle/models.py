@@ -151,7 +151,10 @@ def _registration(row: ModelVersion, present: ModelVersion | None, ids: Ids) -> 
         return Change(inserts=(Insert(ModelVersion, row.model_dump()),))
     where = {"model": row.model, "version": row.version, "revision": present.revision, "stage": "none"}
     # The manifest stays until the registry holds other files: a swap that is refused changes nothing.
-    kept = {"tenant_id", "model", "version", "created_at_ms", "created_by", "manifest"}
+    kept = {"tenant_id", "model", "version", "manifest"}
+    if present.manifest:
+        # Who replaces a file did not make the version; who takes a number under which none ever stood does.
+        kept |= {"created_at_ms", "created_by"}
     values = {key: value for key, value in row.model_dump().items() if key not in kept}
     note = Note("facts", {"event": "model-replaced", "version": f"{row.tenant_id}/{row.model}@{row.version}"})
     return Change(

