@@ -324,6 +324,7 @@ class Answer:
                         "advice": p.advice,
                         "requires": list(p.requires),
                         "severity": p.severity,
+                        "control": p.control,
                     }
                     for p in self.policies
                 ],

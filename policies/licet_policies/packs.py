@@ -132,7 +132,7 @@ def _check(where: str, declared: Mapping[str, Any], value: object) -> ParameterV
             raise PackError(f"{where}: {value} lies outside {declared['minimum']} to {declared['maximum']}")
         return value
     if not isinstance(value, list | tuple | set | frozenset):
-        name = where.rpartition(" ")[2]
+        name = where.removeprefix("pack ").replace(": parameter ", ".")
         form = f'["{value}"]' if isinstance(value, str) and _WORD.fullmatch(value) else '["WORD","WORD"]'
         raise PackError(f"{where}: expected a list of words, found {value!r:.60}: write {name}={form}")
     return _check_words(where, declared, value)

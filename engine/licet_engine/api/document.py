@@ -45,7 +45,7 @@ def _or_null(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _POLICY: Final = _object(
-    ("title", "advice", "requires", "control", "severity"),
+    ("title", "advice", "control", "severity"),
     id=_TEXT,
     title=_TEXT,
     advice=_TEXT,

@@ -596,9 +596,8 @@ def _policies(in_force: InForce, decision: Decision) -> tuple[Mapping[str, Any],
             notes = policy.annotations
             required = [word.strip() for word in notes.get("requires", "").split(",") if word.strip()]
             told.append(
-                {"id": policy.id}
+                {"id": policy.id, "requires": required}
                 | {name: notes[name] for name in ("title", "advice", "control", "severity") if name in notes}
-                | ({"requires": required} if required else {})
             )
     return tuple(told)
 

@@ -106,7 +106,7 @@ class AdministerPerson(Body):
     @model_validator(mode="after")
     def _services_have_owners(self) -> AdministerPerson:
         if self.kind == "service" and self.owner is None:
-            raise ValueError("a service account needs an owner: name the person who answers for it")
+            raise ValueError("a service account needs an owner, the person who answers for it (--owner)")
         if self.kind == "person" and self.owner is not None:
             raise ValueError("a person has no owner: leave it out, or say that the kind is service")
         if self.kind == "person" and OF_SERVICES & set(self.roles):
