@@ -3,7 +3,8 @@
 Rules kept here:
 
 - This module wires commands together and runs them; what they do stands in ``licet_engine.commands``.
-- Whatever goes wrong ends as a message and an exit code: 0 allowed or done, 1 denied, 2 error, 3 denied and only approvals are missing.
+- Whatever goes wrong ends as a message and an exit code: 0 allowed or done, 1 denied, 2 error, 3 denied and only approvals are missing,
+  130 stopped.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 def cli() -> None:
     """Licet: ask, decide, execute under warrant, prove.
 
-    Exit codes: 0 allowed or done, 1 denied, 2 error, 3 denied and only approvals are missing.
+    Exit codes: 0 allowed or done, 1 denied, 2 error, 3 denied and only approvals are missing, 130 stopped.
     """
 
 

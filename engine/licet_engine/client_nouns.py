@@ -311,26 +311,26 @@ class TenantVerbs(Verbs):
     def request_break_glass(
         self, tenant: str, reason: str, *, duration_s: int | None = None, **sent: Unpack[Sent]
     ) -> Answer:
-        """Ask, as an operator, to look; ``result["break_glass"]`` is the number of it."""
+        """Ask, as an operator, to look; ``result["break_glass"]`` is its ID."""
         return self._act("tenant.request-break-glass", tenant, sent, reason=reason, duration_s=duration_s)
 
-    def approve_break_glass(self, tenant: str, number: str, **sent: Unpack[Sent]) -> Answer:
+    def approve_break_glass(self, tenant: str, identifier: str, **sent: Unpack[Sent]) -> Answer:
         """Let the operator who asked look."""
-        return self._act("tenant.approve-break-glass", tenant, sent, id=number)
+        return self._act("tenant.approve-break-glass", tenant, sent, id=identifier)
 
     def break_glass(
-        self, tenant: str, number: str, what: str, *, limit: int | None = None, **sent: Unpack[Sent]
+        self, tenant: str, identifier: str, what: str, *, limit: int | None = None, **sent: Unpack[Sent]
     ) -> Answer:
         """Look at ``decisions``, ``operations`` or the ``log``; ``result["items"]`` is what is there."""
-        return self._act("tenant.break-glass", tenant, sent, id=number, what=what, limit=limit)
+        return self._act("tenant.break-glass", tenant, sent, id=identifier, what=what, limit=limit)
 
-    def end_break_glass(self, tenant: str, number: str, **sent: Unpack[Sent]) -> Answer:
+    def end_break_glass(self, tenant: str, identifier: str, **sent: Unpack[Sent]) -> Answer:
         """End it before its time."""
-        return self._act("tenant.end-break-glass", tenant, sent, id=number)
+        return self._act("tenant.end-break-glass", tenant, sent, id=identifier)
 
-    def review_break_glass(self, tenant: str, number: str, finding: str, **sent: Unpack[Sent]) -> Answer:
+    def review_break_glass(self, tenant: str, identifier: str, finding: str, **sent: Unpack[Sent]) -> Answer:
         """Say what the review found."""
-        return self._act("tenant.review-break-glass", tenant, sent, id=number, finding=finding)
+        return self._act("tenant.review-break-glass", tenant, sent, id=identifier, finding=finding)
 
 
 class PersonVerbs(Verbs):

@@ -6,7 +6,7 @@ Rules kept here:
   them ends it before. Afterwards somebody of the tenant's compliance or security reviews what was done, or the operators
   cannot ask again.
 - Each look is an act of its own: decided anew, with the approver as they are now, and written to the tenant's log with
-  the number under which it was approved.
+  the ID under which it was approved.
 - What can be looked at is who did what and when: decisions, operations, headers of the log. Never what was sent or made,
   no data, no model, no figure, no reason that somebody gave.
 - What was looked at is told once and stored nowhere of the operators'.

@@ -63,7 +63,10 @@ def test_every_default_is_itself_allowed() -> None:
         ({"auc_min_micro_high": 1_000_001}, "1000001 lies outside 500000 to 1000000"),
         ({"auc_min_micro_high": 499_999}, "499999 lies outside 500000 to 1000000"),
         ({"drift_max_features": -1}, "-1 lies outside 0 to 10000"),
-        ({"drift_tiers": "high"}, "drift_tiers: expected a list of words"),
+        (
+            {"drift_tiers": "high"},
+            r'drift_tiers: expected a list of words, found \'high\': write sr-11-7.drift_tiers=\["high"\]',
+        ),
         ({"drift_tiers": {"high": True}}, "drift_tiers: expected a list of words"),
         ({"drift_tiers": []}, "expected 1 to 100 different words, found 0"),
         ({"drift_tiers": ["high", "high"]}, "different words"),
