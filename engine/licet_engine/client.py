@@ -389,6 +389,8 @@ class LicetClient:
                 if number == self._attempts:
                     raise problem from error
             except ServerUnavailable as problem:
+                # A 503 may be of a write of which it is not known whether it lasted; a 429 is said before anything is read.
+                is_known_undone = is_known_undone and problem.status == _TOO_MANY
                 problem.is_known_undone = is_known_undone
                 if number == self._attempts:
                     raise

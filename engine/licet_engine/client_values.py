@@ -58,7 +58,7 @@ class ServerUnavailable(LicetClientError):  # As above.
 
     Attributes:
         idempotency_key: The key that every attempt bore, or None if the call changes nothing.
-        is_known_undone: Whether it is known that nothing was done: no attempt reached a server, or each was put off by it.
+        is_known_undone: Whether it is known that nothing was done: no attempt reached a server, or it took none.
     """
 
     default_code = "unavailable"

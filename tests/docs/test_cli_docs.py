@@ -49,8 +49,8 @@ unencrypted to another machine.
 UTC unless it names an offset.
 
 **Repeating.** A command that met a lost connection is repeated under its idempotency key by itself. If it gives up it names the key;
-repeat it with `--idempotency-key`, and it is done once. Where it is known that nothing was done (no server took the connection, or it put
-the request off), and for `licet ask` and whatever else changes nothing, it says so: those are safe to repeat as they are.
+repeat it with `--idempotency-key`, and it is done once. Where it is known that nothing was done (no server took the connection, or too much
+was asked of it), and for `licet ask` and whatever else changes nothing, it says so: those are safe to repeat as they are.
 """
 
 

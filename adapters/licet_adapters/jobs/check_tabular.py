@@ -318,7 +318,7 @@ def check_drift(case: Case) -> dict[str, Any]:
             "drifted": bool(found),
         }
     most = case.threshold("drift_max_features")
-    reasons = [] if drifted <= most else [f"{int(drifted)} features drifted; it may be at most {most}"]
+    reasons = [] if drifted <= most else [f"features that drifted: {int(drifted)}; there may be at most {most}"]
     return {
         "kind": "drift",
         "passed": not reasons,

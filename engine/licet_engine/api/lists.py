@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from sqlmodel import SQLModel, col, false, select
+from sqlmodel import Session, SQLModel, col, false, select
 
 from licet_attestations import canonical
 from licet_engine.api.services import Services
@@ -123,7 +124,7 @@ def _tenants(services: Services, who: Who, limit: int, _own_only: bool) -> list[
     query = select(tables.Tenant).order_by(col(tables.Tenant.tenant_id)).limit(limit)
     # Operators administer tenants as such: which there are, and the environments that they set, is theirs to know.
     is_platform = who.tenant == PLATFORM
-    opened = (
+    opened: AbstractContextManager[Session] = (
         UnsafeAllTenants(services.engine, "operators list tenants")
         if is_platform
         else tenant_session(services.engine, who.tenant)

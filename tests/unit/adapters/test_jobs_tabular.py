@@ -172,11 +172,13 @@ def _mitigation() -> dict[str, Any]:
 def test_technical_validation_tells_a_good_model_from_noise(tmp_path: Path) -> None:
     good = checked(trained(tmp_path / "good", table(1500, seed=1), table(1500, seed=2)), "technical")
     assert good["passed"]
+    assert good["detail"]["reasons"] == []
     low, high = good["detail"]["auc_interval_micro"]
     assert low < good["detail"]["auc_micro"] < high
     assert good["figures"]["auc_lower_micro"] == low
     noise = checked(trained(tmp_path / "noise", table(1500, seed=1), table(1500, seed=2), names=("code",)), "technical")
     assert not noise["passed"]
+    assert "area under the ROC curve" in noise["detail"]["reasons"][0]
 
 
 def test_a_model_whose_probabilities_are_off_is_not_calibrated(tmp_path: Path) -> None:
@@ -205,12 +207,15 @@ def test_the_lower_bound_of_the_ratio_has_a_floor_of_its_own(tmp_path: Path) -> 
     )
     assert found["figures"] == strict["figures"]
     assert not strict["passed"]
+    assert strict["detail"]["reasons"][-1].endswith("; it must be at least 1")
 
 
 def test_a_model_that_favours_nobody_does_not_pass_the_bias_review(tmp_path: Path) -> None:
     folder = trained(tmp_path / "run", table(500, seed=1), table(500, seed=2), decision_threshold_micro=0)
     found = checked(folder, "bias")
     assert (found["passed"], found["figures"]["selection_rate_ratio_micro"]) == (False, 0)
+    said = 'the model answers "yes" for 100.0% of the rows; each answer must be given to at least 5.0%'
+    assert found["detail"]["reasons"][-1] == said
 
 
 def test_a_protected_column_among_the_features_is_found(tmp_path: Path) -> None:
@@ -239,6 +244,7 @@ def test_drift_finds_what_moved_and_nothing_else(tmp_path: Path) -> None:
     found = checked(trained(tmp_path / "run", table(900, seed=1), table(600, seed=2, shift=0.4)), "drift")
     assert not found["passed"]
     assert found["figures"]["drifted_features"] == 1
+    assert found["detail"]["reasons"] == ["features that drifted: 1; there may be at most 0"]
     assert found["detail"]["features"]["income"]["drifted"]
 
 

@@ -39,7 +39,7 @@ def test_an_empty_folder_is_taken_and_the_person_is_told_of_no_warnings(tmp_path
     [
         ({}, "http://127.0.0.1:8000"),
         ({"host": "::1", "port": 9000}, "http://[::1]:9000"),
-        ({"host": "0.0.0.0", "public_url": "https://licet.example/"}, "https://licet.example"),
+        ({"host": "192.0.2.1", "public_url": "https://licet.example/"}, "https://licet.example"),
     ],
 )
 def test_the_service_says_the_address_that_was_configured(given: dict[str, object], told: str) -> None:
