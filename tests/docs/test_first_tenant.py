@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def test_the_walk_through_ends_with_a_promoted_model_and_evidence_that_verifies(
 ) -> None:
     cwd, environment = folder
     ran = subprocess.run(
-        ["bash", "-c", script()],
+        [shutil.which("bash") or "/bin/bash", "-c", script()],
         cwd=cwd,
         env=environment,
         capture_output=True,

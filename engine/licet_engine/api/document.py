@@ -316,10 +316,9 @@ def page(document: Mapping[str, Any], address: str) -> str:
 
 
 def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
-    told = [
-        f"<section><details><summary><code>{escape(method.upper())} {escape(path)}</code> "
-        f"{escape(operation.get('summary') or '')}</summary>"
-    ]
+    summary = escape(operation.get("summary") or "")
+    head = f"<code>{escape(method.upper())} {escape(path)}</code> {summary}"
+    told = [f"<section><details><summary>{head}</summary>"]
     if operation.get("description"):
         told.append(f"<p>{escape(operation['description'])}</p>")
     for title, name in (("Parameters", "parameters"), ("Body", "requestBody"), ("Answers", "responses")):
