@@ -153,11 +153,10 @@ def find_verb(action: Any) -> Verb:
     Raises:
         InvalidInput: There is none.
     """
-    if action is None:
-        raise InvalidInput("'action' is missing: name what is asked for, such as model.promote")
     verb = VERBS.get(action) if isinstance(action, str) else None
     if verb is None:
-        raise InvalidInput(f"action {action!r} is not known; the actions are {', '.join(sorted(VERBS))}")
+        fault = "'action' is missing" if action is None else f"action {action!r} is not known"
+        raise InvalidInput(f"{fault}; the actions are {', '.join(sorted(VERBS))}")
     return verb
 
 
