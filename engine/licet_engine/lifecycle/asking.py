@@ -8,7 +8,8 @@ Rules kept here:
    a number and a no, and two entries are appended in one transaction: to the asker's log what it sent, to the owner's
    log (or the void log) that it was tried.
 3. A decision is durable before it is answered, allow and deny alike (law 2). It commits only on the facts version it was
-   made on; else it is made again, from authentication on.
+   made on; else it is made again, from authentication on; after three tries under the lock of the log, where no fact
+   can change.
 4. What an allow changes, and the operation it accepts, are committed with it.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,13 +40,21 @@ from licet_engine.lifecycle.tenants import InForce, Tenants
 from licet_engine.lifecycle.verbs import Body, Change, Ids, Note, Proposal, RefForm, Verb, Who
 from licet_engine.lifecycle.wording import sentence
 from licet_engine.log.errors import SpendRefused, StaleFacts, SubmissionConflict
-from licet_engine.log.sequencer import Sequencer
-from licet_engine.log.submission import Insert, NewEntry, Receipt, Spend, Submission, Update
+from licet_engine.log.sequencer import MAX_TRIES, Sequencer
+from licet_engine.log.submission import (
+    Insert,
+    NewEntry,
+    Receipt,
+    Spend,
+    Submission,
+    UnderLock,
+    Update,
+    tenants_of,
+)
 from licet_engine.store import tables
 from licet_engine.store.db import tenant_session
 from licet_engine.telemetry import traceparent
 
-MAX_TRIES: Final = 8
 _MAX_REMEMBERED_QUESTIONS: Final = 10_000
 _MAX_REMEMBERED_BYTES: Final = 64 << 20
 _BYTES_PER_QUESTION: Final = 4096
@@ -166,6 +176,33 @@ class _Prepared:
     question: _Question
 
 
+class _Known(Exception):  # No error: it carries an answer out of the sequencer, and never leaves this module.
+    def __init__(self, answer: Answer) -> None:
+        super().__init__("this was answered before")
+        self.answer = answer
+
+
+class _Put:
+    """Puts a question, anew each time it is called, and keeps how it was decided last."""
+
+    def __init__(self, put: Callable[[], _Prepared | Answer]) -> None:
+        # On whichever thread it is put, it belongs to the request at hand.
+        self._context = copy_context()
+        self._put = put
+        self.prepared: _Prepared
+
+    def __call__(self) -> Submission:
+        prepared = self._context.run(self._put)
+        if isinstance(prepared, Answer):
+            raise _Known(prepared)
+        self.prepared = prepared
+        return prepared.submission
+
+
+def _too_fast(asked: Asked) -> Busy:
+    return Busy(f"the facts of {asked.ref.tenant} change too fast to decide on; try again")
+
+
 def parse_asked(
     verb: Verb,
     resource: Any,
@@ -272,27 +309,30 @@ class Desk:
         Raises:
             Unauthenticated: Nobody who may ask.
             Conflict: The key was used for another question.
-            Busy: The facts change faster than they can be decided on.
+            Busy: The facts change faster than they can be decided on, and this is not decided under the lock.
         """
-        for _ in range(MAX_TRIES):
-            who = identify()
-            known = self._replayed(who, asked)
-            if known is not None:
-                return known
-            question = self._question_unless_replayed(who, asked, verify)
-            if isinstance(question, Answer):
-                return question
-            prepared = self._prepare(question)
-            try:
-                receipt = self._sequencer.append(prepared.submission)
-            except StaleFacts as error:
-                self.tenants.seen(error.tenant_id, error.found)
-                continue
-            except (SpendRefused, SubmissionConflict):
-                # Another request with this key, or one that spent or changed the same rows, came first: look again.
-                continue
-            return self._answered(prepared, receipt)
-        raise Busy(f"the facts of {asked.ref.tenant} change too fast to decide on; try again")
+        put = _Put(lambda: self._put(identify, asked, verify))
+        try:
+            # Another request with this key, or one that spent or changed the same rows, may come first: look again then.
+            receipt = self._sequencer.append_fresh(
+                put, again_on=(SpendRefused, SubmissionConflict), locks=asked.verb.sketch is None
+            )
+        except _Known as known:
+            return known.answer
+        except (StaleFacts, SpendRefused, SubmissionConflict) as error:
+            raise _too_fast(asked) from error
+        return self._answered(put.prepared, receipt)
+
+    def _put(
+        self, identify: Callable[[], Who], asked: Asked, verify: Callable[[Who], None] | None
+    ) -> _Prepared | Answer:
+        """Decide a question on the facts of now; its answer, if it was answered before."""
+        who = identify()
+        known = self._replayed(who, asked)
+        if known is not None:
+            return known
+        question = self._question_unless_replayed(who, asked, verify)
+        return question if isinstance(question, Answer) else self._prepare(question)
 
     def _question_unless_replayed(
         self, who: Who, asked: Asked, verify: Callable[[Who], None] | None
@@ -324,19 +364,26 @@ class Desk:
 
     async def ask_async(self, identify: Callable[[], Who], asked: Asked, in_thread: Callable[..., Any]) -> Answer:
         """Answer a dry question without blocking; facts that are not in memory are read by ``in_thread``."""
+        tenants: frozenset[str] = frozenset()
         for _ in range(MAX_TRIES):
             who = identify()
             question = self._recalled(who, asked)
             if question is None:
                 question = await in_thread(self._question, who, asked)
             prepared = self._prepare(question)
+            tenants = tenants_of(prepared.submission)
             try:
                 receipt = await self._sequencer.submit_async(prepared.submission)
             except StaleFacts as error:
                 self.tenants.seen(error.tenant_id, error.found)
                 continue
             return self._answered(prepared, receipt)
-        raise Busy(f"the facts of {asked.ref.tenant} change too fast to decide on; try again")
+        put = _Put(lambda: self._prepare(self._question(identify(), asked)))
+        try:
+            receipt = await self._sequencer.submit_async(UnderLock(tenants, put))
+        except (StaleFacts, SubmissionConflict) as error:
+            raise _too_fast(asked) from error
+        return self._answered(put.prepared, receipt)
 
     def _answered(self, prepared: _Prepared, receipt: Receipt) -> Answer:
         question = prepared.question

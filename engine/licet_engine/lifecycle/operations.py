@@ -29,7 +29,7 @@ from licet_attestations.trustroot import TrustRoot
 from licet_engine.decide.decision import Decision, Request, decide
 from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.record import Operation as OperationPart
-from licet_engine.domain.errors import Busy, Conflict, InvalidInput, LicetError, Unavailable
+from licet_engine.domain.errors import Conflict, InvalidInput, LicetError, Unavailable
 from licet_engine.domain.refs import Ref, new_id, now_ms, parse_ref
 from licet_engine.lifecycle import training
 from licet_engine.lifecycle.catalogue import VERBS
@@ -40,9 +40,9 @@ from licet_engine.lifecycle.models import split_name
 from licet_engine.lifecycle.tenants import InForce, Tenants
 from licet_engine.lifecycle.verbs import Change, Ids, RefForm, Who
 from licet_engine.log import store
-from licet_engine.log.errors import LogError, StaleFacts, SubmissionConflict
+from licet_engine.log.errors import SubmissionConflict
 from licet_engine.log.notary import Notary
-from licet_engine.log.sequencer import Sequencer
+from licet_engine.log.sequencer import MAX_TRIES, Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Submission, Update
 from licet_engine.store import tables
 from licet_engine.store.db import read_transaction, tenant_session
@@ -50,7 +50,6 @@ from licet_engine.store.db import read_transaction, tenant_session
 ENDED: Final = frozenset({"done", "failed", "refused"})
 logger = logging.getLogger(__name__)
 
-_MAX_TRIES: Final = 8
 _MAX_METRICS: Final = 10_000
 
 
@@ -58,6 +57,12 @@ class NoSuchOperation(LicetError):
     """The worker asks for an operation that was never accepted: a defect, or a forged call."""
 
     default_code = "no-such-operation"
+
+
+class _Ended(Exception):  # No error: somebody else ended the operation; never leaves this module.
+    def __init__(self, state: str) -> None:
+        super().__init__("the operation has ended")
+        self.state = state
 
 
 class Refused(LicetError):
@@ -237,18 +242,20 @@ class Operations:
 
     def _decide_again(self, tenant: str, row: tables.Operation, step: str) -> int:
         """Decide on an operation anew, on the facts of now; return the entry's index."""
-        for _ in range(_MAX_TRIES):
+        decisions: list[Decision] = []
+
+        def put() -> Submission:
             decision, submission = self._question_again(tenant, row, step)
-            try:
-                receipt = self._sequencer.append(submission)
-            except StaleFacts:
-                continue
-            self._decided(row.action, decision.allowed)
-            if not decision.allowed:
-                told = ", ".join((*decision.reasons, *decision.errors)) or "no policy permits it any more"
-                raise Refused(f"{row.action} on {row.resource} was decided again and denied: {told}")
-            return receipt.placed[0].index
-        raise Busy(f"the facts of {tenant} change too fast to decide on; try again")
+            decisions.append(decision)
+            return submission
+
+        receipt = self._sequencer.append_fresh(put)
+        decision = decisions[-1]
+        self._decided(row.action, decision.allowed)
+        if not decision.allowed:
+            told = ", ".join((*decision.reasons, *decision.errors)) or "no policy permits it any more"
+            raise Refused(f"{row.action} on {row.resource} was decided again and denied: {told}")
+        return receipt.placed[0].index
 
     def _question_again(self, tenant: str, row: tables.Operation, step: str) -> tuple[Decision, Submission]:
         who = Who(tenant=tenant, name=row.principal, kind=row.principal_kind)
@@ -398,8 +405,9 @@ class Operations:
         result: dict[str, Any] | None,
         error: dict[str, Any] | None,
     ) -> dict[str, Any]:
-        failure: LogError | None = None
-        for left in reversed(range(_MAX_TRIES)):
+        made: list[str] = []
+
+        def make() -> Submission:
             with self._tenants.view(tenant) as found:
                 if found is None:
                     raise Unavailable(f"tenant {tenant} is not there")
@@ -408,23 +416,24 @@ class Operations:
                 if row is None:
                     raise NoSuchOperation(f"operation {tenant}/{operation_id} was never accepted")
                 if row.state in ENDED:
-                    return {"state": row.state}
+                    raise _Ended(row.state)
                 _fence(row, attempt)
-                change = self._change_at_end(view, row, result, error, view.now_ms, is_last=not left)
-                submission = self._ending(tenant, row, state, change, in_force, result=result, error=error)
-            try:
-                receipt = self._sequencer.append(submission)
-            except (StaleFacts, SubmissionConflict) as refused:
-                failure = refused
-                continue
-            for changed, version in receipt.facts_versions.items():
-                self._tenants.seen(changed, version, receipt.placed[0].time_ms)
-            self._ended(row.action, state)
-            return {"state": state}
-        if isinstance(failure, StaleFacts):
-            # It is nobody's fault, and it may pass: what was done must not be recorded as failed for it.
-            raise Busy(f"the facts of {tenant} change too fast to end operation {operation_id}; try again")
-        raise Conflict(f"operation {tenant}/{operation_id} cannot be ended as {state}: its rows are not as expected")
+                change = self._change_at_end(view, row, result, error, view.now_ms, is_last=len(made) >= MAX_TRIES)
+                made.append(row.action)
+                return self._ending(tenant, row, state, change, in_force, result=result, error=error)
+
+        try:
+            receipt = self._sequencer.append_fresh(make, again_on=(SubmissionConflict,))
+        except _Ended as ended:
+            return {"state": ended.state}
+        except SubmissionConflict as conflict:
+            raise Conflict(
+                f"operation {tenant}/{operation_id} cannot be ended as {state}: its rows are not as expected"
+            ) from conflict
+        for changed, version in receipt.facts_versions.items():
+            self._tenants.seen(changed, version, receipt.placed[0].time_ms)
+        self._ended(made[-1], state)
+        return {"state": state}
 
     def _change_at_end(
         self,

@@ -19,6 +19,9 @@ The way of a group, and what a crash leaves at each step:
     write, commit (one fsync)          all of the group, or nothing; callers were not answered, and find out by asking again
     answer                             the group is durable; a caller whose answer is lost finds it in the log
 
+Whoever was found stale again and again may have a submission made under the lock (`UnderLock`): in a group of its own, from what is
+committed, while nobody can commit anything else to those logs. It cannot be stale.
+
 A group that fails is rolled back and its submissions are tried one by one, so that one bad submission fails alone. If the commit itself
 breaks off, the log is asked whether the group is there (its leaves are salted, so nobody else can have written them) before anything is
 tried again: nothing is appended, spent or started twice.
@@ -58,8 +61,10 @@ from licet_engine.log.submission import (
     Receipt,
     Spend,
     Submission,
+    UnderLock,
     Update,
     core_table,
+    tenants_of,
     verify_submission,
 )
 from licet_engine.store.db import insert_if_absent, read_transaction, write_transaction
@@ -71,6 +76,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_MAX_QUEUED: Final = 10_000
 DEFAULT_MAX_GROUP: Final = 512
 DEFAULT_MAX_CLOCK_STEP_BACK_MS: Final = 1_000
+MAX_TRIES: Final = 3
+"""How often something is made on facts that may grow stale, before it is made under the lock."""
+_MAX_COSTLY_TRIES: Final = 8
 GATHER_S: Final = 0.002
 """How long a group waits for as many as the one before had."""
 
@@ -116,15 +124,26 @@ class Counters:
 
 
 Outcome = Receipt | Exception
+_NOT_MADE: Final = Submission(())
 
 
 @dataclass(slots=True, eq=False)
 class _Pending:
-    submission: Submission
+    handed_in: Submission | UnderLock
     tenants: frozenset[str]
     future: "Future[Receipt] | asyncio.Future[Receipt]"
     loop: asyncio.AbstractEventLoop | None
     outcome: Outcome | None = None
+    submission: Submission = _NOT_MADE
+
+    def make(self) -> None:
+        """Have the submission made, if it is one that is made under the lock; raises what making it raises."""
+        if isinstance(self.handed_in, Submission):
+            self.submission = self.handed_in
+            return
+        self.submission = self.handed_in.make()
+        if not verify_submission(self.submission) <= self.tenants:
+            raise SubmissionConflict("what was made under the lock is for other logs than those that are locked")
 
 
 class Sequencer:
@@ -171,7 +190,7 @@ class Sequencer:
 
     # --- For callers, on any thread -------------------------------------------------------------------------------------
 
-    def submit(self, submission: Submission) -> "Future[Receipt]":
+    def submit(self, submission: Submission | UnderLock) -> "Future[Receipt]":
         """Hand in a submission.
 
         Args:
@@ -179,7 +198,8 @@ class Sequencer:
 
         Returns:
             Resolved once everything is durable, or with why it is not: `StaleFacts`, `SpendRefused`, `SubmissionConflict`,
-            `InvalidSubmission`, `LogUnavailable`. Cancelling has no effect once the group is under way.
+            `InvalidSubmission`, `LogUnavailable`, or what making it under the lock raised. Cancelling has no effect once the group is
+            under way.
 
         Raises:
             InvalidSubmission: It contradicts itself.
@@ -187,22 +207,55 @@ class Sequencer:
             LogUnavailable: The sequencer is closed.
         """
         future: Future[Receipt] = Future()
-        self._put(_Pending(submission, verify_submission(submission), future, None))
+        self._put(_Pending(submission, tenants_of(submission), future, None))
         return future
 
-    def submit_async(self, submission: Submission) -> "asyncio.Future[Receipt]":
+    def submit_async(self, submission: Submission | UnderLock) -> "asyncio.Future[Receipt]":
         """Hand in a submission from a coroutine; as `submit`, with a future of the running loop.
 
         A loop is woken once for all of its futures that a group resolves.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Receipt] = loop.create_future()
-        self._put(_Pending(submission, verify_submission(submission), future, loop))
+        self._put(_Pending(submission, tenants_of(submission), future, loop))
         return future
 
-    def append(self, submission: Submission, timeout_s: float | None = None) -> Receipt:
+    def append(self, submission: Submission | UnderLock, timeout_s: float | None = None) -> Receipt:
         """Hand in a submission and wait until it is durable."""
         return self.submit(submission).result(timeout_s)
+
+    def append_fresh(
+        self,
+        make: Callable[[], Submission],
+        *,
+        again_on: tuple[type[LogError], ...] = (),
+        locks: bool = True,
+    ) -> Receipt:
+        """Append what is made on the facts of now, and wait until it is durable.
+
+        It is made again where it was stale, and after a few times under the lock, so that facts that change all the time hold up nobody for
+        ever.
+
+        Args:
+            make: Makes the submission; see `UnderLock`. What it raises comes back.
+            again_on: Refusals beside `StaleFacts` after which it is made again.
+            locks: Whether it may be made under the lock; where making it is costly it may not, for everybody else would wait.
+
+        Raises:
+            StaleFacts: It may not be made under the lock, and the facts changed each time.
+            LogError: See `submit`.
+        """
+        again: tuple[type[Exception], ...] = (StaleFacts, *again_on)
+        tenants: frozenset[str] = frozenset()
+        for left in reversed(range(MAX_TRIES if locks else _MAX_COSTLY_TRIES)):
+            submission = make()
+            tenants = verify_submission(submission)
+            try:
+                return self.append(submission)
+            except again:
+                if not left and not locks:
+                    raise
+        return self.append(UnderLock(tenants, make))
 
     def queued(self) -> int:
         """How many submissions wait."""
@@ -253,7 +306,13 @@ class Sequencer:
                 group = taken
                 if group:
                     began_s = time.perf_counter()
-                    self._sequence(group)
+                    together = [pending for pending in group if isinstance(pending.handed_in, Submission)]
+                    if together:
+                        self._sequence(together)
+                    for pending in group:
+                        if isinstance(pending.handed_in, UnderLock):
+                            # By itself: what stands before it in its own group would not be committed when it is made.
+                            self._sequence([pending])
                     self._answer(group)
                     self._observe(len(group), time.perf_counter() - began_s)
         except BaseException as error:  # The thread ends here, whatever it was; nobody may wait for it for ever.
@@ -365,14 +424,17 @@ class Sequencer:
     def _plan(self, connection: Connection, group: list[_Pending]) -> "_Plan":
         """Lock the heads and decide, in order, which submissions are accepted and what they write."""
         heads = store.read_heads(connection, {tenant for pending in group for tenant in pending.tenants}, lock=True)
-        budgets = _read_budgets(connection, group)
+        refused: list[tuple[_Pending, Exception]] = []
+        made = [pending for pending in group if _made(pending, refused)]
+        budgets = _read_budgets(connection, made)
         now_ms = self._clock_ms()
         ahead_ms = max(head.last_time_ms for head in heads.values()) - now_ms
         if ahead_ms > self._max_clock_step_back_ms:
             self.counters.clock_steps_back += 1
             logger.warning("the clock is behind the log", extra={"behind_ms": ahead_ms})
         plan = _Plan(heads, budgets, now_ms)
-        for pending in group:
+        plan.refused += refused
+        for pending in made:
             try:
                 plan.accept(pending)
             except LogError as refusal:
@@ -577,6 +639,16 @@ class _Plan:
                 raise SpendRefused(spend.tenant_id, spend.name, spend.amount, left or 0)
             remaining[key] = left - spend.amount
         return remaining
+
+
+def _made(pending: _Pending, refused: list[tuple[_Pending, Exception]]) -> bool:
+    """Have a submission made, or add why it cannot be to those refused; whether it was made."""
+    try:
+        pending.make()
+    except Exception as error:  # noqa: BLE001  # The caller's own; the caller gets it back.
+        refused.append((pending, error))
+        return False
+    return True
 
 
 def _read_budgets(connection: Connection, group: list[_Pending]) -> dict[tuple[str, str], int]:

@@ -6,6 +6,7 @@ Rules kept here:
 - It is all or nothing, over all logs that it touches.
 - It touches no row of a tenant whose log it does not lock.
 - It has at least one entry: no fact changes without a trace in a log.
+- What is made under the lock is made of what is committed, and for the logs it locked before it was made.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -113,6 +114,22 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
+class UnderLock:
+    """A submission that is made while the logs it is for are locked, so that no fact it rests on can change before it commits.
+
+    It is for whoever was refused with `StaleFacts` again and again: everybody else waits meanwhile.
+
+    Attributes:
+        tenants: Whose logs are locked.
+        make: Makes the submission, from what is committed, read on a connection of its own. It is called on the sequencer's thread: it must
+            be quick, must not write, and must not hand in anything itself. What it raises is the outcome.
+    """
+
+    tenants: frozenset[str]
+    make: Callable[[], Submission]
+
+
+@dataclass(frozen=True, slots=True)
 class Placed:
     """Where an entry came to stand."""
 
@@ -171,3 +188,16 @@ def verify_submission(submission: Submission) -> frozenset[str]:
         if any(not 0 <= entry < len(submission.entries) for entry, _ in companion.placed.values()):
             raise InvalidSubmission("a companion refers to an entry that the submission does not have")
     return tenants
+
+
+def tenants_of(handed_in: Submission | UnderLock) -> frozenset[str]:
+    """The tenants whose logs are locked for what is handed in.
+
+    Raises:
+        InvalidSubmission: It contradicts itself, or names none.
+    """
+    if isinstance(handed_in, Submission):
+        return verify_submission(handed_in)
+    if not handed_in.tenants or not all(is_tenant(tenant_id) for tenant_id in handed_in.tenants):
+        raise InvalidSubmission("what is made under the lock must name the tenants whose logs are to be locked")
+    return handed_in.tenants

@@ -28,8 +28,8 @@ from licet_engine.log.errors import (
     SubmissionConflict,
 )
 from licet_engine.log.fsck import fsck, verify_logs
-from licet_engine.log.sequencer import Sequencer
-from licet_engine.log.submission import Insert, NewEntry, Spend, Submission, Update
+from licet_engine.log.sequencer import MAX_TRIES, Sequencer
+from licet_engine.log.submission import Insert, NewEntry, Spend, Submission, UnderLock, Update
 from licet_engine.store import db, migrations
 from licet_engine.store.tables import Budget, Decision, FactBlob, LogRecord, Operation, Principal, Tenant
 
@@ -213,6 +213,94 @@ def test_a_decision_on_stale_facts_fails_alone(engine: Engine, sequencer: Sequen
     with db.read_transaction(engine) as connection:
         head = store.read_head(connection, "northbank")
     assert (head.size, head.facts_version) == (2, 1)
+
+
+def facts_version(engine: Engine) -> int:
+    with db.read_transaction(engine, "northbank") as connection:
+        return store.read_head(connection, "northbank").facts_version
+
+
+def change_of_facts() -> Submission:
+    return Submission([entry(kind="facts")], bump=("northbank",))
+
+
+def test_what_is_stale_each_time_is_made_under_the_lock_where_no_fact_can_change(
+    engine: Engine, sequencer: Sequencer
+) -> None:
+    other = Sequencer(engine)
+    made_on: list[int] = []
+    late: list[Any] = []
+
+    def make() -> Submission:
+        made_on.append(facts_version(engine))
+        if len(made_on) <= MAX_TRIES:
+            other.append(change_of_facts())
+        else:
+            late.append(other.submit(change_of_facts()))
+            # Whoever changes facts is held up until this is committed, however long it takes to make.
+            with pytest.raises(TimeoutError):
+                late[0].result(timeout=0.2)
+            assert facts_version(engine) == made_on[-1]
+        return Submission([entry()], expect={"northbank": made_on[-1]})
+
+    receipt = sequencer.append_fresh(make)
+    changed = late[0].result()
+    other.close()
+    assert made_on == [0, 1, 2, 3]
+    assert receipt.placed[0].index == 3
+    assert (changed.placed[0].index, changed.facts_versions["northbank"]) == (4, 4)
+    assert facts_version(engine) == 4
+
+
+def test_what_making_under_the_lock_raises_comes_back_and_nothing_is_logged(
+    engine: Engine, sequencer: Sequencer
+) -> None:
+    def fail() -> Submission:
+        raise LookupError("there is nothing to be decided")
+
+    futures = [sequencer.submit(UnderLock(frozenset({"northbank"}), fail)), sequencer.submit(Submission([entry()]))]
+    with pytest.raises(LookupError, match="nothing to be decided"):
+        futures[0].result()
+    assert futures[1].result().placed[0].index == 0
+    with pytest.raises(SubmissionConflict, match="other logs"):
+        sequencer.append(UnderLock(frozenset({"northbank"}), lambda: Submission([entry("lakeside")])))
+    with pytest.raises(InvalidSubmission, match="1 to"):
+        sequencer.append(UnderLock(frozenset({"northbank"}), lambda: Submission([])))
+    with pytest.raises(InvalidSubmission, match="must name the tenants"):
+        sequencer.submit(UnderLock(frozenset(), lambda: Submission([entry()])))
+    with db.read_transaction(engine, "northbank", "lakeside") as connection:
+        assert store.read_head(connection, "northbank").size == 1
+        assert store.read_head(connection, "lakeside").size == 0
+
+
+def test_two_made_under_the_lock_one_after_the_other_both_see_what_the_other_changed(
+    engine: Engine, sequencer: Sequencer
+) -> None:
+    def make() -> Submission:
+        return Submission([entry()], expect={"northbank": facts_version(engine)}, bump=("northbank",))
+
+    with writers_held(engine, "platform"):
+        first = sequencer.submit(Submission([entry("platform")]))
+        while sequencer.queued():
+            threading.Event().wait(0.001)
+        futures = [sequencer.submit(UnderLock(frozenset({"northbank"}), make)) for _ in range(3)]
+        futures.append(sequencer.submit(change_of_facts()))
+    assert first.result()
+    # Those that are made under the lock come after what was handed in with them, each in a transaction of its own.
+    assert [future.result().facts_versions["northbank"] for future in futures] == [2, 3, 4, 1]
+
+
+def test_what_is_costly_to_make_is_never_made_under_the_lock(engine: Engine, sequencer: Sequencer) -> None:
+    calls: list[int] = []
+
+    def make() -> Submission:
+        calls.append(facts_version(engine))
+        sequencer.append(change_of_facts())
+        return Submission([entry()], expect={"northbank": calls[-1]})
+
+    with pytest.raises(StaleFacts):
+        sequencer.append_fresh(make, locks=False)
+    assert len(calls) > MAX_TRIES
 
 
 def test_a_decision_may_rest_on_the_facts_of_a_tenant_whose_log_it_does_not_write(sequencer: Sequencer) -> None:

@@ -1,0 +1,155 @@
+"""A question is decided on facts that are true when its decision commits, however fast they change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlmodel import select
+
+from licet_engine.api.services import Services
+from licet_engine.app import Enqueuer, build_services
+from licet_engine.domain.errors import Busy
+from licet_engine.init import OPERATOR_TOKEN_FILE, initialise
+from licet_engine.lifecycle.asking import Asked, Desk, parse_asked
+from licet_engine.lifecycle.catalogue import VERBS
+from licet_engine.lifecycle.verbs import Who
+from licet_engine.log.fsck import fsck
+from licet_engine.log.sequencer import MAX_TRIES, Sequencer
+from licet_engine.log.submission import NewEntry, Receipt, Submission, UnderLock
+from licet_engine.settings import load_settings
+from licet_engine.store import tables
+from licet_engine.store.db import tenant_session
+
+CREATE = {"region": "us", "administrator": "ada"}
+
+
+class Overtaken(Sequencer):
+    """A sequencer before which another changes the platform's facts, each time that something is handed in."""
+
+    other: Sequencer
+    changes = 0
+    put = 0
+    under_lock = 0
+
+    def _overtake(self, handed_in: Submission | UnderLock) -> None:
+        self.put += 1
+        self.under_lock += isinstance(handed_in, UnderLock)
+        if self.changes:
+            self.changes -= 1
+            facts = NewEntry("platform", "facts", "platform", "platform", b"{}")
+            self.other.append(Submission([facts], bump=("platform",)))
+
+    def append(self, submission: Submission | UnderLock, timeout_s: float | None = None) -> Receipt:
+        self._overtake(submission)
+        return super().append(submission, timeout_s)
+
+    def submit_async(self, submission: Submission | UnderLock) -> asyncio.Future[Receipt]:
+        self._overtake(submission)
+        return super().submit_async(submission)
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    settings = load_settings({}, data=tmp_path / "data")
+    initialise(settings)
+    services = build_services(settings)
+    yield services
+    services.sequencer.close()
+    assert [report.problems for report in fsck(services.engine) if report.problems] == []
+    services.threads.shutdown()
+    services.engine.dispose()
+
+
+@pytest.fixture
+def overtaken(services: Services) -> Iterator[Overtaken]:
+    sequencer = Overtaken(services.engine, enqueue=Enqueuer(services.engine))
+    sequencer.other = services.sequencer
+    yield sequencer
+    sequencer.close()
+
+
+@pytest.fixture
+def desk(services: Services, overtaken: Overtaken) -> Desk:
+    return Desk(services.engine, overtaken, services.tenants)
+
+
+@pytest.fixture
+def operator(services: Services) -> Callable[[], Who]:
+    token = (services.settings.data / OPERATOR_TOKEN_FILE).read_text().strip()
+    return lambda: services.tenants.identify(token)
+
+
+def decisions(services: Services) -> list[str]:
+    with tenant_session(services.engine, "platform") as session:
+        return [row.action for row in session.exec(select(tables.Decision)).all()]
+
+
+def ask(desk: Desk, operator: Callable[[], Who], asked: Asked) -> Any:
+    return desk.ask(operator, asked)
+
+
+def ask_async(desk: Desk, operator: Callable[[], Who], asked: Asked) -> Any:
+    return asyncio.run(desk.ask_async(operator, asked, asyncio.to_thread))
+
+
+@pytest.mark.parametrize("changes", range(MAX_TRIES + 1))
+@pytest.mark.parametrize("way", [ask, ask_async])
+def test_whoever_is_overtaken_again_and_again_is_decided_under_the_lock(
+    services: Services, desk: Desk, *, operator: Callable[[], Who], overtaken: Overtaken, way: Any, changes: int
+) -> None:
+    overtaken.changes = changes
+    answer = way(desk, operator, parse_asked(VERBS["tenant.create"], "northbank", CREATE, is_dry=True))
+    assert answer.decision.allowed
+    assert overtaken.put == changes + 1
+    assert overtaken.under_lock == (changes == MAX_TRIES)
+    # Decided again as often as need be, and remembered once.
+    assert decisions(services) == ["tenant.create"]
+
+
+def test_what_is_done_under_the_lock_is_done_once_and_answered_alike_to_its_key(
+    services: Services, desk: Desk, operator: Callable[[], Who], overtaken: Overtaken
+) -> None:
+    asked = parse_asked(VERBS["tenant.create"], "northbank", CREATE, key="once")
+    overtaken.changes = MAX_TRIES
+    first = desk.ask(operator, asked)
+    assert (first.decision.allowed, overtaken.under_lock) == (True, 1)
+    assert desk.ask(operator, asked).decision_id == first.decision_id
+    assert services.tenants.exists("northbank")
+    assert decisions(services) == ["tenant.create"]
+
+
+def test_what_was_done_meanwhile_under_the_same_key_is_answered_from_under_the_lock(
+    services: Services, desk: Desk, operator: Callable[[], Who], overtaken: Overtaken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = parse_asked(VERBS["tenant.create"], "northbank", CREATE, key="once")
+    overtaken.changes = MAX_TRIES - 1
+    done: list[Any] = []
+    overtake = overtaken._overtake
+
+    def by_the_same_request(handed_in: Submission | UnderLock) -> None:
+        if isinstance(handed_in, UnderLock):
+            done.append(services.desk.ask(operator, asked))
+        elif overtaken.put == MAX_TRIES - 1:
+            overtaken.changes = 1
+        overtake(handed_in)
+
+    monkeypatch.setattr(overtaken, "_overtake", by_the_same_request)
+    answer = desk.ask(operator, asked)
+    assert answer.decision_id == done[0].decision_id
+    assert decisions(services) == ["tenant.create"]
+
+
+def test_what_is_costly_to_propose_is_given_up_rather_than_decided_under_the_lock(
+    services: Services, desk: Desk, operator: Callable[[], Who], overtaken: Overtaken
+) -> None:
+    asked = parse_asked(VERBS["policy.publish"], "platform", {"packs": [], "policies": ""})
+    overtaken.changes = 100
+    with pytest.raises(Busy, match="the facts of platform change too fast"):
+        desk.ask(operator, asked)
+    assert overtaken.under_lock == 0
+    assert overtaken.put > MAX_TRIES
+    assert decisions(services) == []
