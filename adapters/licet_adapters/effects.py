@@ -35,13 +35,20 @@ class Effect:
 
     Attributes:
         outcome: What it gave when it was done; None if it was not done yet.
+        intended: What an attempt was about to do, whose end nobody saw; None if none was, or where it is of no use to know.
     """
 
-    def __init__(self, path: Path, binding_hex: str, attempt: int, outcome: dict[str, Any] | None) -> None:
+    def __init__(self, path: Path, binding_hex: str, attempt: int, state: Mapping[str, Any] | None) -> None:
         self._path = path
         self._binding_hex = binding_hex
         self._attempt = attempt
-        self.outcome = outcome
+        self.outcome: dict[str, Any] | None = None if state is None else state["outcome"]
+        self.intended: dict[str, Any] | None = None if state is None else state.get("intended")
+
+    def intend(self, outcome: Mapping[str, Any]) -> None:
+        """Record durably what will be given, before it is done: where a crash falls between, it can be told whether it was."""
+        self.intended = dict(outcome)
+        self._write(None)
 
     def record(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
         """Record durably that the effect was done and what it gave; return the outcome."""
@@ -52,6 +59,8 @@ class Effect:
 
     def _write(self, outcome: dict[str, Any] | None) -> None:
         state = {"v": 1, "binding": self._binding_hex, "attempt": self._attempt, "outcome": outcome}
+        if self.intended is not None:
+            state["intended"] = self.intended
         try:
             replace_durably(self._path, canonical.dumps(state))
         except OSError as error:
@@ -68,6 +77,15 @@ class EffectLedger:
         """Return the outcome of the effect this warrant is for, if it was done."""
         state = self._read(self._path(warrant), _binding_hex(warrant))
         return None if state is None else state["outcome"]
+
+    def looked_up(self, tenant: str, operation_id: str, step: str) -> Effect | None:
+        """Return what is known of an effect, for whoever has no warrant for it any more; None if it never began.
+
+        It is not held: it is only to be read.
+        """
+        path = self._path_of(tenant, operation_id, step)
+        state = self._read(path, None)
+        return None if state is None else Effect(path, state["binding"], state["attempt"], state)
 
     @contextlib.contextmanager
     def once(self, warrant: Warrant) -> Iterator[Effect]:
@@ -93,7 +111,7 @@ class EffectLedger:
             state = self._read(path, binding_hex)
             if state is not None and state["attempt"] > warrant.attempt:
                 raise Conflict("a newer attempt at this step began", code="conflict.superseded")
-            effect = Effect(path, binding_hex, warrant.attempt, None if state is None else state["outcome"])
+            effect = Effect(path, binding_hex, warrant.attempt, state)
             if effect.outcome is None and (state is None or state["attempt"] < warrant.attempt):
                 # From here on no older attempt may act.
                 effect._write(None)  # noqa: SLF001  # The ledger and its effect are one thing in two classes.
@@ -102,10 +120,13 @@ class EffectLedger:
             os.close(lock_fd)
 
     def _path(self, warrant: Warrant) -> Path:
-        name = hashlib.sha256(canonical.dumps([warrant.operation_id, warrant.step])).hexdigest()
-        return self._dir / check_tenant(warrant.tenant) / name[:2] / f"{name}.json"
+        return self._path_of(warrant.tenant, warrant.operation_id, warrant.step)
 
-    def _read(self, path: Path, binding_hex: str) -> dict[str, Any] | None:
+    def _path_of(self, tenant: str, operation_id: str, step: str) -> Path:
+        name = hashlib.sha256(canonical.dumps([operation_id, step])).hexdigest()
+        return self._dir / check_tenant(tenant) / name[:2] / f"{name}.json"
+
+    def _read(self, path: Path, binding_hex: str | None) -> dict[str, Any] | None:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -113,7 +134,7 @@ class EffectLedger:
         except OSError as error:
             raise Unavailable(f"the effect ledger cannot be read: {error.strerror}") from error
         state: dict[str, Any] = canonical.loads(data)
-        if state["binding"] != binding_hex:
+        if binding_hex is not None and state["binding"] != binding_hex:
             raise Conflict("this operation and step were used for something else", code="conflict.other-effect")
         return state
 

@@ -550,6 +550,16 @@ class ModelRegistry(Protocol):
         """End ``hold``; doing it again is harmless."""
         ...
 
+    def moved(self, tenant: str, version: str, operation_id: str, step: str) -> StageOutcome | None:
+        """Tell whether a promotion or retirement was done, by its operation and step (no warrant: nothing is touched).
+
+        It is asked where no warrant can be had any more for an attempt whose end nobody saw.
+
+        Returns:
+            What it gave; None if it was not done.
+        """
+        ...
+
     def manifest(self, tenant: str, version: str) -> RegisteredVersion | None:
         """Return what is public of a version of ``tenant`` (no warrant: digests and stage, no content)."""
         ...

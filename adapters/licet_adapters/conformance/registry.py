@@ -140,6 +140,21 @@ class RegistryConformance(Suite):
         outcome = self._move(world, "registry.promote", first, {"stage": "prod"})
         expect(outcome.replaced, second.version, "roll-back")
 
+    def case_what_moved_is_told_to_whoever_has_no_warrant_any_more(self, world: World) -> None:
+        """Of its own operation and step alone, as it was at the time."""
+        folder, ref = make_model(world.directory / "made")
+        self._register(world, ref, folder)
+        asked = (TENANT, ref.version, "op-7", "only")
+        expect(self._factory(world.context(self._adapter)).moved(*asked), None, "what never began")
+        outcome = self._move(world, "registry.promote", ref, {"stage": "prod"}, operation_id="op-7")
+        self._move(world, "registry.retire", ref, operation_id="op-8")
+        registry = self._factory(world.context(self._adapter))
+        expect(registry.moved(*asked), outcome, "what was done")
+        for other in ((TENANT, ref.version, "op-7", "other"), (TENANT, ref.version, "op-9", "only")):
+            expect(registry.moved(*other), None, "what another operation or step did")
+        with refused("input"):
+            registry.moved("../lakeside", ref.version, "op-7", "only")
+
     def case_promotion_to_no_stage_is_refused(self, world: World) -> None:
         """Before the warrant is spent."""
         folder, ref = make_model(world.directory / "made")

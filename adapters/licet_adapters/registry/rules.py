@@ -186,6 +186,18 @@ class SealedRegistry:
         files = [_object_ref(ref, name, registered.files[name]) for name in _FILES]
         return [self._objects.lift(warrant, file) for file in files][-1]
 
+    def moved(self, tenant: str, version: str, operation_id: str, step: str) -> StageOutcome | None:
+        """See ``ModelRegistry``."""
+        effect = self._effects.looked_up(tenant, operation_id, step)
+        if effect is None:
+            return None
+        if effect.outcome is not None:
+            return StageOutcome(**effect.outcome)
+        standing = self.manifest(tenant, version)
+        if effect.intended is None or standing is None or standing.stage != effect.intended["stage"]:
+            return None
+        return StageOutcome(**effect.intended)
+
     def manifest(self, tenant: str, version: str) -> RegisteredVersion | None:
         """See ``ModelRegistry``."""
         placeholder = ModelVersionRef(tenant=tenant, version=version, digests=dict.fromkeys(MODEL_FILES, "0" * 64))
@@ -252,16 +264,24 @@ class SealedRegistry:
                 self._present(ref)
                 stages, standing = self._stages(ref)
                 before = stages.get(ref.number, "none")
-                if before == "retired" and stage != "retired":
-                    raise Conflict(f"{ref.version} is retired", code="conflict.stage")
-                holders = [number for number, held in stages.items() if held == stage and number != ref.number]
-                replaced = max(holders, default=None) if stage in _STAGES else None
-                moved = stages | {ref.number: stage} | ({} if replaced is None else {replaced: "none"})
-                self._write_stages(ref, moved, standing)
-                outcome = StageOutcome(
-                    stage=stage, before=before, replaced=None if replaced is None else f"{ref.model}@{replaced}"
-                )
-                effect.record(asdict(outcome))
+                if effect.intended is None or before != stage:
+                    if before == "retired" and stage != "retired":
+                        raise Conflict(f"{ref.version} is retired", code="conflict.stage")
+                    holders = [number for number, held in stages.items() if held == stage and number != ref.number]
+                    replaced = max(holders, default=None) if stage in _STAGES else None
+                    effect.intend(
+                        asdict(
+                            StageOutcome(
+                                stage=stage,
+                                before=before,
+                                replaced=None if replaced is None else f"{ref.model}@{replaced}",
+                            )
+                        )
+                    )
+                    moved = stages | {ref.number: stage} | ({} if replaced is None else {replaced: "none"})
+                    self._write_stages(ref, moved, standing)
+                # Else an attempt moved it, and a crash fell before the record: what it found there before still counts.
+                effect.record(effect.intended or {})
             return StageOutcome(**effect.outcome or {})
 
     def _admit(self, warrant: bytes, operation: str, ref: ModelVersionRef, parameters: Parameters) -> Warrant:

@@ -48,6 +48,9 @@ _MAX_REPORTED: Final = 200
 Act = Callable[[bytes, int], dict[str, Any]]
 """Does one thing under a warrant, as the attempt of that number; returns canonical JSON."""
 
+Stands = Callable[[], dict[str, Any] | None]
+"""Tells what an act gave that was done before; None if it was not."""
+
 Record = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
 """Runs a named step of a workflow, or returns what it gave before."""
 
@@ -212,7 +215,14 @@ class Deed:
     # --- warrants --------------------------------------------------------------------------------------------------
 
     def step(
-        self, name: str, act: Act, *, adapter: str, operation: str, resources: Mapping[str, str]
+        self,
+        name: str,
+        act: Act,
+        *,
+        adapter: str,
+        operation: str,
+        resources: Mapping[str, str],
+        stands: Stands | None = None,
     ) -> dict[str, Any]:
         """Do something once, under a warrant: after a crash its outcome is told again.
 
@@ -222,10 +232,20 @@ class Deed:
             adapter: Instance that acts.
             operation: What it does.
             resources: What it touches.
+            stands: Asked where no warrant is given any more: what an attempt did whose end nobody saw, if it did. What stands is
+                recorded as done, for a refusal in its place would not be true.
         """
-        return self._record(
-            name, lambda: self.effect(name, act, adapter=adapter, operation=operation, resources=resources)
-        )
+
+        def do() -> dict[str, Any]:
+            try:
+                return self.effect(name, act, adapter=adapter, operation=operation, resources=resources)
+            except rpc.RpcFault as refusal:
+                done = stands() if stands is not None and refusal.code == Stopped.default_code else None
+                if done is None:
+                    raise
+                return done
+
+        return self._record(name, do)
 
     def effect(
         self, name: str, act: Act, *, adapter: str, operation: str, resources: Mapping[str, str]

@@ -6,11 +6,12 @@ takes to promote, is for policy; here it is only recorded, and bound.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from licet_adapters.ports import ModelVersionRef, StageOutcome
 from licet_engine.domain.errors import Conflict
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
@@ -208,11 +209,15 @@ def do_promote(deed: Deed) -> Mapping[str, Any]:
     ref = version_ref(deed.tenant, deed.parameters)
 
     def promote(warrant: bytes, _attempt: int) -> dict[str, Any]:
-        done = deed.adapters.registry.promote(warrant, ref, deed.parameters)
-        return {"stage": done.stage, "before": done.before, "replaced": done.replaced or ""}
+        return _told(deed.adapters.registry.promote(warrant, ref, deed.parameters))
 
     moved = deed.step(
-        "promote", promote, adapter=deed.adapters.registry_name, operation="registry.promote", resources=ref.resources()
+        "promote",
+        promote,
+        adapter=deed.adapters.registry_name,
+        operation="registry.promote",
+        resources=ref.resources(),
+        stands=_stands(deed, ref, "promote"),
     )
     return {**moved, "attestation": deed.attest(provenance.promotion_statement(deed))}
 
@@ -307,12 +312,30 @@ def do_retire(deed: Deed) -> Mapping[str, Any]:
     ref = version_ref(deed.tenant, deed.parameters)
 
     def retire(warrant: bytes, _attempt: int) -> dict[str, Any]:
-        done = deed.adapters.registry.retire(warrant, ref, deed.parameters)
-        return {"stage": done.stage, "before": done.before}
+        return _told(deed.adapters.registry.retire(warrant, ref, deed.parameters))
 
     return deed.step(
-        "retire", retire, adapter=deed.adapters.registry_name, operation="registry.retire", resources=ref.resources()
+        "retire",
+        retire,
+        adapter=deed.adapters.registry_name,
+        operation="registry.retire",
+        resources=ref.resources(),
+        stands=_stands(deed, ref, "retire"),
     )
+
+
+def _told(done: StageOutcome) -> dict[str, Any]:
+    return {"stage": done.stage, "before": done.before, "replaced": done.replaced or ""}
+
+
+def _stands(deed: Deed, ref: ModelVersionRef, step: str) -> Callable[[], dict[str, Any] | None]:
+    """What the registry did for a step of this operation, if it did: a stage that moved has moved, whoever is asked afterwards."""
+
+    def stands() -> dict[str, Any] | None:
+        done = deed.adapters.registry.moved(deed.tenant, ref.version, deed.id, step)
+        return None if done is None else _told(done)
+
+    return stands
 
 
 VERBS = (

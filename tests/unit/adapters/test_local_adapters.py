@@ -28,7 +28,7 @@ from licet_adapters.errors import (
 from licet_adapters.guard import WarrantGuard
 from licet_adapters.loader import load_adapters
 from licet_adapters.objects.local import LocalObjects
-from licet_adapters.ports import ModelVersionRef, ObjectRef
+from licet_adapters.ports import ModelVersionRef, ObjectRef, StageOutcome
 from licet_adapters.registry.local import LocalRegistry
 from licet_attestations import canonical
 from licet_attestations.warrant import Warrant, read_warrant
@@ -428,6 +428,49 @@ def test_a_registration_that_a_failing_disk_breaks_off_is_done_by_the_retry(
     target = world.directory / "read"
     registry.read(read_warrant_for(world, ref), ref, target, {})
     assert (target / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_whether_a_promotion_that_broke_off_was_done_can_be_told_wherever_it_broke_off(
+    world: World, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    registry, ref, _ = registered(world)
+    done = StageOutcome(stage="prod", before="none", replaced=None)
+    parameters = {"stage": "prod"}
+    seen: set[tuple[bool, bool]] = set()
+    for at in range(1, 24):
+        asked = {"operation_id": f"op-{at}", "resources": ref.resources()}
+        envelope = world.warrant("model.promote", "local-registry", "registry.promote", parameters=parameters, **asked)
+        real, calls = getattr(os, call), 0
+
+        def failing(*args: Any, real: Any = real, at: int = at, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            result = real(*args, **kwargs)
+            if calls == at:
+                raise OSError(5, "Input/output error")
+            return result
+
+        broke = False
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, failing)
+            try:
+                assert registry.promote(envelope, ref, parameters) == done
+            except Unavailable:
+                broke = True
+        standing = registry.manifest(TENANT, ref.version)
+        assert standing is not None
+        moved = standing.stage == "prod"
+        told = registry.moved(TENANT, ref.version, f"op-{at}", "only")
+        assert told == (done if moved else None)
+        seen.add((broke, moved))
+        again = world.warrant(
+            "model.promote", "local-registry", "registry.promote", parameters=parameters, attempt=2, **asked
+        )
+        # What stood before is told as it was then, not as the broken attempt left it.
+        assert registry.promote(again, ref, parameters) == done
+        (world.context("local-registry").data_dir / "manifests" / TENANT / "credit-risk" / "stages.json").unlink()
+    assert seen == {(True, False), (True, True), (False, True)}
 
 
 @pytest.mark.parametrize(
