@@ -30,9 +30,10 @@ APPROVAL = "urn:licet:approval:v1"
 WARRANT = "urn:licet:warrant:v1"
 ISOLATION = "urn:licet:isolation:v1"
 EXPORT = "urn:licet:export:v1"
+DEPLOYMENT = "urn:licet:deployment:v1"
 
 PREDICATE_TYPES = frozenset(
-    {SLSA_PROVENANCE, SLSA_VSA, TEST_RESULT, DECISION, APPROVAL, WARRANT, ISOLATION, EXPORT},
+    {SLSA_PROVENANCE, SLSA_VSA, TEST_RESULT, DECISION, APPROVAL, WARRANT, ISOLATION, EXPORT, DEPLOYMENT},
 )
 """Every predicate type that Licet signs."""
 

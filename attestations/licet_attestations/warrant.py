@@ -55,6 +55,11 @@ OPERATIONS_OF: Mapping[str, frozenset[str]] = MappingProxyType(
         "model.lift-hold": frozenset({"registry.lift"}),
         "model.retire": frozenset({"registry.retire"}),
         "model.delete": frozenset({"registry.delete", "objects.delete"}),
+        "endpoint.deploy": frozenset({"serving.deploy", "registry.read", "objects.get"}),
+        "endpoint.shift-traffic": frozenset({"serving.shift"}),
+        "endpoint.roll-back": frozenset({"serving.shift"}),
+        "endpoint.retire": frozenset({"serving.retire"}),
+        "endpoint.invoke": frozenset({"serving.invoke"}),
         "key.destroy": frozenset({"keys.destroy"}),
         "evidence.export": frozenset({"evidence.export"}),
     }

@@ -15,6 +15,7 @@ from licet_attestations import rpc
 from licet_attestations.errors import FormatError, SignerRefused, SignerUnavailable
 from licet_attestations.rpc import decode_bytes, encode_bytes
 from licet_attestations.trustroot import TrustRoot
+from licet_attestations.warrant import MAX_LIFETIME_MS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,6 +73,7 @@ class SignerClient:
         operation_id: str,
         resources: Mapping[str, str],
         parameters: Any,
+        lifetime_ms: int = MAX_LIFETIME_MS,
     ) -> bytes:
         """See ``SignerRules.mint``."""
         answer = self._call(
@@ -90,6 +92,7 @@ class SignerClient:
             operation_id=operation_id,
             resources=dict(resources),
             parameters=parameters,
+            lifetime_ms=lifetime_ms,
         )
         return decode_bytes(answer["envelope"])
 

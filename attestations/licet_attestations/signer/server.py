@@ -107,6 +107,7 @@ class _Handlers:
         operation_id: str,
         resources: dict[str, Any],
         parameters: dict[str, Any],
+        lifetime_ms: int,
     ) -> Any:
         envelope = self._rules.mint(
             tenant=tenant,
@@ -123,6 +124,7 @@ class _Handlers:
             operation_id=operation_id,
             resources=_texts(resources),
             parameters=parameters,
+            lifetime_ms=lifetime_ms,
         )
         return {"envelope": encode_bytes(envelope)}
 
