@@ -16,13 +16,15 @@ With pytest::
 
 A factory takes an ``AdapterContext``, as an entry point's class does. Each case runs in a world of its own: a real
 signer with fresh keys in a temporary folder, and a real log. ``ObjectStoreConformance`` and ``RegistryConformance`` go
-with ``GuardConformance``, which is told how one act is done; ``TrainingConformance`` and ``ChecksConformance`` contain it.
+with ``GuardConformance``, which is told how one act is done; ``TrainingConformance``, ``ChecksConformance`` and
+``ServingConformance`` contain it.
 """
 
 from licet_adapters.conformance.checks import ChecksConformance
 from licet_adapters.conformance.guards import GuardConformance, GuardedAct
 from licet_adapters.conformance.objects import ObjectStoreConformance
 from licet_adapters.conformance.registry import RegistryConformance
+from licet_adapters.conformance.serving import ServingConformance
 from licet_adapters.conformance.suite import Case, ConformanceFailed, Suite, run
 from licet_adapters.conformance.tabular import ChecksExample, TrainingExample
 from licet_adapters.conformance.training import TrainingConformance
@@ -37,6 +39,7 @@ __all__ = [
     "GuardedAct",
     "ObjectStoreConformance",
     "RegistryConformance",
+    "ServingConformance",
     "Suite",
     "TrainingConformance",
     "TrainingExample",

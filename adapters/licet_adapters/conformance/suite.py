@@ -28,10 +28,12 @@ class Case:
     Attributes:
         name: A sentence, with underscores.
         check: Does it in a world.
+        end: Called when it is over, before the world's folder goes.
     """
 
     name: str
     check: Callable[[World], None]
+    end: Callable[[], None]
 
     def run(self) -> None:
         """Check it in a fresh world.
@@ -40,7 +42,10 @@ class Case:
             ConformanceFailed: The adapter does not keep it.
         """
         with tempfile.TemporaryDirectory(prefix="licet-conformance-") as folder:
-            self.check(World(Path(folder)))
+            try:
+                self.check(World(Path(folder)))
+            finally:
+                self.end()
 
     def __str__(self) -> str:
         return self.name
@@ -52,7 +57,10 @@ class Suite:
     def cases(self) -> Sequence[Case]:
         """All cases, in the order they are written."""
         names = [name for kind in reversed(type(self).__mro__) for name in vars(kind) if name.startswith(_PREFIX)]
-        return [Case(name.removeprefix(_PREFIX), getattr(self, name)) for name in dict.fromkeys(names)]
+        return [Case(name.removeprefix(_PREFIX), getattr(self, name), self.end_case) for name in dict.fromkeys(names)]
+
+    def end_case(self) -> None:
+        """Stop what a case has started; most start nothing."""
 
 
 def run(suite: Suite) -> int:

@@ -79,7 +79,37 @@ class World:
     ) -> bytes:
         """Decide ``action`` with allow, log it, and have a warrant made."""
         operation_id = operation_id or secrets.token_hex(16)
-        record = canonical.dumps(
+        return self.mint(
+            self.decide(
+                action,
+                operation_id=operation_id,
+                resources=resources,
+                parameters=parameters,
+                tenant=tenant,
+                step=step,
+            ),
+            tenant=tenant,
+            adapter=adapter,
+            operation=operation,
+            step=step,
+            attempt=attempt,
+            operation_id=operation_id,
+            resources=resources,
+            parameters=dict(parameters),
+        )
+
+    def decide(
+        self,
+        action: str,
+        *,
+        operation_id: str,
+        resources: Mapping[str, str],
+        parameters: Mapping[str, Any],
+        tenant: str = TENANT,
+        step: str = "only",
+    ) -> bytes:
+        """The record of a decision about ``action``, fresh, not logged yet."""
+        return canonical.dumps(
             {
                 "v": 1,
                 "id": secrets.token_hex(16),
@@ -106,17 +136,6 @@ class World:
                 "asked_by": None,
             }
         )
-        return self.mint(
-            record,
-            tenant=tenant,
-            adapter=adapter,
-            operation=operation,
-            step=step,
-            attempt=attempt,
-            operation_id=operation_id,
-            resources=resources,
-            parameters=dict(parameters),
-        )
 
     def warrant_for(self, action: str, adapter: str, operation: str, job: TrainingJob | CheckJob) -> bytes:
         """Decide ``action`` with allow and have the very warrant made that a job asks for."""
@@ -133,19 +152,21 @@ class World:
 
     def mint(self, record: bytes, *, tenant: str = TENANT, kind: str = "decision", **asked: Any) -> bytes:
         """Log ``record`` as it is and ask for a warrant on it."""
+        return self.signer.mint(tenant=tenant, **self.log(record, tenant=tenant, kind=kind), **asked)
+
+    def log(self, record: bytes, *, tenant: str = TENANT, kind: str = "decision") -> dict[str, Any]:
+        """Log ``record`` as it is; return what the signer must be shown of it."""
         salt = secrets.token_bytes(32)
         leaf = Leaf(kind, self.now_ms, tenant, tenant, commit(salt, record)).to_bytes()
         index, proof, checkpoint = self.append(tenant, leaf)
-        return self.signer.mint(
-            tenant=tenant,
-            leaf=leaf.decode(),
-            leaf_index=index,
-            salt=salt,
-            record=record.decode(),
-            proof=proof,
-            checkpoint=checkpoint,
-            **asked,
-        )
+        return {
+            "leaf": leaf.decode(),
+            "leaf_index": index,
+            "salt": salt,
+            "record": record.decode(),
+            "proof": proof,
+            "checkpoint": checkpoint,
+        }
 
     def append(self, tenant: str, leaf: bytes) -> tuple[int, list[bytes], str]:
         """Append to the tenant's log; return the index, the proof of inclusion and the signed checkpoint."""

@@ -1,0 +1,425 @@
+"""One endpoint at work: who gets which request, how a deployment advances, and what ends it.
+
+Rules kept here:
+
+- An allowed change is on the disk before traffic follows it. The one exception is the return on an alarm: traffic goes
+  back first, in memory, at once; a crash before it is on the disk comes up in the state before, and alarms again.
+- A request in flight ends on the version it began on, whatever happens to the weights.
+- Only a version that has traffic answers, also where a caller names one: what was rolled back cannot be reached by number.
+- A deployment that was never completed by a crash is there again with its operation; made again, it is the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from licet_adapters.errors import Conflict, NotFound
+from licet_adapters.ports import DeploymentJob, TrafficChange, version_number
+from licet_adapters.serving.counting import InvocationCounter
+from licet_adapters.serving.plan import DeploymentPlan, parse_plan
+from licet_adapters.serving.rollout import Rollout
+from licet_adapters.serving.split import TrafficSplit
+from licet_adapters.serving.state import Deployed, EndpointState, EndpointStore
+from licet_adapters.serving.version import Version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from licet_adapters.ports import Clock
+    from licet_adapters.sandbox import Sandbox
+    from licet_adapters.serving.alarms import Fired
+
+_COME_UP_S = 60.0
+_ALARMS_EVERY_S = 0.1
+_RESERVE_AGAIN_S = 0.2
+
+logger = logging.getLogger(__name__)
+
+
+class _Overtaken(Exception):  # Not an error: an alarm or a person was faster.
+    """The state is not the one this change was meant for."""
+
+
+class Endpoint:
+    """One endpoint.
+
+    Args:
+        state: As it is in force.
+        store: Where it is kept.
+        sandbox: Where replicas run.
+        replicas_dir: Below which they have their folders.
+        router: Name of this router.
+        clock: Time of day.
+        disk: Where what waits for the disk is done.
+        beside: Where what waits for the api is done.
+        accounted: Asks the api for the last number of this endpoint that is accounted for.
+        on_event: Called whenever there is something to tell.
+    """
+
+    def __init__(
+        self,
+        state: EndpointState,
+        *,
+        store: EndpointStore,
+        sandbox: Sandbox,
+        replicas_dir: Path,
+        router: str,
+        clock: Clock,
+        disk: Executor,
+        beside: Executor,
+        accounted: Callable[[], int],
+        on_event: Callable[[], None],
+    ) -> None:
+        self.state = state
+        self._store, self._sandbox, self._replicas_dir = store, sandbox, replicas_dir
+        self._clock, self._disk, self._on_event = clock, disk, on_event
+        self._beside, self._accounted = beside, accounted
+        self.counter = InvocationCounter(store.folder(state.endpoint) / "counter.json", router)
+        self.changing = asyncio.Lock()
+        self._saving = asyncio.Lock()
+        self._versions: dict[int, Version] = {}
+        self._split = TrafficSplit({})
+        self._held_since_s = self._alarms_at_s = time.monotonic()
+        self._reserving: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        for number, deployed in state.deployed.items():
+            self._versions[number] = self._make_version(deployed)
+        self._follow(state)
+
+    # --- requests ------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_traffic(self) -> bool:
+        """Whether it takes requests."""
+        return bool(self._split.numbers)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The versions that have traffic."""
+        return sorted(self._split.numbers)
+
+    def versions(self) -> list[Version]:
+        """The versions that have replicas here, or can have them."""
+        return list(self._versions.values())
+
+    def choose(self, number: int | None) -> Version | None:
+        """The version for a request; ``number`` if the caller names one. None: none takes it."""
+        if number is None:
+            number = self._split.choose()
+        elif number not in self._split.numbers:
+            return None
+        return None if number is None else self._versions[number]
+
+    def mirror(self, body: bytes) -> None:
+        """Give the shadow, if there is one, a copy."""
+        shadow = self.state.shadow
+        if shadow and shadow in self._versions:
+            self._versions[shadow].mirror(body)
+
+    def is_ready(self, number: int | None) -> bool:
+        """Whether a request would be taken: a replica answers, or would be woken."""
+        numbers = self._split.numbers if number is None else self._split.numbers & {number}
+        return any(self._versions[one].ready or not self._versions[one].plan.replicas.min for one in numbers)
+
+    def reserve_ahead(self) -> None:
+        """Reserve invocation numbers in the background, if they run short."""
+        if self.counter.needs_block and (self._reserving is None or self._reserving.done()):
+            self._reserving = asyncio.get_running_loop().create_task(self._reserve())
+
+    async def _reserve(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            if not self.counter.is_aligned:
+                accounted = await loop.run_in_executor(self._beside, self._accounted)
+                await loop.run_in_executor(self._disk, self.counter.align, accounted)
+            await loop.run_in_executor(self._disk, self.counter.reserve)
+        except Exception as error:  # noqa: BLE001  # Whatever the door raises: no number, no answer, and it is asked again.
+            logger.warning("no invocation numbers reserved", extra={"reason": str(error)})
+            await asyncio.sleep(_RESERVE_AGAIN_S)
+
+    # --- changes that a warrant permits -----------------------------------------------------------------------------------
+
+    async def deploy(self, job: DeploymentJob, plan: DeploymentPlan) -> None:
+        """Bring a version in, as decided.
+
+        Raises:
+            Conflict: The number stands with other content, or the fallback does not stand.
+            InputRefused: Files or parameters cannot be used.
+            JobFailed: It does not come up.
+            Unavailable: The disk does not take it.
+        """
+        async with self.changing:
+            if self.state.rollout is not None and self.state.rollout.operation_id == job.operation_id:
+                return  # A crash came between the deed and its record.
+            deployed = Deployed(
+                number=job.number,
+                operation_id=job.operation_id,
+                parameters=dict(job.parameters),
+                digests={name: file.digest_hex for name, file in job.model.items()},
+                deployed_at_ms=self._clock(),
+            )
+            fallback = version_number(plan.fallback) if plan.fallback else 0
+            self._require_possible(deployed, plan, fallback)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._disk, self._store.place_model, job.endpoint, deployed, job.model)
+            version = self._make_version(deployed)
+            await version.come_up(_COME_UP_S)
+            rollout = Rollout(
+                operation_id=job.operation_id,
+                number=job.number,
+                fallback=fallback,
+                steps=tuple(plan.weights),
+                index=0,
+                state="advancing",
+                bake_s=plan.bake_s,
+            )
+            before = self._versions.get(job.number)
+
+            def deploy(state: EndpointState) -> None:
+                state.deployed[job.number] = deployed
+                state.rollout = rollout
+                state.weights = rollout.weights or state.weights
+                state.shadow = job.number if plan.strategy == "shadow" else 0
+                kept = {job.number, fallback, *state.weights}
+                state.deployed = {number: one for number, one in state.deployed.items() if number in kept}
+                state.add_event("step", job.operation_id, self._clock())
+                if not plan.bake_s and len(rollout.steps) <= 1:
+                    # There is nothing to wait for.
+                    state.rollout = rollout.after(0)
+                    state.add_event("completed", job.operation_id, self._clock())
+                self._versions[job.number] = version
+
+            await self._take(deploy)
+            await self._forget_models()
+            self._held_since_s = time.monotonic()
+            if before is not None:
+                self._background(before.drain())
+
+    def _require_possible(self, deployed: Deployed, plan: DeploymentPlan, fallback: int) -> None:
+        state = self.state
+        if fallback and (fallback not in state.deployed or not state.weights):
+            raise Conflict(f"the fallback {plan.fallback} is not deployed on this endpoint", code="conflict.fallback")
+        if fallback and state.deployed[fallback].parameters["version"] != plan.fallback:
+            raise Conflict(f"another version stands as number {fallback}", code="conflict.fallback")
+        if plan.strategy == "shadow" and not state.weights:
+            raise Conflict("a shadow needs a version that has the traffic", code="conflict.shadow")
+        standing = state.deployed.get(deployed.number)
+        if standing is not None and (
+            standing.digests != deployed.digests or standing.parameters["version"] != deployed.parameters["version"]
+        ):
+            raise Conflict("this version stands with other content; retire it first", code="conflict.content")
+
+    async def shift(self, change: TrafficChange) -> None:
+        """Divide the traffic by hand.
+
+        Raises:
+            NotFound: Nothing is deployed here.
+            Conflict: A version that is to have traffic does not stand.
+            JobFailed: One that slept does not come up.
+        """
+        weights = {int(number): percent for number, percent in change.weights.items()}
+        shadow = int(change.shadow or 0)
+        async with self.changing:
+            self._require_deployed()
+            for number in [number for number, percent in weights.items() if percent] + ([shadow] if shadow else []):
+                if number not in self.state.deployed:
+                    raise Conflict(f"version {number} is not deployed on this endpoint", code="conflict.version")
+            if shadow and weights.get(shadow):
+                raise Conflict("a shadow has no traffic of its own", code="conflict.shadow")
+            for number, percent in weights.items():
+                if percent and not self._versions[number].ready:
+                    await self._versions[number].come_up(_COME_UP_S)
+
+            def shift(state: EndpointState) -> None:
+                state.weights = {number: percent for number, percent in weights.items() if percent}
+                state.shadow = shadow
+                if state.rollout is not None:
+                    state.rollout = state.rollout.by_hand()
+                state.add_event("step", change.operation_id, self._clock())
+
+            await self._take(shift)
+
+    async def retire(self, change: TrafficChange) -> None:
+        """Take nothing more, end what is under way, stop everything.
+
+        Raises:
+            NotFound: Nothing is deployed here.
+        """
+        async with self.changing:
+            self._require_deployed()
+            versions = list(self._versions.values())
+
+            def retire(state: EndpointState) -> None:
+                state.weights, state.shadow, state.rollout, state.deployed = {}, 0, None, {}
+                state.add_event("completed", change.operation_id, self._clock())
+
+            await self._take(retire)
+            await asyncio.gather(*(version.drain() for version in versions))
+            await self._forget_models()
+
+    def _require_deployed(self) -> None:
+        if self.state.is_retired:
+            raise NotFound("nothing is deployed on this endpoint")
+
+    # --- what happens by itself ------------------------------------------------------------------------------------------
+
+    def tick(self, now_s: float) -> None:
+        """Look after everything; called many times a second."""
+        for version in list(self._versions.values()):
+            version.tick(now_s)
+        self.reserve_ahead()
+        if now_s - self._alarms_at_s >= _ALARMS_EVERY_S:
+            self._alarms_at_s = now_s
+            self._watch(now_s)
+
+    def _watch(self, now_s: float) -> None:
+        rollout = self.state.rollout
+        if rollout is None or not rollout.is_guarded or rollout.number not in self._versions:
+            return
+        fired = self._versions[rollout.number].panel.evaluate(now_s, self._clock())
+        if fired is not None:
+            self._return(rollout, fired)
+        elif not self.changing.locked():
+            following = rollout.after(now_s - self._held_since_s)
+            if following is not rollout:
+                self._held_since_s = now_s
+                self._background(self._advance(rollout, following))
+
+    def _return(self, rollout: Rollout, fired: Fired) -> None:
+        """All traffic to the fallback, at once; the disk follows."""
+        state = self.state.copy()
+        state.rollout = rollout.alarmed()
+        if state.rollout.weights is not None:
+            state.weights = state.rollout.weights
+        if state.shadow == rollout.number:
+            state.shadow = 0
+        kind = "rolled-back" if state.rollout.state == "rolled-back" else "failed"
+        about = state.deployed[rollout.number]
+        state.add_event(kind, rollout.operation_id, self._clock(), cause=fired.to_json(), about=about)
+        logger.warning("alarm", extra={"endpoint": state.endpoint, "kind": fired.kind, "value": fired.value})
+        self._follow(state)
+        self._background(self._save())
+
+    async def _advance(self, seen: Rollout, following: Rollout) -> None:
+        def advance(state: EndpointState) -> None:
+            if state.rollout is not seen:
+                raise _Overtaken
+            state.rollout = following
+            state.weights = following.weights or state.weights
+            kind = "completed" if following.state == "completed" else "step"
+            state.add_event(kind, following.operation_id, self._clock())
+
+        async with self.changing:
+            with contextlib.suppress(_Overtaken):
+                await self._take(advance)
+
+    # --- state -----------------------------------------------------------------------------------------------------------
+
+    async def told(self, serial: int) -> None:
+        """Note that the events up to ``serial`` were told."""
+
+        def forget(state: EndpointState) -> None:
+            state.outbox = [event for event in state.outbox if event["serial"] > serial]
+
+        await self._take(forget)
+
+    async def _take(self, change: Callable[[EndpointState], None]) -> None:
+        """Put a changed state on the disk, then in force."""
+        async with self._saving:
+            while True:
+                before = self.state
+                state = before.copy()
+                change(state)
+                await self._write(state)
+                if self.state is before:
+                    break
+                # An alarm fired while this was written: what it did comes first, and this on top of it.
+            self._follow(state)
+
+    async def _forget_models(self) -> None:
+        """Remove the files of what stands here no more; only while nothing else changes, or what arrives would go, too."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._disk, self._store.keep_models, self.state.endpoint, self.state.deployed)
+
+    async def _save(self) -> None:
+        """Put what is in force on the disk."""
+        async with self._saving:
+            await self._write(self.state)
+
+    async def _write(self, state: EndpointState) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._disk, self._store.save, state.endpoint, state.to_bytes())
+
+    def _follow(self, state: EndpointState) -> None:
+        """Have traffic and replicas follow a state."""
+        self.state = state
+        self._split = TrafficSplit(state.weights)
+        rollout = state.rollout
+        fallback = rollout.fallback if rollout is not None and rollout.is_guarded else 0
+        for number, version in list(self._versions.items()):
+            if number not in state.deployed:
+                del self._versions[number]
+                self._background(version.drain())
+                continue
+            version.is_fallback = number == fallback
+            version.is_needed = version.is_fallback or number == state.shadow or bool(state.weights.get(number))
+        self._on_event()
+
+    def _make_version(self, deployed: Deployed) -> Version:
+        return Version(
+            deployed.number,
+            parse_plan(deployed.parameters),
+            self._store.model_files(self.state.endpoint, deployed),
+            self._sandbox,
+            self._replicas_dir,
+        )
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # A task that nobody holds may be collected before it ran.
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("work in the background failed", exc_info=error, extra={"endpoint": self.state.endpoint})
+
+    async def stop(self) -> None:
+        """End what is under way and stop all replicas; the state stays as it is."""
+        await asyncio.gather(*(version.drain() for version in self._versions.values()))
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- figures -----------------------------------------------------------------------------------------------------------
+
+    def replicas(self) -> dict[str, int]:
+        """Version number, as text, to replicas that answer."""
+        return {str(number): version.ready for number, version in sorted(self._versions.items())}
+
+    def figures(self) -> dict[str, Any]:
+        """How it stands, as canonical JSON."""
+        state, rollout = self.state, self.state.rollout
+        return {
+            "endpoint": state.endpoint,
+            "weights": state.weights_text(),
+            "shadow": state.shadow_text(),
+            "rollout": None
+            if rollout is None
+            else {
+                "operation": rollout.operation_id,
+                "version": str(rollout.number),
+                "fallback": str(rollout.fallback) if rollout.fallback else "",
+                "state": rollout.state,
+                "step": rollout.index,
+                "steps": list(rollout.steps),
+            },
+            "versions": {str(number): version.figures() for number, version in sorted(self._versions.items())},
+            "invocations": self.counter.last,
+            "untold_events": len(state.outbox),
+        }

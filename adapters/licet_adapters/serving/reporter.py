@@ -1,0 +1,145 @@
+"""Tells the api what happened: invocations in batches, traffic as it changed, and attests a return.
+
+Rules kept here:
+
+- What is to be told is on the disk first, is told in order, and told until it is taken: every method of the door may be
+  called again with the same content after a lost answer.
+- A return on an alarm is attested by a statement made from the event alone, so that signed again it is the same.
+- Nothing here stands in the way of a request: all of it runs beside the event loop, and an api that is away is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from licet_adapters.errors import AdapterError
+from licet_attestations.errors import LicetAttestationError
+from licet_attestations.rpc import RpcFault
+from licet_attestations.statement import DEPLOYMENT, Statement, Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from concurrent.futures import Executor
+
+    from licet_adapters.serving.endpoint import Endpoint
+    from licet_adapters.serving.sessions import Door, Minting
+
+BATCH_EVERY_S = 1.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+
+logger = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Tells what one router has to tell.
+
+    Args:
+        endpoints: The router's; it changes.
+        door: The api.
+        signer: Attests.
+        executor: Where what waits is done.
+    """
+
+    def __init__(self, endpoints: Mapping[str, Endpoint], door: Door, signer: Minting, executor: Executor) -> None:
+        self._endpoints, self._door, self._signer, self._executor = endpoints, door, signer, executor
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """There is an event to tell."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Tell, until cancelled."""
+        await asyncio.gather(self._forever(self._tell_events, None), self._forever(self._tell_counts, BATCH_EVERY_S))
+
+    async def finish(self, timeout_s: float) -> None:
+        """Tell what is left, once, as far as there is time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._tell_events()
+                await self._tell_counts()
+        except TimeoutError:
+            logger.warning("not everything could be told; the next start goes on")
+        except Exception as error:  # noqa: BLE001  # It is on the disk; the next start tells it.
+            logger.warning("not everything could be told; the next start goes on", extra={"reason": str(error)})
+
+    async def _forever(self, tell: Callable[[], Any], every_s: float | None) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            if every_s is None:
+                await self._wake.wait()
+                self._wake.clear()
+            else:
+                await asyncio.sleep(every_s)
+            try:
+                await tell()
+                pause_s = _FIRST_PAUSE_S
+            except Exception as error:  # noqa: BLE001  # Whatever the door raises: it is told again later.
+                level = logging.WARNING if isinstance(error, AdapterError | LicetAttestationError) else logging.ERROR
+                logger.log(level, "not told yet", extra={"reason": f"{type(error).__name__}: {error}"})
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                self._wake.set()
+
+    async def _call(self, method: str, **params: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, lambda: self._door.call(method, **params))
+
+    # --- traffic -------------------------------------------------------------------------------------------------------
+
+    async def _tell_events(self) -> None:
+        for endpoint in list(self._endpoints.values()):
+            while endpoint.state.outbox:
+                event = endpoint.state.outbox[0]
+                await self._tell_event(endpoint, event)
+                await endpoint.told(event["serial"])
+
+    async def _tell_event(self, endpoint: Endpoint, event: Mapping[str, Any]) -> None:
+        state = endpoint.state
+        # What only the router needs to remember of an event is not told.
+        told = {name: value for name, value in event.items() if name != "subject"}
+        await self._call("traffic", tenant=state.tenant, endpoint=state.endpoint, event=told)
+        if event["kind"] != "rolled-back":
+            return
+        loop = asyncio.get_running_loop()
+        statement = rollback_statement(state.tenant, state.endpoint, event)
+        try:
+            envelope = await loop.run_in_executor(
+                self._executor, self._signer.attest, state.tenant, statement.to_bytes()
+            )
+            await self._call("attest", tenant=state.tenant, operation=event["operation_id"], envelope=envelope.decode())
+        except RpcFault as fault:
+            # The event itself is told and logged; a statement that is refused now will be refused for ever.
+            logger.error("a return was not attested", extra={"endpoint": state.endpoint, "reason": str(fault)})  # noqa: TRY400
+
+    # --- invocations ---------------------------------------------------------------------------------------------------
+
+    async def _tell_counts(self) -> None:
+        loop = asyncio.get_running_loop()
+        for endpoint in list(self._endpoints.values()):
+            batch = await loop.run_in_executor(self._executor, endpoint.counter.cut)
+            if batch is not None:
+                state = endpoint.state
+                await self._call("invocations", tenant=state.tenant, endpoint=state.endpoint, batch=batch)
+                await loop.run_in_executor(self._executor, endpoint.counter.acknowledge)
+
+
+def rollback_statement(tenant: str, endpoint: str, event: Mapping[str, Any]) -> Statement:
+    """What is attested of a return on an alarm: about the version that was taken out of traffic."""
+    subject = event["subject"]
+    predicate = {
+        "v": 1,
+        "tenant": tenant,
+        "endpoint": endpoint,
+        "operation": event["operation_id"],
+        "event": event["kind"],
+        "version": subject["version"],
+        "weights": dict(event["weights"]),
+        "shadow": event["shadow"],
+        "cause": dict(event["cause"]),
+        "at_ms": event["at_ms"],
+        "serial": event["serial"],
+    }
+    return Statement((Subject(subject["version"], subject["model_digest_hex"]),), DEPLOYMENT, predicate)

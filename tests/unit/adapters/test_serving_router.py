@@ -1,0 +1,504 @@
+"""The router with real replicas, a real signer and log: who may, what is counted, how traffic moves, what ends it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from serving_world import ENDPOINT, ServingWorld, body, eventually, serving_world  # The line above finds it.
+
+from licet_adapters.conformance.world import FOREIGN_TENANT, TENANT
+from licet_adapters.errors import Conflict, InputRefused, JobFailed, NotFound, WarrantRefused
+from licet_adapters.serving import http as serving_http
+from licet_attestations import dsse, statement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FIRST = f"{TENANT}/credit-risk@1"
+NEVER = {"kind": "p95-latency", "threshold_us": 60_000_000, "window_s": 10, "min_count": 20}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[ServingWorld]:
+    with serving_world(tmp_path) as made:
+        yield made
+
+
+class Load:
+    """Callers who ask again and again, on connections of their own."""
+
+    def __init__(self, world: ServingWorld, callers: int = 3, **asked: Any) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.versions: list[str] = []
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(world, asked)) for _ in range(callers)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, world: ServingWorld, asked: dict[str, Any]) -> None:
+        caller = world.caller()
+        while not self._over.is_set():
+            status, _, headers = caller.infer(body(**asked))
+            self.statuses[status] += 1
+            self.versions.append(headers.get("licet-version", ""))
+        caller.close()
+
+    def end(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+# --- answers -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_admitted_request_is_answered_counted_and_told(world: ServingWorld) -> None:
+    outcome = world.deploy(1)
+    assert (dict(outcome.weights), outcome.shadow, dict(outcome.replicas)) == ({"1": 100}, "", {"1": 1})
+    caller = world.caller()
+    answers = [caller.infer() for _ in range(5)]
+    assert {status for status, _, _ in answers} == {200}
+    assert [headers["licet-invocation"] for _, _, headers in answers] == ["1", "2", "3", "4", "5"]
+    assert {headers["licet-version"] for _, _, headers in answers} == {"1"}
+    _, told, headers = answers[0]
+    assert (told["model_name"], told["model_version"]) == (ENDPOINT, "1")
+    assert told["outputs"][0]["data"][0] == pytest.approx(0.8175744)
+    assert world.door.asked == 1
+    eventually(lambda: world.door.told(ENDPOINT) == ({"ok": 5}, 0), "five invocations are told")
+    group = world.door.batches[ENDPOINT][0]["groups"][0]
+    assert group["session"] == headers["licet-session"]
+
+
+def test_the_protocols_other_routes_answer(world: ServingWorld) -> None:
+    nobody = world.caller("")
+    assert nobody.ask("GET", "/v2/health/live")[:2] == (200, {"live": True})
+    assert nobody.ask("GET", "/v2/health/ready")[:2] == (200, {"ready": True})
+    assert nobody.ask("GET", "/v2")[1]["name"] == "licet"
+    world.deploy(1)
+    caller = world.caller()
+    status, told, _ = caller.ask("GET", f"/v2/models/{ENDPOINT}")
+    assert (status, told["name"], told["versions"]) == (200, ENDPOINT, ["1"])
+    assert [one["name"] for one in told["inputs"]] == ["income", "ratio"]
+    assert caller.ask("GET", f"/v2/models/{ENDPOINT}/versions/1/ready")[:2] == (200, {"name": ENDPOINT, "ready": True})
+    assert caller.infer(path=f"/v2/models/{ENDPOINT.replace('/', '.')}/versions/1/infer")[0] == 200
+    for method, path, status in (
+        ("GET", f"/v2/models/{ENDPOINT}/infer", 405),
+        ("POST", f"/v2/models/{ENDPOINT}/ready", 405),
+        ("POST", f"/v2/models/{ENDPOINT}/versions/7/infer", 404),
+        ("POST", f"/v2/models/{ENDPOINT}/versions/x/infer", 404),
+        ("GET", "/v2/models/x", 400),
+        ("GET", "/v1", 404),
+    ):
+        assert caller.ask(method, path, body())[0] == status, path
+
+
+def test_without_a_token_that_counts_nothing_is_told(world: ServingWorld) -> None:
+    world.deploy(1)
+    for token in ("", "nobody's", "x" * 5000):
+        status, told, headers = world.caller(token).infer()
+        assert (status, told["code"], headers["www-authenticate"]) == (401, "unauthenticated", "Bearer")
+
+
+def test_forbidden_foreign_and_unknown_endpoints_cannot_be_told_apart(world: ServingWorld) -> None:
+    world.deploy(1)
+    token = world.door.allow(f"{TENANT}/other")
+    caller = world.caller(token)
+    answers = []
+    for endpoint in (ENDPOINT, f"{FOREIGN_TENANT}/credit", f"{TENANT}/nowhere", "nobody/nothing"):
+        status, told, headers = caller.infer(path=f"/v2/models/{endpoint}/infer")
+        assert len(told.pop("decision")["id"]) == 32
+        answers.append((status, told, sorted(headers)))
+    assert answers[0][0] == 403
+    assert all(answer == answers[0] for answer in answers)
+
+
+@pytest.mark.parametrize("name", [f"{TENANT}/credit-", f"{TENANT}/Credit", f"{TENANT}/a/b", f"{TENANT}/{'c' * 64}"])
+def test_a_name_that_can_be_no_endpoint_is_refused_with_the_reason_once_it_is_known_who_calls(
+    world: ServingWorld, name: str
+) -> None:
+    status, told, _ = world.caller().infer(path=f"/v2/models/{name}/infer")
+    assert (status, told["code"]) == (400, "invalid-input")
+    assert repr(name) in told["detail"]
+    assert "TENANT/NAME" in told["detail"]
+    assert world.caller("nobody's").infer(path=f"/v2/models/{name}/infer")[0] == 401
+
+
+def test_a_no_is_asked_for_once_a_second_however_often_it_is_hammered_at(world: ServingWorld) -> None:
+    world.deploy(1)
+    caller = world.caller(world.door.allow(f"{TENANT}/other"))
+    assert {caller.infer()[0] for _ in range(50)} == {403}
+    assert world.door.asked == 1
+    world.world.now_ms += 1001
+    caller.infer()
+    assert world.door.asked == 2
+
+
+def test_a_session_ends_after_sixty_seconds_and_another_is_decided_anew(world: ServingWorld) -> None:
+    world.deploy(1)
+    token = world.door.allow(ENDPOINT)
+    caller = world.caller(token)
+    first = caller.infer()[2]["licet-session"]
+    world.world.now_ms += 59_000
+    assert caller.infer()[2]["licet-session"] == first
+    # It was renewed in the background meanwhile, by another decision.
+    eventually(lambda: caller.infer()[2]["licet-session"] != first, "the session is renewed")
+    world.door.allowed.clear()
+    world.world.now_ms += 46_000
+    assert caller.infer()[0] == 200
+    eventually(lambda: caller.infer()[0] == 403, "a no at its renewal ends it before its time")
+
+
+def test_without_the_api_no_session_is_opened_and_those_that_are_go_on(world: ServingWorld) -> None:
+    world.deploy(1)
+    caller, late = world.caller(), world.caller()
+    assert caller.infer()[0] == 200
+    world.door.is_away = True
+    status, told, headers = late.infer()
+    assert (status, told["code"], headers["retry-after"]) == (503, "unavailable", "1")
+    assert caller.infer()[0] == 200
+    world.door.is_away = False
+    assert late.infer()[0] == 200
+    eventually(lambda: world.door.told(ENDPOINT) == ({"ok": 3}, 0), "what could not be told is told later")
+
+
+def test_malformed_tensors_are_the_callers_fault_and_harm_nobody(world: ServingWorld) -> None:
+    world.deploy(1)
+    caller = world.caller()
+    odd = json.loads(body())
+    odd["inputs"][1]["shape"] = [3]
+    for data, why in (
+        (b"{", "not an inference request"),
+        (json.dumps(odd).encode(), "same rows"),
+        (body(ratio=float("nan")), "not an inference request"),
+    ):
+        status, told, headers = caller.infer(data)
+        assert (status, told["code"]) == (400, "invalid-input")
+        assert why in told["detail"]
+        assert told["error"] == told["detail"]
+        assert headers["licet-invocation"]
+    assert caller.infer()[0] == 200
+    assert world.figures()["versions"]["1"]["latency"]["client_error"] == 3
+
+
+def test_a_body_beyond_the_limit_is_refused_before_and_while_it_is_sent(world: ServingWorld) -> None:
+    world.deploy(1, max_request_bytes=1000)
+    caller = world.caller()
+    status, told, _ = caller.infer(b"x" * 1001)
+    assert (status, told["code"]) == (413, "too-large")
+    assert caller.infer()[0] == 200  # On the same connection.
+    chunks = iter([b"x" * 600, b"x" * 600])
+    status, told, _ = caller.ask("POST", f"/v2/models/{ENDPOINT}/infer", chunks)  # type: ignore[arg-type]  # Sent in chunks.
+    assert (status, told["code"]) == (413, "too-large")
+    assert caller.infer()[0] == 200
+
+
+def raw(world: ServingWorld, data: bytes, *, one: bool = True) -> bytes:
+    """What the router says to these bytes: one answer, or all until it closes."""
+    with socket.create_connection(world.running.address, timeout=20) as connection:
+        connection.sendall(data)
+        said = b""
+        try:
+            while part := connection.recv(65536):
+                said += part
+                if one and said.endswith((b"}", b"Continue\r\n\r\n")):
+                    return said
+        except ConnectionResetError:
+            pass
+        return said
+
+
+def test_what_is_not_http_is_answered_and_closed(world: ServingWorld) -> None:
+    for data, status in (
+        (b"\x16\x03\x01 this is TLS\r\n\r\n", b"400"),
+        (b"GET /v2/health/live HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"431"),
+        (b"GET /v2/health/live HTTP/1.1\r\na: " + b"b" * 20_000 + b"\r\n\r\n", b"431"),
+        (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n", b"400"),
+        (b"POST /v2 HTTP/1.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n", b"400"),
+        (b"GET /v2 HTTP/1.1\r\nauthorization: Bearer a\r\nauthorization: Bearer b\r\n\r\n", b"400"),
+    ):
+        assert raw(world, data).startswith(b"HTTP/1.1 " + status), data[:60]
+    assert world.caller("").ask("GET", "/v2/health/live")[0] == 200
+
+
+def test_requests_that_are_sent_at_once_are_answered_in_their_order(world: ServingWorld) -> None:
+    world.deploy(1)
+    token = world.door.allow(ENDPOINT)
+    data = body()
+    head = f"POST /v2/models/{ENDPOINT}/infer HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {len(data)}\r\n\r\n"
+    live = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    said = raw(world, (head.encode() + data) * 3 + live, one=False)
+    at = [said.index(f"licet-invocation: {number}\r\n".encode()) for number in (1, 2, 3)]
+    assert at == sorted(at)
+    assert said.index(b'{"live":true}') > at[2]
+
+
+def test_a_body_is_asked_for_only_after_its_sender_was_admitted(world: ServingWorld) -> None:
+    world.deploy(1)
+    head = f"POST /v2/models/{ENDPOINT}/infer HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 200\r\n"
+    admitted = f"{head}authorization: Bearer {world.door.allow(ENDPOINT)}\r\n\r\n".encode()
+    assert raw(world, admitted).startswith(b"HTTP/1.1 100 Continue")
+    assert raw(world, f"{head}\r\n".encode()).startswith(b"HTTP/1.1 401")
+
+
+def test_a_slow_caller_is_given_up_and_others_are_not_held_up(
+    world: ServingWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.deploy(1)
+    monkeypatch.setattr(serving_http, "ARRIVAL_S", 0.5)
+    token = world.door.allow(ENDPOINT)
+    head = f"POST /v2/models/{ENDPOINT}/infer HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 500\r\n\r\n"
+    for begun in (b"GET /v2/hea", head.encode(), head.encode() + b"{"):
+        began_s = time.monotonic()
+        assert raw(world, begun).startswith(b"HTTP/1.1 408")
+        assert time.monotonic() - began_s < 5
+    assert world.caller().infer()[0] == 200
+
+
+# --- deeds -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_deed_told_again_is_not_done_again(world: ServingWorld) -> None:
+    job = world.job(1)
+    first = world.running.runtime.deploy(world.warrant("serving.deploy", job), job)
+    again = replace(job, attempt=2)
+    assert world.running.runtime.deploy(world.warrant("serving.deploy", again), again) == first
+    eventually(lambda: world.door.kinds(ENDPOINT) == ["step", "completed"], "one deployment is told")
+
+
+def test_a_warrant_is_good_for_one_deed_on_one_endpoint(world: ServingWorld) -> None:
+    job = world.job(1)
+    runtime = world.running.runtime
+    right = world.warrant("serving.deploy", job)
+    for envelope, reason in (
+        (b"", "forged"),
+        (world.world.tampered(right, adapter="other"), "other-adapter"),
+        (world.world.tampered(right, resources=job.resources() | {"endpoint": f"{TENANT}/other"}), "other-resource"),
+        (world.world.tampered(right, parameters_digest_hex="0" * 64), "other-parameter"),
+    ):
+        with pytest.raises(WarrantRefused) as refused:
+            runtime.deploy(envelope, job)
+        assert refused.value.reason == reason
+    world.world.now_ms += 300_000
+    with pytest.raises(WarrantRefused) as refused:
+        runtime.deploy(right, job)
+    assert refused.value.reason == "expired"
+    runtime.deploy(fresh := world.warrant("serving.deploy", job), job)
+    with pytest.raises(WarrantRefused) as refused:
+        runtime.deploy(fresh, job)
+    assert refused.value.reason == "spent"
+
+
+def test_what_cannot_be_deployed_is_refused_and_changes_nothing(world: ServingWorld) -> None:
+    world.deploy(1)
+    other = world.job(2)
+    other.model["model.safetensors"].path.write_bytes(b"other")
+    with pytest.raises(InputRefused):
+        world.running.runtime.deploy(world.warrant("serving.deploy", other), other)
+    with pytest.raises(Conflict):
+        world.deploy(2, strategy="canary", steps=[100], fallback=f"{TENANT}/credit-risk@7")
+    with pytest.raises(InputRefused):
+        world.deploy(2, alarms=[{"kind": "drift"}])
+    changed = world.model(reference=True)
+    with pytest.raises(Conflict):
+        world.deploy(1, files=changed)
+    assert world.figures()["weights"] == {"1": 100}
+    assert world.caller().infer()[0] == 200
+
+
+def test_a_model_that_cannot_be_served_fails_the_deployment_and_nothing_else(world: ServingWorld) -> None:
+    world.deploy(1)
+    files = world.model()
+    file = files["model.safetensors"]
+    data = file.path.read_bytes()[:-4] + b"\x00\x00\xc0\x7f"  # Not a number.
+    file.path.write_bytes(data)
+    from licet_adapters.conformance.tabular import write_input  # noqa: PLC0415  # For its digest.
+
+    files["model.safetensors"] = write_input(file.path, data)
+    with pytest.raises(JobFailed, match="not finite"):
+        world.deploy(2, files=files)
+    assert world.figures()["weights"] == {"1": 100}
+
+
+def test_what_stands_nowhere_cannot_be_shifted_retired_or_looked_at(world: ServingWorld) -> None:
+    for act in (lambda: world.shift({"1": 100}), world.retire, world.figures):
+        with pytest.raises(NotFound):
+            act()
+    world.deploy(1)
+    with pytest.raises(Conflict):
+        world.shift({"1": 50, "2": 50})
+    for weights in ({"1": 99}, {"1": 100, "x": 0}, {}):
+        with pytest.raises(InputRefused):
+            world.shift(weights)
+
+
+# --- traffic -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_canary_advances_by_itself_and_each_step_is_told(world: ServingWorld) -> None:
+    world.deploy(1)
+    world.deploy(2, strategy="canary", steps=[10, 50, 100], bake_s=1, fallback=FIRST, alarms=[NEVER])
+    caller = world.caller()
+    chosen = Counter(caller.infer()[2]["licet-version"] for _ in range(50))
+    assert chosen == {"1": 45, "2": 5}
+    eventually(lambda: world.figures()["rollout"]["state"] == "completed", "the canary completes")
+    assert {caller.infer()[2]["licet-version"] for _ in range(10)} == {"2"}
+    eventually(lambda: len(world.door.kinds(ENDPOINT)) == 6, "all is told")
+    assert [(event["kind"], event["weights"]) for event in world.door.events[ENDPOINT]][2:] == [
+        ("step", {"1": 90, "2": 10}),
+        ("step", {"1": 50, "2": 50}),
+        ("step", {"2": 100}),
+        ("completed", {"2": 100}),
+    ]
+    # The version before stays warm: traffic may have to return to it.
+    assert world.figures()["versions"]["1"]["replicas"]["ready"] == 1
+
+
+def test_an_alarm_returns_all_traffic_and_is_told_and_attested(world: ServingWorld) -> None:
+    world.deploy(1)
+    tight = {"kind": "p95-latency", "threshold_us": 1, "window_s": 10, "min_count": 20}
+    world.deploy(2, strategy="canary", steps=[50, 100], bake_s=3600, fallback=FIRST, alarms=[tight])
+    load = Load(world)
+    eventually(lambda: world.figures()["weights"] == {"1": 100}, "traffic returns")
+    eventually(lambda: world.door.envelopes, "the return is attested")
+    load.end()
+    assert set(load.statuses) == {200}
+    assert load.versions.count("2") < 500
+    assert load.versions[-1] == "1"
+    event = world.door.events[ENDPOINT][-1]
+    assert (event["kind"], event["weights"]) == ("rolled-back", {"1": 100})
+    assert event["cause"]["kind"] == "p95-latency"
+    assert event["cause"]["value"] > event["cause"]["threshold"] == 1
+    envelope = dsse.Envelope.from_json(world.door.envelopes[0])
+    dsse.verify_envelope(envelope, world.world.keystore.trust_root.keys("attestation"))
+    said = statement.Statement.from_bytes(envelope.payload)
+    assert said.predicate_type == statement.DEPLOYMENT
+    assert said.predicate["cause"] == event["cause"]
+    assert said.subject[0].name == f"{TENANT}/credit-risk@2"
+    # What was rolled back cannot be reached by its number, and stops.
+    assert world.caller().infer(path=f"/v2/models/{ENDPOINT}/versions/2/infer")[0] == 404
+    eventually(lambda: world.figures()["versions"]["2"]["replicas"]["all"] == 0, "its replica stops")
+
+
+def test_inputs_that_drifted_return_traffic(world: ServingWorld) -> None:
+    files = world.model(reference=True)
+    world.deploy(1)
+    drift = {"kind": "drift", "alpha_micro": 10_000, "window_s": 60, "min_count": 60}
+    world.deploy(2, files=files, strategy="blue-green", fallback=FIRST, alarms=[drift])
+    caller = world.caller()
+    for at in range(120):
+        caller.infer(body(income=at * 53 % 90 / 10, ratio=at * 37 % 100 / 100))
+    time.sleep(0.5)
+    assert world.figures()["weights"] == {"2": 100}  # Like those of training.
+    load = Load(world, income=0.1, ratio=0.99)
+    eventually(lambda: world.figures()["weights"] == {"1": 100}, "traffic returns")
+    load.end()
+    eventually(lambda: world.door.kinds(ENDPOINT)[-1] == "rolled-back", "it is told")
+    assert world.door.events[ENDPOINT][-1]["cause"]["kind"] == "drift"
+
+
+def test_a_shadow_is_given_copies_and_its_answers_reach_nobody(world: ServingWorld) -> None:
+    world.deploy(1)
+    assert world.deploy(2, strategy="shadow", fallback=FIRST, alarms=[NEVER]).shadow == "2"
+    caller = world.caller()
+    assert {caller.infer()[2]["licet-version"] for _ in range(40)} == {"1"}
+
+    def answered() -> bool:
+        shadow = world.figures()["versions"]["2"]
+        # On a machine that is busy with other things, copies that would have had to wait are dropped.
+        return bool(shadow["latency"]["ok"] + shadow["not_mirrored"] == 40 and shadow["latency"]["ok"])
+
+    eventually(answered, "the shadow answered all copies")
+    eventually(lambda: world.door.told(ENDPOINT) == ({"ok": 40}, 0), "only what callers asked is counted")
+    assert caller.infer(path=f"/v2/models/{ENDPOINT}/versions/2/infer")[0] == 404
+    world.shift({"1": 100})
+    mirrored = world.figures()["versions"]["2"]["mirrored"]
+    caller.infer()
+    assert world.figures()["versions"]["2"]["mirrored"] == mirrored
+
+
+def test_no_request_is_lost_in_shifts_under_load(world: ServingWorld) -> None:
+    world.deploy(1)
+    world.deploy(2, strategy="blue-green", fallback=FIRST, bake_s=3600, alarms=[NEVER])
+    load = Load(world)
+    for number in range(20):
+        world.shift({"1": 100} if number % 2 else {"1": 30, "2": 70})
+    load.end()
+    assert set(load.statuses) == {200}
+    assert set(load.versions) == {"1", "2"}
+
+
+def test_retiring_answers_what_is_under_way_and_takes_nothing_new(world: ServingWorld) -> None:
+    world.deploy(1, batch={"max_rows": 16, "max_wait_ms": 400})  # So that something is under way for a while.
+    caller = world.caller()
+    caller.infer()
+    answers: list[int] = []
+    thread = threading.Thread(target=lambda: answers.append(world.caller().infer()[0]))
+    thread.start()
+    eventually(lambda: world.figures()["versions"]["1"]["in_flight"] == 1, "a request is under way")
+    outcome = world.retire()
+    thread.join()
+    assert answers == [200]
+    assert (dict(outcome.weights), dict(outcome.replicas)) == ({}, {})
+    assert caller.infer()[1]["code"] == "not-deployed"
+    assert not list(world.data_dir.rglob("*.safetensors"))
+    world.deploy(1)
+    assert caller.infer()[0] == 200
+
+
+# --- load --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_that_may_sleeps_when_idle_and_wakes_for_a_request(world: ServingWorld) -> None:
+    world.deploy(1, replicas={"min": 0, "max": 1, "idle_s": 1})
+    caller = world.caller()
+    assert caller.infer()[0] == 200
+    eventually(lambda: world.figures()["versions"]["1"]["replicas"]["all"] == 0, "it sleeps")
+    assert caller.ask("GET", f"/v2/models/{ENDPOINT}/ready")[0] == 200
+    assert caller.infer()[0] == 200
+
+
+def test_replicas_are_added_when_requests_wait(world: ServingWorld) -> None:
+    # One at a time goes to a replica for a tenth of a second, so that requests must wait.
+    world.deploy(1, replicas={"min": 1, "max": 3, "idle_s": 0}, batch={"max_rows": 64, "max_wait_ms": 200})
+    version = world.running._endpoints[ENDPOINT]._versions[1]
+    version._capacity = 1
+    version._replicas[0]._capacity = 1
+    load = Load(world, callers=4)
+    eventually(lambda: world.figures()["versions"]["1"]["replicas"]["ready"] == 3, "three replicas answer")
+    load.end()
+    assert set(load.statuses) == {200}
+
+
+def test_more_than_can_wait_is_turned_away_at_once(world: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.deploy(1, batch={"max_rows": 64, "max_wait_ms": 500})
+    version = world.running._endpoints[ENDPOINT]._versions[1]
+    version._replicas[0]._capacity = 1
+    monkeypatch.setattr("licet_adapters.serving.version._MAX_WAITING", 1)
+    load = Load(world, callers=5)
+    eventually(lambda: load.statuses[503], "some are turned away")
+    load.end()
+    assert set(load.statuses) == {200, 503}
+    assert load.statuses[200] >= 2
+
+
+def test_numbers_and_batches_have_no_gap_over_an_orderly_restart(world: ServingWorld) -> None:
+    world.deploy(1)
+    token = world.door.allow(ENDPOINT)
+    for _ in range(3):
+        assert world.caller(token).infer()[0] == 200
+    world.stop()
+    assert world.door.told(ENDPOINT) == ({"ok": 3}, 0)
+    world.start()
+    assert world.caller(token).infer()[2]["licet-invocation"] == "4"
+    eventually(lambda: world.door.told(ENDPOINT) == ({"ok": 4}, 0), "nothing is lost")
