@@ -45,7 +45,7 @@ MAX_OWN_STEPS: Final = 8_000
 """Brackets, operators, accessors and conditions in all of them: Cedar takes some microseconds to read each."""
 _MAX_FINDINGS: Final = 20
 _SAFETY_VALVES: Final = frozenset(
-    {"dataset.hold", "evidence.export", "model.hold", "model.roll-back", "tenant.suspend"}
+    {"dataset.hold", "endpoint.roll-back", "evidence.export", "model.hold", "model.roll-back", "tenant.suspend"}
 )
 _PLATFORM_ALONE: Final = ("principal-inactive", "tenant-suspended")
 """States of the asker, told by its facts, in which the platform's policies alone decide."""
