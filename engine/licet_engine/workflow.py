@@ -9,7 +9,10 @@ LONG_QUEUE: Final = "long-operations"
 SHORT_QUEUE: Final = "short-operations"
 """Two queues, so that no training stands before a roll-back, a deletion or an export; each is divided by tenant."""
 LONG_ACTIONS: Final = frozenset(
-    {"dataset.read", "dataset.register", "model.check", "model.download", "model.register", "training.launch"}
+    {
+        *("dataset.read", "dataset.register", "endpoint.deploy", "model.check", "model.download", "model.register"),
+        "training.launch",
+    }
 )
 """What takes as long as its rows or its files are many. Everything else is a safety valve, or short."""
 WORKFLOW: Final = "perform"

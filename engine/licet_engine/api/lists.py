@@ -150,6 +150,7 @@ _ROWS: Final[Mapping[str, Rows]] = {
     "datasets": _of(tables.Dataset, col(tables.Dataset.created_at_ms).desc(), frozenset({"object_id"})),
     "runs": _of(tables.Run, col(tables.Run.created_at_ms).desc()),
     "models": _of(tables.ModelVersion, col(tables.ModelVersion.created_at_ms).desc()),
+    "endpoints": _of(tables.Endpoint, col(tables.Endpoint.created_at_ms).desc()),
     "environments": _of(tables.Environment, col(tables.Environment.name)),
     "people": _of(tables.Principal, col(tables.Principal.name)),
     "holds": _of(tables.Hold, col(tables.Hold.placed_at_ms).desc()),

@@ -12,6 +12,7 @@ from licet_attestations.trustroot import TrustRoot
 from licet_engine.api.limits import Places
 from licet_engine.lifecycle.asking import Desk
 from licet_engine.lifecycle.operations import Operations
+from licet_engine.lifecycle.router_door import RouterDoor
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
 from licet_engine.log.notary import Notary
@@ -30,6 +31,7 @@ class Services:
     tenants: Tenants
     desk: Desk
     operations: Operations
+    router_door: RouterDoor
     notary: Notary
     signer: SignerClient
     trust_root: TrustRoot

@@ -33,6 +33,7 @@ from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.record import Operation as OperationPart
 from licet_engine.domain.errors import Busy, Conflict, InvalidInput, LicetError
 from licet_engine.domain.refs import PLATFORM, VOID_LOG, Ref, new_id, parse_ref, parse_tenant
+from licet_engine.lifecycle import deploying
 from licet_engine.lifecycle import facts as facts_of
 from licet_engine.lifecycle.entries import decision_entry, rows_of
 from licet_engine.lifecycle.facts import Entity, View
@@ -140,6 +141,7 @@ class Asked:
         key: Idempotency key, or empty.
         context: Facts of the platform about the question itself, such as whether a decision is the asker's own.
         subject: On whose behalf it is asked, if not the asker's own.
+        opens: Whether an allow opens a session: its record names an operation, of which no worker is told.
     """
 
     verb: Verb
@@ -151,6 +153,7 @@ class Asked:
     key: str = ""
     context: tuple[tuple[str, Any], ...] = ()
     subject: Who | None = None
+    opens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,7 +524,11 @@ class Desk:
         decision = decide(question.in_force.bundle, request, question.facts)
         does = decision.allowed and not asked.is_dry and proposal is not None and proposal.conflict is None
         change = proposal.change if does and proposal is not None else Change()
-        operation = ids.operation if does and proposal is not None and proposal.parameters is not None else None
+        # What no worker performs is no operation, unless it is a session that is opened.
+        is_work = asked.verb.do is not None or asked.opens
+        operation = (
+            ids.operation if does and is_work and proposal is not None and proposal.parameters is not None else None
+        )
         part = None
         if operation is not None and proposal is not None:
             part = OperationPart.about(
@@ -574,7 +581,7 @@ class Desk:
             companions.append(Insert(tables.FactBlob, rows, if_absent=True))
         companions += rows_of(change, question.owner)
         enqueue: list[Enqueued] = []
-        if answer.operation is not None and proposal is not None:
+        if answer.operation is not None and proposal is not None and not asked.opens:
             # What the decision changes itself is no reason to decide again.
             stands_on = question.in_force.facts_version + (1 if _changes_facts(change) else 0)
             companions.append(Insert(tables.Operation, [_operation_row(question, answer, stands_on)]))
@@ -733,6 +740,8 @@ _CONTEXT_OF_ELSEWHERE: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
     "model.register": lambda _: {"replaces": False},
     "model.promote": lambda body: {"stage": body.stage, "region": body.region or ""},
     "model.approve": lambda body: {"track": body.track},
+    "endpoint.deploy": deploying.context_of_elsewhere,
+    "endpoint.shift-traffic": lambda _: {"unfit": 0},
     "model.request": lambda body: {"track": body.track},
     "tenant.break-glass": lambda _: {"until_ms": 0},
     "tenant.request-break-glass": lambda _: {"unreviewed": 0},

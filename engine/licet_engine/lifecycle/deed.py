@@ -28,6 +28,7 @@ from licet_adapters.ports import (
     ModelRegistry,
     ObjectRef,
     ObjectStore,
+    ServingRuntime,
     TrainingRunner,
 )
 from licet_attestations import rpc
@@ -109,6 +110,7 @@ class Adapters:
     registry_name: str
     training: TrainingRunner
     checks: ModelChecker
+    serving: ServingRuntime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,8 @@ from licet_engine.store.tables import (
     CheckResult,
     Dataset,
     Decision,
+    Deployment,
+    Endpoint,
     Environment,
     Hold,
     LogLeaf,
@@ -43,6 +45,7 @@ from licet_engine.store.tables import (
     Promotion,
     Run,
     Tenant,
+    TrafficEvent,
 )
 
 Entity = dict[str, Any]
@@ -276,6 +279,22 @@ class View:
                 return row
         return None
 
+    def endpoint(self, name: str) -> Endpoint | None:
+        """The endpoint of that name."""
+        return self._session.exec(select(Endpoint).where(Endpoint.name == name)).first()
+
+    def deployments(self, endpoint: str) -> list[Deployment]:
+        """Every deployment on an endpoint, the newest first."""
+        query = select(Deployment).where(Deployment.endpoint == endpoint)
+        return list(self._session.exec(query.order_by(col(Deployment.created_at_ms).desc(), col(Deployment.id).desc())))
+
+    def has_moved_by_itself(self, endpoint: str, operation_id: str, *, serial: int | None = None) -> bool:
+        """Whether the router reported a change of traffic under that operation, or that very one."""
+        query = select(TrafficEvent).where(TrafficEvent.endpoint == endpoint, TrafficEvent.operation_id == operation_id)
+        if serial is not None:
+            query = query.where(TrafficEvent.serial == serial)
+        return self._session.exec(query.limit(1)).first() is not None
+
     def has_open_operation(self, resource: str) -> bool:
         """Whether an operation on a resource was accepted and has not ended."""
         query = select(Operation).where(
@@ -411,6 +430,26 @@ class View:
             "checks": checks,
         }
         return entity("ModelVersion", f"{self._id(row.model)}@{row.version}", attrs)
+
+    def endpoint_entity(self, row: Endpoint, *more: ModelVersion) -> Entity:
+        """An endpoint, or one as it would be with further versions on it; what binds any of its versions binds it."""
+        numbers = {int(number) for number, percent in row.weights.items() if percent}
+        numbers |= {int(row.shadow)} if row.shadow else set()
+        if not numbers and not more:
+            # What answers nothing now is still bound by whatever answered there.
+            numbers = {deployment.version for deployment in self.deployments(row.name)}
+        on_it = [found for n in sorted(numbers) if (found := self.model_version(row.model, n)) is not None]
+        held = any(self.holds("ModelVersion", f"{version.model}@{version.version}") for version in on_it)
+        datasets = {name for version in (*on_it, *more) for name in version.datasets}
+        attrs = self._owned() | {
+            "restrictions": self.lineage_restrictions(sorted(datasets), held=held).to_fact(),
+            "use": more[-1].use if more else row.use,
+            "region": row.region,
+            "alarmed": row.alarmed,
+            "live": row.state == "live",
+            "held": held,
+        }
+        return entity("Endpoint", self._id(row.name), attrs)
 
     def bundle_entity(self, row: PolicyBundle) -> Entity:
         """A policy bundle."""

@@ -31,14 +31,15 @@ from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.record import Operation as OperationPart
 from licet_engine.domain.errors import Conflict, InvalidInput, LicetError, Unavailable
 from licet_engine.domain.refs import Ref, new_id, now_ms, parse_ref
-from licet_engine.lifecycle import training
+from licet_engine.lifecycle import serving, training
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.deed import SUPERSEDED
+from licet_engine.lifecycle.endpoints import CHANGES
 from licet_engine.lifecycle.entries import decision_entry, rows_of
-from licet_engine.lifecycle.facts import Entity, View
+from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.models import split_name
 from licet_engine.lifecycle.tenants import InForce, Tenants
-from licet_engine.lifecycle.verbs import Change, Ids, RefForm, Who
+from licet_engine.lifecycle.verbs import Change, Ids, Proposal, RefForm, Who
 from licet_engine.log import store
 from licet_engine.log.errors import SubmissionConflict
 from licet_engine.log.notary import Notary
@@ -225,6 +226,11 @@ class Operations:
             row = session.exec(select(tables.Decision).where(tables.Decision.id == decision_id)).one()
         return row.leaf_index, row.at_ms
 
+    def material(self, tenant: str, decision_id: str) -> dict[str, Any]:
+        """What the signer needs for a warrant on a decision that was made just now."""
+        index, _ = self._placed(tenant, decision_id)
+        return self._material(tenant, index).to_json()
+
     def _facts_version(self, tenant: str) -> int:
         with read_transaction(self._engine, tenant) as connection:
             return store.read_head(connection, tenant).facts_version
@@ -264,11 +270,12 @@ class Operations:
                 raise Unavailable(f"tenant {tenant} is not there")
             view, in_force = found
             ids = Ids(decision=new_id(), operation=row.id, now_ms=view.now_ms)
-            resource, context, parameters = _as_it_is_now(view, who, row, ids)
+            now = _as_it_is_now(view, who, row, ids)
+            resource, context, parameters = now.resource, now.context, now.parameters
             if parameters is not None and canonical.digest(dict(parameters)) != canonical.digest(row.parameters):
                 raise Refused(f"what {row.action} on {row.resource} was decided on has changed since: ask again")
             principal = view.principal(row.principal)
-            entities = [view.tenant_entity(), resource]
+            entities = [view.tenant_entity(), resource, *now.entities]
             entities += [] if principal is None else [view.principal_entity(principal)]
         facts = FactSet(Fact.from_entity(entity) for entity in entities)
         request = Request(
@@ -513,24 +520,24 @@ def _fence(row: tables.Operation, attempt: int) -> None:
         raise Superseded(f"attempt {attempt} at {row.action} on {row.resource} is over: attempt {row.attempt} began")
 
 
-_Now = tuple[Entity, Mapping[str, Any], Mapping[str, Any] | None]
-
-
-def _as_it_is_now(view: View, who: Who, row: tables.Operation, ids: Ids) -> _Now:
+def _as_it_is_now(view: View, who: Who, row: tables.Operation, ids: Ids) -> Proposal:
     """The resource of an operation as it is now, the context of its action, and the parameters it would have."""
     verb = VERBS[row.action]
     if row.action == "dataset.register":
         dataset = view.dataset(parse_ref(row.resource).name)
-        return (view.dataset_entity(dataset), {}, None) if dataset is not None else _gone(row)
+        return Proposal(resource=view.dataset_entity(dataset)) if dataset is not None else _gone(row)
     if row.action == "training.launch":
         run = view.run(parse_ref(row.resource).name)
-        return (view.run_entity(run, is_paid=True), {}, None) if run is not None else _gone(row)
+        return Proposal(resource=view.run_entity(run, is_paid=True)) if run is not None else _gone(row)
     if row.action == "model.register":
         version = view.model_version(*split_name(row))
         if version is None:
             return _gone(row)
         # The manifest is of the files that stood before, until this operation has put others in their place.
-        return view.model_version_entity(version), {"replaces": bool(version.manifest)}, None
+        return Proposal(resource=view.model_version_entity(version), context={"replaces": bool(version.manifest)})
+    if row.action in CHANGES:
+        # What it is to do stands in its parameters; it changes by itself what it would be proposed from.
+        return serving.as_it_is_now(view, row) or _gone(row)
     body = verb.body.model_validate(row.asked)
     ref = (
         Ref(row.resource, "")
@@ -544,9 +551,8 @@ def _as_it_is_now(view: View, who: Who, row: tables.Operation, ids: Ids) -> _Now
         # Two may change places on their way to the store: what stands in the database decides what the store is to keep.
         if is_held is not (verb_name == "hold"):
             raise Refused(f"{row.resource} was {'held again' if is_held else 'let go'} since: the store stays as it is")
-    proposal = verb.propose(view, who, ref, body, ids)
-    return (proposal.resource, proposal.context, proposal.parameters) if proposal is not None else _gone(row)
+    return verb.propose(view, who, ref, body, ids) or _gone(row)
 
 
-def _gone(row: tables.Operation) -> _Now:
-    raise Refused(f"{row.resource} is no longer there, so {row.action} cannot be decided again")
+def _gone(row: tables.Operation) -> Proposal:
+    raise Refused(f"{row.resource} is no longer there, or no longer what {row.action} was decided on: ask again")

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 from licet_adapters.sandbox import shipped_code
 from licet_adapters.training.environment import environment_digest_hex
 from licet_attestations import canonical
-from licet_attestations.statement import APPROVAL, SLSA_PROVENANCE, SLSA_VSA, TEST_RESULT, Statement, Subject
+from licet_attestations.statement import (
+    APPROVAL,
+    DEPLOYMENT,
+    SLSA_PROVENANCE,
+    SLSA_VSA,
+    TEST_RESULT,
+    Statement,
+    Subject,
+)
 
 if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed, Split
@@ -136,6 +144,53 @@ def approval_statement(deed: Deed) -> Statement:
         "at": timestamp(deed.now_ms()),
     }
     return Statement((Subject("model", p["model_digest_hex"]), Subject("binding", p["binding"])), APPROVAL, predicate)
+
+
+def deployment_statement(deed: Deed, deployed: Mapping[str, Any]) -> Statement:
+    """What was put on an endpoint, how it is watched, and in what it runs."""
+    p = deed.parameters
+    predicate = {
+        "tenant": deed.tenant,
+        "event": "deployed",
+        "endpoint": p["endpoint"],
+        "version": p["version"],
+        "strategy": p["strategy"],
+        "steps": p["steps"],
+        "bakeS": p["bake_s"],
+        "fallback": p["fallback"],
+        "alarms": p["alarms"],
+        "region": p["region"],
+        "weights": deployed["weights"],
+        "shadow": deployed["shadow"],
+        "reference": {"sha256": deployed["reference"]},
+        "code": {"sha256": deployed["digests"]["code"]},
+        "environment": {"sha256": deployed["digests"]["environment"]},
+        "sandbox": deployed["sandbox"],
+        "binding": p["source"]["binding"],
+        "decision": deed.decision_id,
+        "operation": deed.id,
+        "at": timestamp(deed.now_ms()),
+    }
+    subjects = (*_files(p["source"]), Subject("model", p["model_digest_hex"]))
+    return Statement(subjects, DEPLOYMENT, predicate)
+
+
+def traffic_statement(deed: Deed, shifted: Mapping[str, Any]) -> Statement:
+    """How an endpoint's traffic is divided since somebody shifted it or rolled it back."""
+    p = deed.parameters
+    predicate = {
+        "tenant": deed.tenant,
+        "event": "rolled-back" if deed.action == "endpoint.roll-back" else "shifted",
+        "endpoint": p["endpoint"],
+        "weights": shifted["weights"],
+        "shadow": shifted["shadow"],
+        "cause": {"by": f"{deed.tenant}/{deed.principal}", "reason": p["reason"]},
+        "decision": deed.decision_id,
+        "operation": deed.id,
+        "at": timestamp(deed.now_ms()),
+    }
+    subjects = tuple(Subject(f"{p['model']}@{number}", hex_) for number, hex_ in sorted(p["digests"].items()))
+    return Statement(subjects, DEPLOYMENT, predicate)
 
 
 def promotion_statement(deed: Deed) -> Statement:

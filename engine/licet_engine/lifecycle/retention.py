@@ -29,7 +29,7 @@ from licet_engine.domain.errors import LicetError
 from licet_engine.domain.refs import now_ms
 from licet_engine.settings import Settings
 from licet_engine.store.db import UnsafeAllTenants, tenant_session
-from licet_engine.store.tables import IdempotencyKey, LogCheckpoint, LogHead, Metric
+from licet_engine.store.tables import IdempotencyKey, InvocationBatch, LogCheckpoint, LogHead, Metric, TrafficEvent
 
 if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Door
@@ -66,6 +66,9 @@ class Retention:
         self._terms = (
             _Term(IdempotencyKey, IdempotencyKey.at_ms, settings.idempotency_ttl_s),
             _Term(Metric, Metric.at_ms, settings.telemetry_ttl_s),
+            # Each stands in the log for ever; a router that tells one again does so long before.
+            _Term(TrafficEvent, TrafficEvent.at_ms, settings.telemetry_ttl_s),
+            _Term(InvocationBatch, InvocationBatch.at_ms, settings.telemetry_ttl_s),
         )
 
     def sweep(self, should_stop: Callable[[], bool] = lambda: False) -> int:

@@ -14,7 +14,9 @@ from typing import Any, BinaryIO, Final, Self
 from pydantic import ValidationError
 
 from licet_adapters.errors import InputRefused
+from licet_adapters.modelfiles import ARCHITECTURE_FILE, WEIGHTS_FILE
 from licet_adapters.ports import InputFile
+from licet_adapters.serving.reference import build_reference
 from licet_adapters.training.data import MAX_CELL_CHARS, CsvRecords, Division, TableRows, TableSchema
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.lifecycle.wording import sentence
@@ -137,6 +139,18 @@ class Tables:
             held_out_micro=parameters["split"]["held_out_micro"], dropped_rows=len(rows.dropped_lines)
         )
         return train.file(), held_out.file(), record
+
+    def reference(self, train: Path, model: Path, target: Path, *, as_of_ms: int) -> InputFile:
+        """Write what the training rows looked like to the model; it holds values of columns, sorted, and no row."""
+        data = build_reference(
+            train.read_bytes(),
+            architecture=(model / ARCHITECTURE_FILE).read_bytes(),
+            weights=(model / WEIGHTS_FILE).read_bytes(),
+            data_as_of_ms=as_of_ms,
+        )
+        with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(data)
+        return InputFile(path=target, digest_hex=hashlib.sha256(data).hexdigest())
 
 
 def _schema(columns: Mapping[str, str], parameters: Mapping[str, Any]) -> TableSchema:

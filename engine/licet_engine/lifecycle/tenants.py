@@ -182,7 +182,14 @@ class Tenants:
         """
         if not token.startswith(TOKEN_PREFIX) or len(token) > _MAX_TOKEN_CHARS:
             raise Unauthenticated(_REFUSAL)
-        hash_hex = token_hash_hex(token)
+        return self.identify_hash(token_hash_hex(token))
+
+    def identify_hash(self, hash_hex: str) -> Who:
+        """Who a token speaks for, by its hash: for who took the token and does not hand it on.
+
+        Raises:
+            Unauthenticated: The token does not count; which of the reasons it is, is not told.
+        """
         known = self._identities.get(hash_hex)
         if known is None or known.facts_version != self.version(known.who.tenant):
             known = self._look_up(hash_hex)

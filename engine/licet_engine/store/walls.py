@@ -49,12 +49,17 @@ API_WRITES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "log_checkpoint": {"INSERT": (), "DELETE": ()},
     # What is over its time is removed by the api.
     "idempotency_key": {"DELETE": ()},
+    "traffic_event": {"DELETE": ()},
+    "invocation_batch": {"DELETE": ()},
 }
 SEQUENCER_READS: Final = frozenset({"budget", "log_head", "log_leaf", "log_tile"})
 """Tables that the sequencer reads whole."""
 
 SEQUENCER_ONLY_ADDS: Final = frozenset(
-    {"attestation", "decision", "fact_blob", "idempotency_key", "log_leaf", "log_record", "metric"}
+    {
+        *("attestation", "decision", "fact_blob", "idempotency_key", "invocation_batch", "log_leaf", "log_record"),
+        *("metric", "traffic_event"),
+    }
 )
 """Tables whose rows the sequencer can neither change nor remove: what is logged stays as it was logged."""
 

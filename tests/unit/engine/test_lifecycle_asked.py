@@ -76,6 +76,8 @@ def minimal(verb: Verb) -> dict[str, Any]:
         "value": "1.5",
         "step": 1,
         "track": "security",
+        "version": "northbank/x@1",
+        "weights": {"1": 100},
     }
     parameters = {name: chosen.get(name, "x") for name, field in verb.body.model_fields.items() if field.is_required()}
     # What these need is one thing or another.

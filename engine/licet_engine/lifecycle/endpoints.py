@@ -1,0 +1,60 @@
+"""What the verbs on endpoints share: states, which version is the main one, what the router answered.
+
+Rules kept here: an operation on an endpoint is decided again on what its parameters say, on the facts of now; it changes by
+itself what it would be proposed from.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from licet_adapters.ports import ServingOutcome
+from licet_engine.domain.errors import Conflict
+from licet_engine.domain.refs import Ref
+from licet_engine.lifecycle.facts import View
+from licet_engine.store.tables import Endpoint, Operation
+
+CHANGES: Final = frozenset({"endpoint.deploy", "endpoint.shift-traffic", "endpoint.roll-back", "endpoint.retire"})
+"""The actions that change an endpoint."""
+
+ON_ENDPOINT: Final = frozenset({"baking", "live", "shadow", "superseded"})
+"""States of a deployment whose replicas the router has, or can start again."""
+
+WHOLE: Final = 100
+MAX_VERSIONS: Final = 16
+
+
+def main_version(row: Endpoint | None) -> str:
+    """Number of the version that takes most of an endpoint's traffic; empty for none."""
+    if row is None or row.state != "live" or not row.weights:
+        return ""
+    return max(row.weights, key=lambda number: (row.weights[number], int(number)))
+
+
+def name_of(operation: Operation) -> str:
+    """Name of the endpoint that an operation is on."""
+    return operation.resource.partition("/")[2]
+
+
+def not_live(row: Endpoint, ref: Ref, view: View) -> Conflict | None:
+    """Why traffic cannot be moved there now, if so."""
+    if row.state != "live":
+        return Conflict(f"{ref} is {row.state}: it has no traffic")
+    if view.has_open_operation(str(ref)):
+        return Conflict(f"an operation on {ref} is at work: wait until it has ended")
+    return None
+
+
+def told(outcome: ServingOutcome) -> dict[str, Any]:
+    """What the router answered, as it is kept."""
+    return {
+        "weights": dict(outcome.weights),
+        "shadow": outcome.shadow,
+        "replicas": dict(outcome.replicas),
+        "sandbox": {
+            "kind": outcome.sandbox.kind,
+            "checks": dict(outcome.sandbox.checks),
+            "notes": list(outcome.sandbox.notes),
+        },
+        "digests": dict(outcome.digests),
+    }
