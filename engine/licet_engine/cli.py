@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from licet_engine.commands import data, installation, models, oversight, people, policy, training
+from licet_engine.commands import data, endpoints, installation, models, oversight, people, policy, training
 from licet_engine.commands.ask import ask
 from licet_engine.commands.breakglass import break_glass
 from licet_engine.commands.doctor import doctor
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SECTIONS = {
-    "Ask and act": ("ask", "dataset", "train", "run", "model", "approval", "hold", "operation"),
+    "Ask and act": ("ask", "dataset", "train", "run", "model", "approval", "endpoint", "hold", "operation"),
     "Govern": ("tenant", "person", "token", "break-glass", "policy"),
     "Prove": ("decision", "evidence", "log", "keys", "verify"),
     "Run the service": ("init", "serve", "doctor", "backup", "restore", "demo"),
@@ -71,6 +71,7 @@ for _command in (
     training.run,
     models.model,
     models.approval,
+    endpoints.endpoint,
     oversight.operation,
     people.tenant,
     people.person,

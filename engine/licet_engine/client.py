@@ -10,7 +10,8 @@ Rules kept here:
 - A denial is a value. Errors are ``LicetClientError`` and its subclasses; nothing else leaves this module.
 - Every call that may change something bears an ``Idempotency-Key``. An attempt that met a lost connection or a 503 is repeated
   with the same key, so that it is done at most once however often it is sent.
-- The token goes to one origin alone: no redirect is followed, and it is not sent unencrypted to another machine.
+- The token goes to the api and the router that the caller named, and to no other origin: no redirect is followed, and it is not
+  sent unencrypted to another machine.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from licet_engine.client_nouns import (
     TokenVerbs,
     TrainingVerbs,
 )
+from licet_engine.client_serving import DEFAULT_SERVING_URL, EndpointVerbs, Invocation
 from licet_engine.client_values import (
     Answer,
     DecidingPolicy,
@@ -69,6 +71,7 @@ __all__ = [
     "DecidingPolicy",
     "Denied",
     "Explanation",
+    "Invocation",
     "LicetClient",
     "LicetClientError",
     "LogHead",
@@ -99,6 +102,7 @@ _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 1.0
 _OK, _CREATED, _ACCEPTED = 200, 201, 202
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _CONFLICT, _SERVER_ERROR, _UNAVAILABLE = 400, 401, 403, 409, 500, 503
+_GATEWAY_TIMEOUT = 504
 _TOO_MANY = 429
 
 
@@ -113,9 +117,10 @@ class LicetClient:
         timeout_s: For connecting and for each wait on the socket.
         attempts: How often a call is tried before ``ServerUnavailable``.
         unsafe_plain_http: Send the token unencrypted to another machine; it warns.
+        serving_url: Where the router takes invocations.
 
     Raises:
-        RequestRefused: The URL cannot be used, or the token is not one.
+        RequestRefused: A URL cannot be used, or the token is not one.
     """
 
     def __init__(
@@ -126,8 +131,10 @@ class LicetClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         attempts: int = DEFAULT_ATTEMPTS,
         unsafe_plain_http: bool = False,
+        serving_url: str = DEFAULT_SERVING_URL,
     ) -> None:
         is_local = _check_url(url, unsafe_plain_http=unsafe_plain_http)
+        is_serving_local = _check_url(serving_url, unsafe_plain_http=unsafe_plain_http)
         if not re.fullmatch(r"[\x21-\x7e]*", token):
             raise RequestRefused("the token holds spaces or unprintable characters: give it as it was issued")
         headers = {"Accept": "application/json, application/problem+json", "User-Agent": "licet-client"}
@@ -139,10 +146,18 @@ class LicetClient:
         self._http = httpx.Client(
             base_url=self.url, headers=headers, timeout=timeout_s, follow_redirects=False, trust_env=not is_local
         )
+        self._serving = httpx.Client(
+            base_url=serving_url.rstrip("/"),
+            headers=headers,
+            timeout=timeout_s,
+            follow_redirects=False,
+            trust_env=not is_serving_local,
+        )
         self.dataset = DatasetVerbs(self)
         self.training = TrainingVerbs(self)
         self.run = RunVerbs(self)
         self.model = ModelVerbs(self)
+        self.endpoint = EndpointVerbs(self)
         self.tenant = TenantVerbs(self)
         self.person = PersonVerbs(self)
         self.token = TokenVerbs(self)
@@ -161,8 +176,9 @@ class LicetClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
         self._http.close()
+        self._serving.close()
 
     # --- asking and acting ----------------------------------------------------------------------------------------------
 
@@ -214,6 +230,39 @@ class LicetClient:
             "POST", f"/v1/{noun}/{verb}", json=_body(resource, parameters, claimed), idempotency_key=key
         )
         return _answer(action, resource, response)
+
+    def infer(self, ref: str, body: Mapping[str, Any], *, version: int | None = None) -> Invocation:
+        """Put an inference request to an endpoint, at the router; see ``EndpointVerbs.invoke``."""
+        tenant, _, name = ref.partition("/")
+        if not tenant or not name or "/" in name:
+            raise RequestRefused(f"{ref!r} names no endpoint: use TENANT/ENDPOINT")
+        path = _path("/v2/models", tenant, name) + ("" if version is None else f"/versions/{version}") + "/infer"
+
+        def send() -> httpx.Response:
+            response = self._serving.post(path, json=dict(body))
+            if response.status_code == _OK:
+                return response
+            message, code, told = _problem(response)
+            if response.status_code == _FORBIDDEN and isinstance(told.get("decision"), dict):
+                denial = {"decision": {"id": str(told["decision"].get("id") or ""), "decision": "deny"}}
+                raise Denied(_read(lambda b: Answer.from_json("endpoint.invoke", ref, b), denial))
+            if response.status_code == _GATEWAY_TIMEOUT:
+                raise ServerFault(message, code=code, status=response.status_code)
+            _raise_for(response, None)
+            return response
+
+        response = self._repeat(send, f"POST {path}", None, url=str(self._serving.base_url))
+        answered = _json(response)
+        return _read(
+            lambda b: Invocation(
+                outputs={str(tensor["name"]): dict(tensor) for tensor in b["outputs"]},
+                version=response.headers.get("licet-version", ""),
+                number=int(response.headers.get("licet-invocation", "0")),
+                session=response.headers.get("licet-session", ""),
+                body=b,
+            ),
+            answered,
+        )
 
     def explain(self, answer: Answer) -> Explanation | None:
         """Why an answer fell as it did, and what would turn a denial into a permission.
@@ -369,20 +418,21 @@ class LicetClient:
 
         return self._repeat(send, f"{method} {path}", idempotency_key)
 
-    def _repeat(self, attempt: Callable[[], T], what: str, idempotency_key: str | None) -> T:
-        """Try until there is an answer, at most ``attempts`` times."""
+    def _repeat(self, attempt: Callable[[], T], what: str, idempotency_key: str | None, *, url: str | None = None) -> T:
+        """Try until there is an answer, at most ``attempts`` times; ``url`` is whose, if not the api's."""
         pause_s = _FIRST_PAUSE_S
         # Whether an attempt reached the server that may have acted on it.
         is_known_undone = True
+        url = self.url if url is None else url.rstrip("/")
         for number in range(1, self._attempts + 1):
             try:
                 return attempt()
             except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-                raise RequestRefused(f"{self.url}: {error}") from error
+                raise RequestRefused(f"{url}: {error}") from error
             except httpx.TransportError as error:
                 is_known_undone = is_known_undone and isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
                 problem = ServerUnavailable(
-                    f"{self.url}: no answer to {what} in {number} attempts ({_describe(error)}); is the server running there?",
+                    f"{url}: no answer to {what} in {number} attempts ({_describe(error)}); is the server running there?",
                     idempotency_key=idempotency_key,
                     is_known_undone=is_known_undone,
                 )
@@ -504,6 +554,8 @@ def _looked_up(path: str) -> tuple[str, str]:
             return _LIST_ACTIONS.get(identifier, "catalogue.read"), tenant
         case "log":
             return "log.read", tenant
+        case "endpoints":
+            return "endpoint.read", rest
     return "reading", rest or kind
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_SERVING_URL = "http://127.0.0.1:8001"
 _MAX_TOKEN_BYTES = 4096
 _MOST_ROWS = 1000
 
@@ -46,6 +47,7 @@ class Desk:
         url: Where the server answers.
         token_file: Holds the token; None to take ``LICET_TOKEN``.
         unsafe_plain_http: Send the token unencrypted to another machine.
+        serving_url: Where the router takes invocations, for the command that sends one.
         wait: Whether to wait for accepted work.
         timeout_s: How long at most.
         claimed: What the asker claims.
@@ -57,6 +59,7 @@ class Desk:
     url: str = DEFAULT_URL
     token_file: Path | None = None
     unsafe_plain_http: bool = False
+    serving_url: str = DEFAULT_SERVING_URL
     wait: bool = False
     timeout_s: float = 3600.0
     claimed: Mapping[str, str] = field(default_factory=dict)
@@ -69,7 +72,7 @@ class Desk:
         from licet_engine.client import LicetClient  # noqa: PLC0415  # Kept out of the start of other commands.
 
         token = read_token(self.token_file, os.environ.get("LICET_TOKEN", "")) if self.needs_token else ""
-        client = LicetClient(self.url, token, unsafe_plain_http=self.unsafe_plain_http)
+        client = LicetClient(self.url, token, unsafe_plain_http=self.unsafe_plain_http, serving_url=self.serving_url)
         click.get_current_context().call_on_close(client.close)
         return client
 

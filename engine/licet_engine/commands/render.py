@@ -30,6 +30,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "datasets": ("name", "state", "classification", "residency", "uses", "expires_at_ms", "rows"),
     "runs": ("name", "state", "environment", "region", "use", "started_by", "attempt", "created_at_ms"),
     "models": ("model", "version", "stage", "state", "tier", "run", "signed", "created_by", "created_at_ms"),
+    "endpoints": ("name", "model", "state", "weights", "shadow", "region", "alarmed", "updated_at_ms"),
     "environments": ("name", "region", "runtimes_allowed"),
     "tenants": ("tenant", "region", "suspended", "environments", "created_at_ms"),
     "tokens": ("id", "principal", "label", "expires_at_ms", "revoked_at_ms"),
