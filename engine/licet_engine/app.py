@@ -29,6 +29,7 @@ from licet_engine.api.services import Services
 from licet_engine.lifecycle.asking import Desk, Enqueued
 from licet_engine.lifecycle.operations import Operations
 from licet_engine.lifecycle.retention import Retention
+from licet_engine.lifecycle.router_door import RouterDoor
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
 from licet_engine.log.notary import Notary
@@ -91,22 +92,25 @@ def build_services(settings: Settings) -> Services:
     sequencer = Sequencer(writes, enqueue=Enqueuer(writes), observe=metrics.sequenced)
     tenants = Tenants(engine)
     notary = Notary(engine, signer)
+    desk = Desk(engine, sequencer, tenants, metrics.decided)
+    operations = Operations(
+        engine,
+        sequencer,
+        tenants,
+        notary,
+        trust_root,
+        max_age_s=settings.decision_max_age_s,
+        decided=metrics.decided,
+        ended=metrics.ended,
+    )
     return Services(
         settings=settings,
         engine=engine,
         sequencer=sequencer,
         tenants=tenants,
-        desk=Desk(engine, sequencer, tenants, metrics.decided),
-        operations=Operations(
-            engine,
-            sequencer,
-            tenants,
-            notary,
-            trust_root,
-            max_age_s=settings.decision_max_age_s,
-            decided=metrics.decided,
-            ended=metrics.ended,
-        ),
+        desk=desk,
+        operations=operations,
+        router_door=RouterDoor(engine, sequencer, tenants, desk, operations),
         notary=notary,
         signer=signer,
         trust_root=trust_root,
@@ -211,7 +215,8 @@ def create_app(settings: Settings | None = None) -> Litestar:
         around = telemetry.continuing if settings.otlp_endpoint else None
         users = users_here(settings)
         peers, group = ({os.geteuid()}, None) if users is None else ({users.worker}, users.worker)
-        door = RpcServer(settings.api_socket, services.operations.handlers(), peers, shared_gid=group, around=around)
+        methods = services.operations.handlers() | services.router_door.handlers()
+        door = RpcServer(settings.api_socket, methods, peers, shared_gid=group, around=around)
         thread = threading.Thread(target=door.serve_forever, name="licet-door", daemon=True)
         thread.start()
         housekeeper.start()

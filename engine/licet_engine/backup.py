@@ -3,7 +3,8 @@
 Rules kept here:
 
 - The copy of the database is of one moment. While the writers stand still for that moment, the signer signs every log
-  as it is then, and its state is copied: what the signer last signed is exactly the log that was copied, never less.
+  as it is then, and its state is copied: what the signer last signed is exactly the log that was copied, never less. So is
+  the router's: deployments and the account of invocations are those of the database that was copied.
 - What is copied after that moment (sealed objects, effects, spent marks) may only be more.
 - A manifest names every file by digest, and every log by size, root and signed checkpoint.
 - A restore believes nothing: digests, logs from the first leaf on, checkpoints, and the signer's last heads are verified
@@ -53,6 +54,8 @@ _MAX_MANIFEST_BYTES: Final = 256 << 20
 _MAX_TRIES: Final = 8
 _PLAIN: Final = re.compile(r"[A-Za-z0-9~][A-Za-z0-9._@~-]*")
 _PASSING: Final = (".tmp-", ".part")
+_ROUTER_STATE: Final = ("router-id", "endpoints/*/*/*.json")
+_ROUTER_MODELS: Final = "endpoints/*/*/models/[0-9]*/*"
 _ON_THEIR_WAY: Final = "*/state/uploads/*/*"
 """Uploads that adapters began. One that goes on from an older note could seal another text with a key that was used since."""
 _SIGNER_FILES: Final = ("keystore.json", "trust-root.json", "keys/*.json", "tenants/*.json", "tenants/*.gone")
@@ -120,7 +123,12 @@ def backup(settings: Settings, target: Path) -> Report:
     part = _begin(target)
     try:
         report = Report(target)
+        # Before the moment and after it: what was deployed at it is in one of the two.
+        _copy_all(settings.router_data, _ROUTER_MODELS, part / "router")
         logs = _copy_moment(settings, part, report)
+        _copy_all(settings.router_data, _ROUTER_MODELS, part / "router", add=True)
+        for pattern in ("spent/**/*", "effects/**/*"):
+            _copy_all(settings.router_data, pattern, part / "router")
         for pattern in _SIGNER_FILES:
             _copy_all(settings.signer_data, pattern, part / "signer")
         _copy_all(settings.worker_data / "adapters", "**/*", part / "worker" / "adapters", leave_out=_ON_THEIR_WAY)
@@ -162,6 +170,8 @@ def _copy_moment(settings: Settings, part: Path, report: Report) -> dict[str, An
             source.execute("BEGIN")
             source.execute("SELECT count(*) FROM log_head").fetchone()
             _copy_all(settings.signer_data / "state", "*.json", part / "signer" / "state")
+            for pattern in _ROUTER_STATE:
+                _copy_all(settings.router_data, pattern, part / "router")
         with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy:
             source.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE")
@@ -264,7 +274,7 @@ def restore(source: Path, data: Path, *, signer_data: Path | None = None, checkp
             _verify_logs(engine, part, manifest["logs"], checkpoints, report)
         finally:
             engine.dispose()
-        for folder in ("run", "spool", "worker", "signer/state"):
+        for folder in ("run", "spool", "worker", "router", "signer/state"):
             make_private_directory(part / folder)
         Path(f"{Settings(data=part).database}.lock").unlink(missing_ok=True)
         create_durably(part / INSTALLED_FILE, b"restored\n")
@@ -401,13 +411,21 @@ def _begin(target: Path) -> Path:
     return part
 
 
-def _copy_all(folder: Path, pattern: str, target: Path, *, leave_out: str = "") -> None:
-    """Copy files; links are left out, and so is what is being written, was removed meanwhile, or lies in ``leave_out``."""
+def _copy_all(folder: Path, pattern: str, target: Path, *, leave_out: str = "", add: bool = False) -> None:
+    """Copy files; links are left out, and so is what is being written or was removed meanwhile.
+
+    Args:
+        folder: Below which they lie.
+        pattern: Which.
+        target: Below which they are put.
+        leave_out: Which not.
+        add: Leave out what is there already.
+    """
     for path in sorted(folder.glob(pattern)):
         if leave_out and path.relative_to(folder).match(leave_out):
             continue
         passing = path.name.startswith(_PASSING[0]) or path.name.endswith((*_PASSING[1:], ".lock"))
-        if passing or path.is_symlink() or not path.is_file():
+        if passing or path.is_symlink() or not path.is_file() or (add and (target / path.relative_to(folder)).exists()):
             continue
         with contextlib.suppress(FileNotFoundError):
             _copy(path, target / path.relative_to(folder))

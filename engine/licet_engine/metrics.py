@@ -28,6 +28,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from licet_adapters.serving.histogram import OUTCOMES, Outcome
 from licet_attestations.signer.files import create_durably
 
 logger = logging.getLogger(__name__)
@@ -143,6 +144,31 @@ class WorkerMetrics:
     def performed(self, state: str, duration_s: float) -> None:
         """Count one performance."""
         self._performed.labels(state).observe(duration_s)
+
+
+class RouterMetrics:
+    """What the router measures.
+
+    Args:
+        registry: Where it is registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.calls = CallMetrics(registry)
+        invocations = Histogram(
+            "licet_invocation_duration_seconds",
+            "Invocations by outcome, from the whole request to its answer.",
+            ("outcome",),
+            buckets=_FAST_S,
+            registry=registry,
+        )
+        # Found once: it is asked for with every request.
+        self._by_outcome = {outcome: invocations.labels(outcome) for outcome in OUTCOMES}
+
+    def invoked(self, outcome: Outcome, duration_s: float) -> None:
+        """Count one invocation."""
+        self._by_outcome[outcome].observe(duration_s)
 
 
 Gauges = Mapping[str, tuple[str, str, Callable[[], Mapping[str, float] | float]]]

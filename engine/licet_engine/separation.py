@@ -68,8 +68,8 @@ def find_separation(settings: Settings) -> Separation:
     problem = ""
     if os.geteuid() != 0:
         problem = "not started as root: the processes share one user"
-    elif settings.port < _FIRST_OPEN_PORT:
-        problem = f"port {settings.port} is open to root alone: the processes share one user; use a port from 1024 on"
+    elif (port := min(settings.port, settings.router_port)) < _FIRST_OPEN_PORT:
+        problem = f"port {port} is open to root alone: the processes share one user; use a port from 1024 on"
     if problem:
         return _shared(settings, problem)
     users = Users(settings.uid_base)
@@ -138,7 +138,7 @@ def launch_command(settings: Settings, separation: Separation, process: Process,
         "uid": users.uid(process),
         "gid": users.uid(process),
         "groups": users.groups(process),
-        "job": JOB_UID if process == "worker" and separation.has_namespace else None,
+        "job": JOB_UID if process in {"router", "worker"} and separation.has_namespace else None,
         "covers": _covers(settings),
         "arguments": list(command),
     }
@@ -173,13 +173,16 @@ def take_over(settings: Settings, users: Users | None) -> None:
     signer, api, worker, base = (0, 0, 0, 0) if users is None else (users.signer, users.api, users.worker, users.base)
     apart = users is not None
     run = settings.signer_socket.parent.parent
-    for folder in (run, settings.signer_socket.parent, settings.api_socket.parent, settings.database.parent):
+    sockets = (settings.signer_socket.parent, settings.api_socket.parent, settings.router_socket.parent)
+    for folder in (run, *sockets, settings.database.parent, settings.router_data):
         folder.mkdir(mode=_CLOSED_DIR, exist_ok=True)
     lock = Path(f"{settings.database}.lock")
     os.close(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _CLOSED_FILE))
     shared = (_SHARED_DIR, _SHARED_FILE) if apart else (_CLOSED_DIR, _CLOSED_FILE)
     _give(settings.signer_data, signer, signer)
     _give(settings.worker_data, worker, worker)
+    _give(settings.router_data, worker, worker)
+    _give(settings.router_socket.parent, worker, worker)
     _give(settings.database.parent, api, worker, modes=shared)
     _give(settings.spool, api, worker, modes=shared)
     for folder, uid in ((settings.signer_socket.parent, signer), (settings.api_socket.parent, api)):

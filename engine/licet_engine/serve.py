@@ -1,15 +1,16 @@
-"""``licet serve``: supervises the three processes of an installation on one machine.
+"""``licet serve``: supervises the four processes of an installation on one machine.
 
 Rules kept here:
 
-- signer, api and worker are processes of their own; what one may hold, the others do not. One that ends is started again,
+- signer, api, router and worker are processes of their own; what one may hold, the others do not. One that ends is started again,
   after a pause that grows while it keeps ending.
 - Children die with their supervisor, however it ends.
 - Started as root, each is a user of its own, which reads only what it must (``separation``); where that cannot be had, it is
   said aloud, or nothing is started.
 - Nothing is handed to a child but its settings; no secret stands in an argument or in the environment.
-- Of several supervisors of one installation, each in a slot of its own, exactly one runs the signer. Who does holds a lock that the
-  kernel drops with its process; then another takes it over. Two signers would each remember a last checkpoint of their own.
+- Of several supervisors of one installation, each in a slot of its own, exactly one runs signer and router. Who does holds a lock that the
+  kernel drops with its process; then another takes both over. Two signers would each remember a last checkpoint of their own, and two
+  routers would each give out the same numbers.
 """
 
 from __future__ import annotations
@@ -171,12 +172,13 @@ class Supervisor:
         Raises:
             ConfigurationError: It does not become ready; says which part, and what to look at.
         """
-        self._check_port()
+        _check_port(self._settings.host, self._settings.port, "--port")
         self._lock = _claim(self._settings)
         # Only now: what is served already is not to be touched. Nor by another slot, whose requests would wait for the locks that changed
         # rights take: who runs the signer prepares.
         self._claim_signer()
         if self._signer_lock is not None:
+            _check_port(self._settings.router_host, self._settings.router_port, "LICET_ROUTER_PORT")
             prepare_database(self._settings)
         else:
             verify_prepared(self._settings, within_s=_READY_WITHIN_S)
@@ -188,6 +190,7 @@ class Supervisor:
         if self._signer_lock is not None:
             # Who comes second finds everything given already, and in use.
             take_over(self._settings, self._separation.users)
+            self._settings.router_sign.unlink(missing_ok=True)
         self._settings.worker_sign.unlink(missing_ok=True)
         for child in self._children:
             self._spawn(child)
@@ -205,18 +208,14 @@ class Supervisor:
             + ", or run: licet doctor"
         )
 
-    def _check_port(self) -> None:
-        with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self._settings.host, self._settings.port))
-            except OSError as error:
-                raise ConfigurationError(
-                    f"{self._settings.host}:{self._settings.port} cannot be used: {error.strerror}; choose another with --port"
-                ) from error
+    @property
+    def router_url(self) -> str:
+        """Where the router takes invocations."""
+        return f"http://{self._settings.router_host}:{self._settings.router_port}"
 
     def _is_ready(self) -> bool:
-        if not self._settings.worker_sign.exists():
+        signs = [self._settings.worker_sign, *([self._settings.router_sign] if self._signer_lock is not None else [])]
+        if not all(sign.exists() for sign in signs):
             return False
         try:
             return httpx.get(f"{self.url}/health/ready", timeout=2.0).status_code == httpx.codes.OK
@@ -251,11 +250,13 @@ class Supervisor:
         self._signer_lock = self._lock = None
 
     def _claim_signer(self) -> None:
-        """Run the signer from now on, if no other supervisor does."""
+        """Run signer and router from now on, if no other supervisor does."""
         if self._signer_lock is None:
             self._signer_lock = _try_lock(self._settings.signer_lock)
             if self._signer_lock is not None:
                 self._children.insert(0, _Child("signer", [sys.executable, "-P", "-m", "licet_attestations.signer"]))
+                # Before the worker, so that it is stopped after it.
+                self._children.insert(-1, _Child("router", [sys.executable, "-P", "-m", "licet_engine.router"]))
 
     def _tend(self) -> None:
         self._claim_signer()
@@ -307,6 +308,17 @@ class Supervisor:
         with os.fdopen(writer, "wb") as pipe:
             pipe.write(passphrase)  # Far less than a pipe holds.
         return reader
+
+
+def _check_port(host: str, port: int, option: str) -> None:
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"{host}:{port} cannot be used: {error.strerror}; choose another with {option}"
+            ) from error
 
 
 def main(settings: Settings, *, init: bool = False) -> None:

@@ -50,6 +50,8 @@ class Settings:
         s3_timeout_s: How long one request may wait for an answer.
         s3_retention_days: For how many days Object Lock keeps what is stored from removal; 0 for not at all.
         s3_upload_age_s: How old an unfinished upload is when it is ended.
+        router_host: Address on which the router takes invocations.
+        router_port: Port on which the router takes invocations.
         users: ``auto``: started as root, each process is a user of its own where that can be had; ``on``: or does not
             start; ``off``: all are the user who starts them.
         uid_base: First of the four numbers of users and groups that the processes are, started as root.
@@ -60,10 +62,10 @@ class Settings:
         rate_per_tenant: Requests a second that all tokens of a tenant may send together.
         drain_s: How long a stop waits for requests in flight.
         min_free_bytes: Free space below which the service says that it is not ready.
-        metrics_port: Port on 127.0.0.1 of the api's metrics, the worker's on the next one; 0 for none.
+        metrics_port: Port on 127.0.0.1 of the api's metrics, the worker's and the router's on the next two; 0 for none.
         otlp_endpoint: Base address of an OTLP/HTTP collector that gets traces; empty for none.
         idempotency_ttl_s: How long an answer is kept for the repetition of its request.
-        telemetry_ttl_s: How long the figures of runs are kept.
+        telemetry_ttl_s: How long figures of runs, events of traffic and batches of invocations are kept.
         failed_work_ttl_s: How long a work folder that was left behind is kept.
         workflow_ttl_s: How long the queue remembers what is done.
         warrant_mark_ttl_s: How long the mark of a spent warrant is kept after the warrant's end.
@@ -85,7 +87,7 @@ class Settings:
     lease_s: int = 30
     checkpoint_interval_s: float = 1.0
     api_threads: int = 16
-    adapters: str = "local-objects,local-registry,local-training,local-checks"
+    adapters: str = "local-objects,local-registry,local-training,local-checks,local-serving"
     objects_adapter: str = "local-objects"
     registry_adapter: str = "local-registry"
     s3_endpoint: str = ""
@@ -98,6 +100,8 @@ class Settings:
     s3_timeout_s: float = 30.0
     s3_retention_days: int = 0
     s3_upload_age_s: int = 86_400
+    router_host: str = "127.0.0.1"
+    router_port: int = 8001
     users: str = "auto"
     uid_base: int = 64_210
     key_passphrase_file: str = ""
@@ -167,6 +171,16 @@ class Settings:
         return self.data / "run" / "signer" / "signer.sock"
 
     @property
+    def router_socket(self) -> Path:
+        """The router's door, for the worker alone."""
+        return self.data / "run" / "router" / "router.sock"
+
+    @property
+    def router_data(self) -> Path:
+        """The router's own state: deployments, spent warrants, and the files of models while they are deployed."""
+        return self.data / "router"
+
+    @property
     def signer_data(self) -> Path:
         """Keys and last checkpoints; the signer alone reads it."""
         return self.data / "signer"
@@ -190,6 +204,11 @@ class Settings:
     def worker_sign(self) -> Path:
         """This slot's worker's sign of life: its process id once it works, touched while it lives, where the api can see it."""
         return self.database.parent / f"worker{self._slot_suffix}.alive"
+
+    @property
+    def router_sign(self) -> Path:
+        """The router's sign of life, like the worker's: it is there once it takes requests."""
+        return self.database.parent / "router.alive"
 
     @property
     def storage_away(self) -> Path:
@@ -260,8 +279,8 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     ):
         if getattr(settings, name) <= 0:
             raise ConfigurationError(f"{PREFIX}{name.upper()} must be above 0, not {getattr(settings, name)}")
-    if not 0 <= settings.metrics_port < 65_535:  # noqa: PLR2004 - the highest port but one, since the worker takes the next.
-        raise ConfigurationError(f"{PREFIX}METRICS_PORT must be 0 or a port below 65535, not {settings.metrics_port}")
+    if not 0 <= settings.metrics_port < 65_534:  # noqa: PLR2004 - the highest port but two, since worker and router take these.
+        raise ConfigurationError(f"{PREFIX}METRICS_PORT must be 0 or a port below 65534, not {settings.metrics_port}")
     if settings.otlp_endpoint and not settings.otlp_endpoint.startswith(("http://", "https://")):
         raise ConfigurationError(f"{PREFIX}OTLP_ENDPOINT must be an http or https address, without a path to traces")
     if settings.public_url and not settings.public_url.startswith(("http://", "https://")):

@@ -1,4 +1,4 @@
-"""Traces over the three processes, by OpenTelemetry: off unless a collector is named.
+"""Traces over the processes, by OpenTelemetry: off unless a collector is named.
 
 Rules kept here:
 

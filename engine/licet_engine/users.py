@@ -8,7 +8,7 @@ from typing import Literal
 
 from licet_engine.settings import Settings
 
-Process = Literal["signer", "api", "worker"]
+Process = Literal["signer", "api", "router", "worker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class Users:
 
     @property
     def worker(self) -> int:
-        """The worker's user; its group is the api's too."""
+        """The worker's user, and the router's, which is an adapter; its group is the api's too."""
         return self.base + 3
 
     def uid(self, process: Process) -> int:
         """Who a process is."""
-        return {"signer": self.signer, "api": self.api, "worker": self.worker}[process]
+        return {"signer": self.signer, "api": self.api, "router": self.worker, "worker": self.worker}[process]
 
     def groups(self, process: Process) -> list[int]:
         """Groups of a process beside its own."""

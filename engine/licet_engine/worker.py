@@ -269,6 +269,7 @@ def build_tools(settings: Settings) -> Tools:
         trust_root=trust_root,
         signer=signer,
         clock=now_ms,
+        run_dir=settings.router_socket.parent,
         options=settings.adapter_options,
     )
     loaded = load_adapters(settings.adapter_names, context)
@@ -287,6 +288,7 @@ def build_tools(settings: Settings) -> Tools:
             registry_name=settings.registry_adapter,
             training=loaded["local-training"],
             checks=loaded["local-checks"],
+            serving=loaded["local-serving"],
         ),
         spool=Spool(
             settings.spool,

@@ -117,6 +117,7 @@ class Supervised:
             {},
             data=folder / "d",
             port=free_port(),
+            router_port=free_port(),
             checkpoint_interval_s=0.2,
             max_uploads_per_principal=1000,
             **settings,

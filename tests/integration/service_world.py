@@ -1,4 +1,4 @@
-"""A whole installation for tests: the three processes, two tenants, their people, their tokens, and eyes on the logs.
+"""A whole installation for tests: the processes, two tenants, their people, their tokens, and eyes on the logs.
 
 Found by tests beside it, and by those in ``tests/fault``, through ``sys.path``.
 """
@@ -110,7 +110,9 @@ class Installation:
         self.log.touch()
         if "database_urls" not in overrides:
             overrides["database_urls"] = own_database(folder / "urls")
-        self.settings: Settings = load_settings({}, data=self.data, port=free_port(), **overrides)
+        self.settings: Settings = load_settings(
+            {}, data=self.data, **{"port": free_port(), "router_port": free_port()} | overrides
+        )
         initialise(self.settings)
         self.tokens: dict[str, str] = {"platform/operator": (self.data / "operator.token").read_text().strip()}
         self.supervisor = Supervisor(self.settings, log=self.log, longest_pause_s=0.5)
@@ -142,7 +144,7 @@ class Installation:
 
     def client(self, who: str) -> LicetClient:
         """A client that speaks for ``tenant/name``."""
-        client = LicetClient(self.url, self.tokens[who])
+        client = LicetClient(self.url, self.tokens[who], serving_url=self.supervisor.router_url)
         self._clients.append(client)
         return client
 
@@ -153,14 +155,15 @@ class Installation:
         self._clients.append(client)
         return client
 
-    def people(self, tenant: str, region: str) -> None:
-        """Make a tenant with environments, a budget, people and tokens."""
-        packs = [
-            {"name": "sr-11-7"},
-            {"name": "residency", "parameters": {"regions": [region]}},
-        ]
+    def people(self, tenant: str, region: str, *, packs: Sequence[Mapping[str, Any]] | None = None) -> None:
+        """Make a tenant with environments, a budget, people and tokens; with every pack, if none are named."""
+        if packs is None:
+            packs = [
+                {"name": "sr-11-7"},
+                {"name": "residency", "parameters": {"regions": [region]}},
+            ]
         operator = self.client("platform/operator")
-        made = operator.act("tenant.create", tenant, {"region": region, "administrator": "admin", "packs": packs})
+        made = operator.act("tenant.create", tenant, {"region": region, "administrator": "admin", "packs": list(packs)})
         self.tokens[f"{tenant}/admin"] = made.require().result["token"]
         admin = self.client(f"{tenant}/admin")
         places = [{"name": f"{region}-east", "region": region}, {"name": "far", "region": "elsewhere"}]

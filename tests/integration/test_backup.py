@@ -106,7 +106,7 @@ def test_a_restored_installation_serves_and_goes_on_with_every_log(taken: Path, 
     data = served.data.parent / "r"
     report = restore(taken, data)
     assert report.unsigned == []
-    settings = load_settings({}, data=data, port=free_port())
+    settings = load_settings({}, data=data, port=free_port(), router_port=free_port())
     supervisor = Supervisor(settings, log=served.data.parent / "restored.log")
     try:
         supervisor.start()

@@ -298,7 +298,7 @@ def test_the_doctor_finds_the_service_running(licet: Run, service: Service) -> N
     code, document = licet("operator", "doctor", "--data", str(service.data), "--port", port)
     assert code in {0, 1}, document
     states = {finding["check"]: finding["state"] for finding in document["findings"]}
-    for check in ("keys", "migrations", "clock", "signer", "worker", "api live", "api ready"):
+    for check in ("keys", "migrations", "clock", "signer", "router", "worker", "api live", "api ready", "router ready"):
         assert states[check] == "ok", document
 
 

@@ -203,16 +203,17 @@ def test_no_log_of_a_whole_run_holds_a_token_a_key_or_a_row(worked: Installation
     assert not [secret for secret in secrets if secret in output]
 
 
-def test_readiness_tells_that_the_worker_gives_no_sign_of_life(worked: Installation) -> None:
+@pytest.mark.parametrize("process", ["router", "worker"])
+def test_readiness_tells_that_a_process_gives_no_sign_of_life(worked: Installation, process: str) -> None:
     http = worked.http(None)
     assert http.get("/health/ready").json() == {"status": "ready", "faults": [], "degraded": []}
-    pid = worked.supervisor.pid("worker")
+    pid = worked.supervisor.pid(process)
     os.kill(pid, 19)  # SIGSTOP: it is there, and does nothing.
     try:
         old_s = time.time() - 60
-        os.utime(worked.settings.worker_sign, (old_s, old_s))
+        os.utime(worked.settings.database.parent / f"{process}.alive", (old_s, old_s))
         answer = http.get("/health/ready")
-        assert (answer.status_code, answer.json()["faults"]) == (503, ["worker"])
+        assert (answer.status_code, answer.json()["faults"]) == (503, [process])
         assert http.get("/health/live").status_code == 200
     finally:
         os.kill(pid, 18)  # SIGCONT

@@ -182,8 +182,9 @@ def _faults(services: Services) -> list[str]:
         faults.append("log")
     if not services.sequencer.is_alive():
         faults.append("sequencer")
-    if not is_alive(services.settings.worker_sign):
-        faults.append("worker")
+    for part, sign in (("router", services.settings.router_sign), ("worker", services.settings.worker_sign)):
+        if not is_alive(sign):
+            faults.append(part)
     if shutil.disk_usage(services.settings.data).free < services.settings.min_free_bytes:
         faults.append("disk")
     try:

@@ -48,7 +48,7 @@ _SOCKET_TIMEOUT_S = 3.0
 _MIB = 1 << 20
 _MEND_POSTGRES = "See PostgreSQL in docs/operations.md."
 _CLIENT_VARIABLES = frozenset(
-    {"LICET_URL", "LICET_TOKEN", "LICET_TOKEN_FILE", "LICET_UNSAFE_PLAIN_HTTP", "LICET_DEBUG"}
+    {"LICET_URL", "LICET_SERVING_URL", "LICET_TOKEN", "LICET_TOKEN_FILE", "LICET_UNSAFE_PLAIN_HTTP", "LICET_DEBUG"}
 )
 _COLOURS = {"ok": "green", "weak": "yellow", "broken": "red"}
 
@@ -59,13 +59,14 @@ def look_at_configuration(settings: Settings) -> Iterator[Finding]:
     unknown = sorted(name for name in os.environ if name.startswith("LICET_") and name not in known)
     if unknown:
         yield Finding("configuration", "weak", f"no setting is called {', '.join(unknown)}", "Correct or unset it.")
-    if settings.host not in {"127.0.0.1", "::1", "localhost"}:
-        yield Finding(
-            "configuration",
-            "weak",
-            f"the API listens on {settings.host} without encryption of its own",
-            "Listen on 127.0.0.1 behind a proxy that ends TLS.",
-        )
+    for part, host in (("API", settings.host), ("router", settings.router_host)):
+        if host not in {"127.0.0.1", "::1", "localhost"}:
+            yield Finding(
+                "configuration",
+                "weak",
+                f"the {part} listens on {host} without encryption of its own",
+                "Listen on 127.0.0.1 behind a proxy that ends TLS.",
+            )
     if settings.key_passphrase_file:
         yield from _private_file("passphrase", Path(settings.key_passphrase_file))
     else:
@@ -331,7 +332,7 @@ def _newest_migration() -> str | None:
 
 
 def look_at_processes(settings: Settings) -> Iterator[Finding]:
-    """Whether signer, api and worker answer."""
+    """Whether signer, api, router and worker answer."""
     from licet_attestations import rpc  # noqa: PLC0415  # Only doctor needs it.
 
     start = f"Start the service: licet serve --data {settings.data}"
@@ -343,46 +344,49 @@ def look_at_processes(settings: Settings) -> Iterator[Finding]:
         yield Finding("signer", "ok", f"is there at {settings.signer_socket}: {error}")
     except rpc.RpcUnavailable as error:
         yield Finding("signer", "broken", f"does not answer: {error}", start)
-    yield from _look_at_worker(settings, start)
-    # What listens on every address is asked at this machine's own.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104  # Nothing is bound here.
-    address = f"[{host}]" if ":" in host else host
-    for part in ("live", "ready"):
-        url = f"http://{address}:{settings.port}/health/{part}"
+    for process, sign in (("router", settings.router_sign), ("worker", settings.worker_sign)):
+        yield _look_at_sign(process, sign, start)
+    for part, host, port, path in (
+        ("api live", settings.host, settings.port, "/health/live"),
+        ("api ready", settings.host, settings.port, "/health/ready"),
+        ("router ready", settings.router_host, settings.router_port, "/v2/health/ready"),
+    ):
+        url = f"http://{_own(host)}:{port}{path}"
         try:
             with _opener().open(url, timeout=_SOCKET_TIMEOUT_S) as response:
                 body = response.read(4096).decode("utf-8", "replace")
-            yield Finding(f"api {part}", "ok", f"{url} answers {_brief(body)}")
+            yield Finding(part, "ok", f"{url} answers {_brief(body)}")
         except urllib.error.HTTPError as error:
             body = error.read(4096).decode("utf-8", "replace")
             yield Finding(
-                f"api {part}",
+                part,
                 "broken",
                 f"{url} answers {error.code}: {_brief(body)}",
                 "Look at the log of licet serve.",
             )
         except OSError as error:
-            yield Finding(f"api {part}", "broken", f"{url} does not answer: {getattr(error, 'reason', error)}", start)
+            yield Finding(part, "broken", f"{url} does not answer: {getattr(error, 'reason', error)}", start)
 
 
-def _look_at_worker(settings: Settings, start: str) -> Iterator[Finding]:
-    # The worker has no door of its own; it leaves its process id where its supervisor looks for it.
-    path = settings.worker_sign
+def _own(host: str) -> str:
+    """An address as part of a URL; what listens on every address is asked at this machine's own."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # Nothing is bound here.
+    return f"[{host}]" if ":" in host else host
+
+
+def _look_at_sign(process: str, path: Path, start: str) -> Finding:
+    """Whether a process gives a sign of life, where its supervisor looks for it."""
     try:
         pid = int(path.read_text("ascii"))
         os.kill(pid, 0)
-        if not is_alive(path):
-            yield Finding(
-                "worker", "broken", f"process {pid} has given no sign of life for a while", "Look at its log."
-            )
-            return
-    except (OSError, ValueError) as error:
-        if isinstance(error, PermissionError):
-            yield Finding("worker", "ok", f"runs as another user, or {path} is closed to this one")
-        else:
-            yield Finding("worker", "broken", "does not run", start)
-        return
-    yield Finding("worker", "ok", f"runs as process {pid}")
+    except PermissionError:
+        return Finding(process, "ok", f"runs as another user, or {path} is closed to this one")
+    except (OSError, ValueError):
+        return Finding(process, "broken", "does not run", start)
+    if not is_alive(path):
+        detail = f"process {pid} has given no sign of life for a while"
+        return Finding(process, "broken", detail, "Look at its log.")
+    return Finding(process, "ok", f"runs as process {pid}")
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -397,6 +401,8 @@ def _brief(body: str) -> str:
         return body[:200]
     if not isinstance(value, dict):
         return body[:200]
+    if "ready" in value:  # As the Open Inference Protocol says it.
+        return "ready" if value["ready"] is True else "not ready"
     faults = ", ".join(map(str, (*(value.get("faults") or ()), *(value.get("degraded") or ()))))
     return f"{value.get('status')}" + (f": {faults}" if faults else "")
 
@@ -408,7 +414,7 @@ def look_at_users(settings: Settings) -> Iterator[Finding]:
     found = find_separation(settings)
     if found.users is not None:
         uids = f"{found.users.signer}, {found.users.api} and {found.users.worker}"
-        yield Finding("users", "ok", f"signer, api and worker are users {uids}")
+        yield Finding("users", "ok", f"signer, api and worker are users {uids}; the router is the worker's")
     for note in found.notes:
         yield Finding("users", "weak", note, "See LICET_USERS in docs/configuration.md.")
 

@@ -59,7 +59,7 @@ def look_at_sockets(settings: Settings) -> Iterator[Finding]:
         return
     wrong = [
         f"{path} ({stat.S_IMODE(path.lstat().st_mode):04o})"
-        for path in (folder, settings.api_socket, settings.signer_socket)
+        for path in (folder, settings.api_socket, settings.signer_socket, settings.router_socket)
         if path.exists() and stat.S_IMODE(path.lstat().st_mode) & 0o007
     ]
     if wrong:
@@ -192,6 +192,7 @@ def look_at_retention(settings: Settings) -> Iterator[Finding]:
         for kind, query, ttl_s in (
             ("idempotency keys", "SELECT count(*) FROM idempotency_key WHERE at_ms < :ms", settings.idempotency_ttl_s),
             ("figures of runs", "SELECT count(*) FROM metric WHERE at_ms < :ms", settings.telemetry_ttl_s),
+            ("events of traffic", "SELECT count(*) FROM traffic_event WHERE at_ms < :ms", settings.telemetry_ttl_s),
         ):
             count = ask(query, ms=now_ms - ttl_s * 1000 - _LATE_MS)[0][0]
             if count:

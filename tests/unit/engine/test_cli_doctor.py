@@ -33,7 +33,7 @@ def examine(made: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
 
     def look(**settings: Any) -> dict[str, list[doctor.Finding]]:
         found: dict[str, list[doctor.Finding]] = {}
-        given = load_settings({}, data=made, port=1, **settings)
+        given = load_settings({}, data=made, port=1, router_port=1, **settings)
         for check in doctor.LOOKS:
             if check is not doctor.look_at_sandbox:  # It runs a job; the sandbox has tests of its own.
                 for finding in check(given):
@@ -51,7 +51,7 @@ def test_a_fresh_installation_is_well_but_for_what_does_not_run(examine: Any) ->
     found = examine()
     for check in ("folder", "disk", "keys", "trust root", "migrations", "clock", "configuration"):
         assert states(found[check]) == {"ok"}, found[check]
-    for check in ("signer", "worker", "api live", "api ready"):
+    for check in ("signer", "router", "worker", "api live", "api ready", "router ready"):
         assert states(found[check]) == {"broken"}
         assert found[check][0].mend.startswith("Start the service: licet serve")
 
