@@ -196,7 +196,7 @@ def test_a_backup_of_a_service_at_work_comes_back_and_goes_on_with_every_log(
         data = Path(folder) / "n"
         places = {"BACKUP": str(taken), "NEW": str(data), "LICET_DATABASE_URLS": str(urls)}
         shell(restore, postgres.environment(target) | places)
-        settings = load_settings({}, data=data, port=free_port(), database_urls=str(urls))
+        settings = load_settings({}, data=data, port=free_port(), router_port=free_port(), database_urls=str(urls))
         supervisor = Supervisor(settings, log=tmp_path / "restored.log")
         try:
             supervisor.start()

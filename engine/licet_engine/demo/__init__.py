@@ -50,7 +50,7 @@ def main(folder: Path = FOLDER) -> int:
         shutil.rmtree(folder)
     folder.mkdir(mode=0o700)
     (folder / _MARKER).touch()
-    settings = load_settings({}, data=folder.absolute(), port=free_port())
+    settings = load_settings({}, data=folder.absolute(), port=free_port(), router_port=free_port())
     stage.heading("Making an installation: keys, database, first operator")
     initialise(settings, instance="licet-demo", beside=frozenset({_MARKER}))
     supervisor = Supervisor(settings, log=folder / "service.log")

@@ -20,6 +20,7 @@ import httpx
 
 from licet_engine.client import LicetClient
 from licet_engine.commands.render import check_figures
+from licet_engine.demo.endpoint import canary, regression
 from licet_engine.demo.forgery import flip_one_byte, resign
 from licet_engine.demo.stage import DATA, Stage, Unexpected, strip_ids
 
@@ -36,8 +37,10 @@ SPEC: Final[dict[str, Any]] = {
     "decision_threshold_micro": 200_000,
 }
 MITIGATED: Final[dict[str, Any]] = SPEC | {"mitigation_weight_micro": 30_000_000}
+SHORT: Final[dict[str, Any]] = SPEC | {"epochs": 150, "seed": 1}
 V1: Final = "northbank/credit-risk@1"
 V2: Final = "northbank/credit-risk@2"
+V3: Final = "northbank/credit-risk@3"
 HALF_WAY: Final = 100
 
 
@@ -116,6 +119,11 @@ def train(stage: Stage) -> None:
         lambda: ana.act("training.launch", "northbank/run-2", _launch("us-east", MITIGATED)),
         allowed=True,
     )
+    third = stage.ask(
+        "the pipeline launches run-3, from another seed, for half as long",
+        lambda: ci.act("training.launch", "northbank/run-3", _launch("us-east", SHORT)),
+        allowed=True,
+    )
     same = stage.done("northbank/ana", whole)
     stage.holds(
         "weights of the broken run and the whole one are the same",
@@ -123,6 +131,7 @@ def train(stage: Stage) -> None:
         expected=True,
     )
     stage.done("northbank/ana", mitigated)
+    stage.done("northbank/ci", third)
 
 
 def register_model(stage: Stage) -> None:
@@ -178,8 +187,20 @@ def check_models(stage: Stage) -> None:
         allowed=True,
     )
     stage.done("northbank/ci", second)
+    third = stage.ask(
+        "the pipeline registers the model of run-3",
+        lambda: ci.model.register("northbank/credit-risk", run="northbank/run-3", tier="high"),
+        allowed=True,
+    )
+    stage.done("northbank/ci", third)
     first = stage.ask("mei has version 1 checked", lambda: mei.act("model.check", V1), allowed=True)
     also = stage.ask("mei has version 2 checked", lambda: mei.act("model.check", V2), allowed=True)
+    brief = stage.ask(
+        "the pipeline has version 3 checked for what staging asks",
+        lambda: ci.act("model.check", V3, {"kinds": ["technical"]}),
+        allowed=True,
+    )
+    stage.done("northbank/ci", brief)
     for version, answer, expected in ((V1, first, ["bias"]), (V2, also, [])):
         done = stage.done("northbank/mei", answer)
         for found in done.result["results"]:
@@ -371,6 +392,8 @@ ACTS: Final[tuple[Callable[[Stage], None], ...]] = (
     check_models,
     approve,
     promote,
+    canary,
+    regression,
     reach_over_the_wall,
     hold,
     evidence,

@@ -120,7 +120,7 @@ class Stage:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(token + "\n")
-        self._clients[name] = LicetClient(self.supervisor.url, token)
+        self._clients[name] = LicetClient(self.supervisor.url, token, serving_url=self.supervisor.router_url)
 
     @property
     def supervisor(self) -> Supervisor:
