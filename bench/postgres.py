@@ -29,7 +29,7 @@ CONNECTIONS = (16, 256)
 @contextlib.contextmanager
 def second(first: Supervisor) -> Iterator[Supervisor]:
     """Another supervisor of the same installation, with an api and a worker of its own."""
-    settings = replace(first.settings, slot=2, port=free_port())
+    settings = replace(first.settings, slot=2, port=free_port(), router_port=free_port())
     other = Supervisor(settings, log=settings.data.parent / "service-2.log")
     other.start()
     threading.Thread(target=other.run, daemon=True).start()

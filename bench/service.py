@@ -110,7 +110,7 @@ def service(**more: Any) -> Iterator[tuple[Supervisor, str, float]]:
     folder = Path(tempfile.mkdtemp(prefix="licet-bench-"))
     # What is measured is the way of a decision, not the limits before it.
     unlimited = {"rate_per_token": 10**9, "rate_per_tenant": 10**9, "max_requests": 1024}
-    settings = load_settings({}, data=folder / "data", port=free_port(), **unlimited, **more)
+    settings = load_settings({}, data=folder / "data", port=free_port(), router_port=free_port(), **unlimited, **more)
     initialise(settings)
     supervisor = Supervisor(settings, log=folder / "service.log")
     began_s = time.perf_counter()
