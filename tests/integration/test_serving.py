@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from jsonschema import Draft202012Validator
 
 from licet_attestations.statement import DEPLOYMENT
 from licet_engine.app import build_services
@@ -108,6 +109,17 @@ def test_a_deployed_version_answers_and_each_answer_is_counted(house: Installati
     counted = [r for leaf, r in house.entries("northbank") if leaf.kind == "invocations"]
     assert all(r["event"] == "counted" for r in counted)
     assert session in {group["session"] for r in counted for group in r["groups"]}
+
+
+def test_what_is_read_of_an_endpoint_is_what_the_document_of_the_api_says(house: Installation) -> None:
+    ana = house.http("northbank/ana")
+    document = ana.get("/schema/openapi.json").json()
+    answers = document["paths"]["/v1/endpoints/{tenant}/{name}"]["get"]["responses"]
+    for ref, status, media_type in ((CREDIT, 200, "application/json"), ("lakeside/x", 403, "application/problem+json")):
+        answer = ana.get(f"/v1/endpoints/{ref}")
+        assert answer.status_code == status
+        schema = answers[str(status)]["content"][media_type]["schema"]
+        Draft202012Validator({**schema, "components": document["components"]}).validate(answer.json())
 
 
 def weights(house: Installation, endpoint: str = CREDIT) -> dict[str, int]:

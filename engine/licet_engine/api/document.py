@@ -28,6 +28,7 @@ _TEXT: Final[Mapping[str, Any]] = {"type": "string"}
 _WHOLE: Final[Mapping[str, Any]] = {"type": "integer"}
 _TEXTS: Final[Mapping[str, Any]] = {"type": "array", "items": {"type": "string"}}
 _ANY_OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
+_OBJECTS: Final[Mapping[str, Any]] = {"type": "array", "items": _ANY_OBJECT}
 
 
 def _object(optional: tuple[str, ...] = (), **members: Any) -> dict[str, Any]:
@@ -97,9 +98,17 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
         created_at_ms=_WHOLE,
         updated_at_ms=_WHOLE,
     ),
-    "List": _object(items={"type": "array", "items": _ANY_OBJECT}),
+    "List": _object(items=_OBJECTS),
     "DecisionRecord": _object(record=_ANY_OBJECT, leaf_index=_WHOLE, leaf=_TEXT),
     "Explanation": _object(record=_ANY_OBJECT, explanation=_ANY_OBJECT, path=_or_null(_ANY_OBJECT)),
+    "Endpoint": _object(
+        endpoint=_ANY_OBJECT,
+        deployments=_OBJECTS,
+        events=_OBJECTS,
+        invocations=_ANY_OBJECT,
+        live={**_object(state=_TEXT), "description": "As the router last told; state says whether it did of late."},
+        path=_TEXT,
+    ),
     "LogHead": _object(size=_WHOLE, root_hex=_TEXT, origin=_TEXT, checkpoint=_TEXT),
     "LogEntries": _object(entries={"type": "array", "items": _object(index=_WHOLE, leaf=_ANY_OBJECT)}),
     "TrustRoot": _ANY_OBJECT,
@@ -133,6 +142,7 @@ _READS: Final[Mapping[str, str]] = {
     "/v1/list/{tenant}/{what}": "List",
     "/v1/decisions/{tenant}/{decision}": "DecisionRecord",
     "/v1/decisions/{tenant}/{decision}/explain": "Explanation",
+    "/v1/endpoints/{tenant}/{name}": "Endpoint",
     "/v1/log/{tenant}": "LogHead",
     "/v1/log/{tenant}/entries": "LogEntries",
 }

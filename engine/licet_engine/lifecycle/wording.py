@@ -26,6 +26,9 @@ PATTERNS: Final[Mapping[str, str]] = {
     r"^[0-9a-f]{32}$": "an ID of 32 hexadecimal digits, as lists show it",
     r"^([0-9a-f]{16,64})?$": "the binding that licet model read shows, or at least its first 16 hexadecimal digits",
     r"^[a-z][a-z0-9_.-]{0,63}$": "a name of at most 64 lower-case letters, digits, '_', '.' and '-', beginning with a letter",
+    r"^[1-9][0-9]{0,8}$": "the number of a version, such as 2",
+    r"^([1-9][0-9]{0,8})?$": "the number of a version, such as 2, or empty for none",
+    r"^[a-z][a-z0-9-]*/[a-z0-9][a-z0-9-]*@[1-9][0-9]{0,8}$": "a version of a model, as TENANT/NAME@VERSION",
     r"^-?[0-9]{1,18}(\.[0-9]{1,9})?$": "a decimal number, such as 0.81",
 }
 """What a text of that pattern is."""
@@ -105,6 +108,11 @@ _SAYS: Final[Mapping[str, Callable[[Mapping[str, Any], str, Any], str]]] = {
     "string_too_long": lambda about, _where, _given: f"must have at most {about['max_length']} characters",
     "too_short": lambda about, _where, _given: f"must have at least {about['min_length']} of them",
     "too_long": lambda about, _where, _given: f"must have at most {about['max_length']} of them",
+    "literal_error": lambda about, _where, _given: f"must be {about['expected']}",
+    "union_tag_invalid": lambda about, _where, _given: (
+        f"must have as {about['discriminator']} one of {about['expected_tags']}"
+    ),
+    "union_tag_not_found": lambda about, _where, _given: f"lacks {about['discriminator']}, which tells what it is",
     "int_type": lambda _about, _where, _given: "must be a whole number",
     "string_type": lambda _about, _where, _given: "must be text",
     "bool_type": lambda _about, _where, _given: "must be true or false",

@@ -20,6 +20,7 @@ REFERENCE = {
     RefForm.VERSION: "acme/x@1",
     RefForm.NAME_OR_VERSION: "acme/x",
 }
+DEPLOY = {"version": "northbank/credit-risk@1"}
 LAUNCH = {"dataset": "acme/hmda", "environment": "us-east", "use": "credit-risk"}
 
 
@@ -76,6 +77,19 @@ def test_every_pattern_that_a_verb_uses_is_put_in_words() -> None:
         ),
         ("training.launch", {**LAUNCH, "cost": "much"}, "cost must be a whole number"),
         ("training.launch", [], "parameters must be an object"),
+        (
+            "endpoint.deploy",
+            {**DEPLOY, "strategy": "slowly"},
+            "strategy must be 'canary', 'blue-green', 'shadow' or 'direct'",
+        ),
+        (
+            "endpoint.deploy",
+            {**DEPLOY, "alarms": [{"kind": "p95"}]},
+            "alarms.0 must have as 'kind' one of 'p95-latency'",
+        ),
+        ("endpoint.deploy", {**DEPLOY, "alarms": [{}]}, "alarms.0 lacks 'kind', which tells what it is"),
+        ("endpoint.deploy", {"version": "credit-risk"}, "version must be a version of a model, as TENANT/NAME@VERSION"),
+        ("endpoint.shift-traffic", {"weights": {"two": 100}}, "weights.two must be the number of a version, such as 2"),
         ("token.issue", {"ttl_s": 1000 * 86_400}, "ttl_s must be at most 31622400 (366d)"),
         ("tenant.request-break-glass", {"reason": "x", "duration_s": 9 * 3600}, "must be at most 14400 (4h)"),
         ("run.log", {"name": "auc", "step": 1, "value": "abc"}, "value must be a decimal number, such as 0.81"),
