@@ -19,6 +19,10 @@ MAX_SLOT = 64
 """More supervisors than that on one machine's data folder mean nothing."""
 
 
+NEEDED_ADAPTERS = ("local-training", "local-checks", "local-serving")
+"""Those that are wired by name: no setting chooses another in their place."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Settings of one installation. Each is read from the environment variable ``LICET_<NAME IN CAPITALS>``.
@@ -320,3 +324,8 @@ def _check_storage(settings: Settings) -> None:
             raise ConfigurationError(
                 f"{PREFIX}{name.upper()} is {getattr(settings, name)!r}, which {PREFIX}ADAPTERS does not allow: add it there"
             )
+    missing = [name for name in NEEDED_ADAPTERS if name not in settings.adapter_names]
+    if missing:
+        raise ConfigurationError(
+            f"{PREFIX}ADAPTERS does not allow {', '.join(missing)}, without which there is no service: add it"
+        )

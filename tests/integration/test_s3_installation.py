@@ -46,7 +46,7 @@ def bucket(server: S3Server) -> str:
 def house(server: S3Server, bucket: str) -> Iterator[Installation]:
     options = server.options(bucket, "licet/") | {"s3_timeout_s": 10.0}
     installation = Installation(
-        adapters="s3-objects,s3-registry,local-training,local-checks",
+        adapters="s3-objects,s3-registry,local-training,local-checks,local-serving",
         objects_adapter="s3-objects",
         registry_adapter="s3-registry",
         users="off",  # The credentials file is this user's.
@@ -190,7 +190,7 @@ def test_a_restored_installation_goes_on_with_the_same_bucket(house: Installatio
         f"adapters/s3-registry/state/documents/{BANK}/risk/stages.seen",
     } <= kept
     assert not [name for name in kept if "/uploads/" in name]
-    settings = replace(house.settings, data=data, port=free_port())
+    settings = replace(house.settings, data=data, port=free_port(), router_port=free_port())
     supervisor = Supervisor(settings, log=tmp_path / "restored.log")
     try:
         supervisor.start()

@@ -49,3 +49,20 @@ def test_the_service_says_the_address_that_was_configured(given: dict[str, objec
 def test_a_public_address_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="LICET_PUBLIC_URL"):
         load_settings({}, public_url="licet.example")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"adapters": "local-objects,local-registry,local-training"}, "does not allow local-checks, local-serving"),
+        (
+            {"objects_adapter": "s3-objects"},
+            "LICET_OBJECTS_ADAPTER is 's3-objects', which LICET_ADAPTERS does not allow",
+        ),
+    ],
+)
+def test_an_adapter_without_which_there_is_no_service_is_missed_before_anything_starts(
+    given: dict[str, str], told: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        load_settings({}, **given)
