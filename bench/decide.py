@@ -98,7 +98,10 @@ def questions(count: int) -> list[Question]:
                 "authors": [],
                 "pipelines": [],
                 "binding": "b1",
-                "approvals": [{"track": t, "binding": "b1"} for t in ("compliance", "engineering", "model-risk")],
+                "approvals": {
+                    t: {"binding": "b1", "by": [], "expires_at_ms": (1 << 53) - 1}
+                    for t in ("compliance", "engineering", "model-risk")
+                },
                 "signed": True,
                 "checks": {
                     "technical": {"passed": True, "auc_lower_micro": 740_000, "calibration_error_micro": 20_000},

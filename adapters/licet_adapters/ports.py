@@ -807,6 +807,111 @@ class DataKey(Protocol):
         ...
 
 
+# --- notifications ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notice:
+    """One try at telling one webhook of one event.
+
+    Attributes:
+        tenant: Whose webhook.
+        secrets: Identifiers of the secrets that it is signed with, the newest first.
+        url: Where it is.
+        unsafe_http: Whether plain http to this machine is meant.
+        message: Identifier of the message, the same at every try.
+        body: What is signed and sent, the same bytes at every try.
+    """
+
+    tenant: str
+    secrets: Sequence[str]
+    url: str
+    unsafe_http: bool
+    message: str
+    body: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoticeOutcome:
+    """What came of a try.
+
+    Attributes:
+        delivered: The receiver took it.
+        status: HTTP status; 0 without an answer.
+        reason: In a few words, without anything the receiver sent.
+        is_final: Not delivered, and no further try makes sense.
+        retry_after_s: How long the receiver asked to be left alone.
+    """
+
+    delivered: bool
+    status: int
+    reason: str
+    is_final: bool = False
+    retry_after_s: int = 0
+
+
+class Notifier(Protocol):
+    """Adapter ``standard-webhooks`` and its peers.
+
+    NOTE: it takes no warrant. A message touches no data, key, model or traffic; that a webhook is told is decided when it is
+    added, and what it is told is written with the decision it tells of. The signer signs the message, so the adapter holds
+    no secret.
+    """
+
+    def send(self, notice: Notice) -> NoticeOutcome:
+        """Try once. What goes wrong at the receiver or on the way is an outcome.
+
+        Raises:
+            Unavailable: The signer cannot be had.
+        """
+        ...
+
+
+# --- change tickets --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TicketFact:
+    """A change ticket as another system tells of it.
+
+    Attributes:
+        state: Its state in that system's words.
+        approved: Whether the change is approved.
+        subjects: References of the models or versions that it is about.
+        as_of_ms: When it was so.
+        fresh_until_ms: Until when that may be relied on.
+    """
+
+    state: str
+    approved: bool
+    subjects: Sequence[str]
+    as_of_ms: int
+    fresh_until_ms: int
+
+
+class Tickets(Protocol):
+    """Adapters ``file-tickets``, ``http-tickets`` and their peers; operation ``tickets.fetch``."""
+
+    def fetch(self, warrant: bytes, tenant: str, ticket: str, parameters: Parameters) -> TicketFact:
+        """Fetch one ticket.
+
+        Raises:
+            WarrantRefused: See the guard.
+            NotFound: There is no such ticket.
+            InputRefused: What was found is no ticket of the form expected, is another, or is too old.
+            Unavailable: It cannot be fetched now.
+        """
+        ...
+
+
+class WebhookSigner(Protocol):
+    """Who signs messages to webhooks: the signer."""
+
+    def sign_webhook(self, tenant: str, webhook: str, message: str, timestamp_s: int, body: bytes) -> str:
+        """Return the value of the header ``webhook-signature``."""
+        ...
+
+
 class KeySource(Protocol):
     """Where object keys come from: the signer. It checks the warrant too, before it gives any.
 
@@ -834,7 +939,7 @@ class ModelSigner(Protocol):
         ...
 
 
-class SignerPort(KeySource, ModelSigner, Protocol):
+class SignerPort(KeySource, ModelSigner, WebhookSigner, Protocol):
     """What of the signer an adapter may use."""
 
 

@@ -62,6 +62,7 @@ OPERATIONS_OF: Mapping[str, frozenset[str]] = MappingProxyType(
         "endpoint.invoke": frozenset({"serving.invoke"}),
         "key.destroy": frozenset({"keys.destroy"}),
         "evidence.export": frozenset({"evidence.export"}),
+        "ticket.fetch": frozenset({"tickets.fetch"}),
     }
 )
 """The operations that an allowed action may lead to; an action that is not here leads to none."""

@@ -28,6 +28,8 @@ from licet_engine.api.routes import build_app
 from licet_engine.api.services import Services
 from licet_engine.lifecycle.asking import Desk, Enqueued
 from licet_engine.lifecycle.operations import Operations
+from licet_engine.lifecycle.outbox import Outbox
+from licet_engine.lifecycle.reminders import Reminders
 from licet_engine.lifecycle.retention import Retention
 from licet_engine.lifecycle.router_door import RouterDoor
 from licet_engine.lifecycle.spool import Spool
@@ -39,7 +41,7 @@ from licet_engine.processes import die_with_server
 from licet_engine.settings import Settings, load_settings
 from licet_engine.store.access import Role, open_database
 from licet_engine.store.db import UnsafeAllTenants
-from licet_engine.store.tables import Operation
+from licet_engine.store.tables import Operation, WebhookMessage
 from licet_engine.users import users_here
 from licet_engine.workflow import APPLICATION, WORKFLOW, WORKFLOW_VERSION, queue_of
 
@@ -92,7 +94,7 @@ def build_services(settings: Settings) -> Services:
     sequencer = Sequencer(writes, enqueue=Enqueuer(writes), observe=metrics.sequenced)
     tenants = Tenants(engine)
     notary = Notary(engine, signer)
-    desk = Desk(engine, sequencer, tenants, metrics.decided)
+    desk = Desk(engine, sequencer, tenants, metrics.decided, signer.webhook_secret)
     operations = Operations(
         engine,
         sequencer,
@@ -121,6 +123,14 @@ def build_services(settings: Settings) -> Services:
             max_bytes_per_tenant=settings.max_tenant_uploads_bytes,
             ttl_s=settings.upload_ttl_s,
         ),
+        outbox=Outbox(
+            engine,
+            most_tries=settings.webhook_tries,
+            first_pause_s=settings.webhook_first_pause_s,
+            history_s=settings.webhook_history_s,
+            tried=metrics.message_tried,
+        ),
+        reminders=Reminders(engine, sequencer, tenants),
         threads=ThreadPoolExecutor(settings.api_threads, thread_name_prefix="licet-api"),
         metrics=metrics,
         places=Places(settings.max_requests, settings.max_waiting_requests),
@@ -137,6 +147,13 @@ def gauges(services: Services) -> Gauges:
             counted |= {state: float(count) for state, count in session.exec(query.group_by(Operation.state))}
         return counted
 
+    def messages() -> dict[str, float]:
+        counted = dict.fromkeys(("pending", "failed"), 0.0)
+        with UnsafeAllTenants(services.engine, "metrics count the messages of all tenants") as session:
+            query = select(WebhookMessage.state, func.count()).where(col(WebhookMessage.state).in_(counted))
+            counted |= {state: float(count) for state, count in session.exec(query.group_by(WebhookMessage.state))}
+        return counted
+
     return {
         "licet_operations_open": ("Operations that have not ended, by state.", "state", open_operations),
         "licet_sequencer_queue_depth": (
@@ -151,6 +168,7 @@ def gauges(services: Services) -> Gauges:
             "",
             lambda: float(services.notary.lag()),
         ),
+        "licet_webhook_messages": ("Messages to webhooks, by state.", "state", messages),
         "licet_disk_free_bytes": (
             "Free space where the data folder lies.",
             "",
@@ -160,7 +178,7 @@ def gauges(services: Services) -> Gauges:
 
 
 class Housekeeper:
-    """What the api does unasked: checkpoints of logs that grew, and removal of what is over its time.
+    """What the api does unasked: checkpoints of logs that grew, what becomes of approvals, and removal of what is over.
 
     Args:
         services: The api's parts.
@@ -186,9 +204,11 @@ class Housekeeper:
         while not self._stop.wait(self._services.settings.checkpoint_interval_s):
             self._try("versions", self._services.tenants.catch_up)
             self._try("checkpoints", self._services.notary.sign_all)
+            self._try("reminders", self._services.reminders.look)
             if time.monotonic() - swept_at_s > _SWEEP_EVERY_S:
                 self._try("spool", self._services.spool.sweep)
                 self._try("retention", lambda: retention.sweep(self._stop.is_set))
+                self._try("messages", self._services.outbox.forget_old)
                 swept_at_s = time.monotonic()
 
     @staticmethod
@@ -215,7 +235,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         around = telemetry.continuing if settings.otlp_endpoint else None
         users = users_here(settings)
         peers, group = ({os.geteuid()}, None) if users is None else ({users.worker}, users.worker)
-        methods = services.operations.handlers() | services.router_door.handlers()
+        methods = services.operations.handlers() | services.router_door.handlers() | services.outbox.handlers()
         door = RpcServer(settings.api_socket, methods, peers, shared_gid=group, around=around)
         thread = threading.Thread(target=door.serve_forever, name="licet-door", daemon=True)
         thread.start()

@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from licet_engine.commands import data, endpoints, installation, models, oversight, people, policy, training
+from licet_engine.commands import (
+    approvals,
+    data,
+    endpoints,
+    installation,
+    models,
+    oversight,
+    people,
+    policy,
+    training,
+    webhooks,
+)
 from licet_engine.commands.ask import ask
 from licet_engine.commands.breakglass import break_glass
 from licet_engine.commands.doctor import doctor
@@ -28,8 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SECTIONS = {
-    "Ask and act": ("ask", "dataset", "train", "run", "model", "approval", "endpoint", "hold", "operation"),
-    "Govern": ("tenant", "person", "token", "break-glass", "policy"),
+    "Ask and act": ("ask", "dataset", "train", "run", "model", "approval", "ticket", "endpoint", "hold", "operation"),
+    "Govern": ("tenant", "person", "token", "break-glass", "policy", "webhook"),
     "Prove": ("decision", "evidence", "log", "keys", "verify"),
     "Run the service": ("init", "serve", "doctor", "backup", "restore", "demo"),
 }
@@ -70,7 +81,8 @@ for _command in (
     training.train,
     training.run,
     models.model,
-    models.approval,
+    approvals.approval,
+    approvals.ticket,
     endpoints.endpoint,
     oversight.operation,
     people.tenant,
@@ -78,6 +90,7 @@ for _command in (
     people.token,
     break_glass,
     policy.policy,
+    webhooks.webhook,
     oversight.decision,
     oversight.evidence,
     oversight.log,

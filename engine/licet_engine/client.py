@@ -29,6 +29,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from licet_engine.client_nouns import (
+    ApprovalVerbs,
     DatasetVerbs,
     DecisionVerbs,
     EvidenceVerbs,
@@ -39,8 +40,10 @@ from licet_engine.client_nouns import (
     PolicyVerbs,
     RunVerbs,
     TenantVerbs,
+    TicketVerbs,
     TokenVerbs,
     TrainingVerbs,
+    WebhookVerbs,
 )
 from licet_engine.client_serving import DEFAULT_SERVING_URL, EndpointVerbs, Invocation
 from licet_engine.client_values import (
@@ -166,6 +169,9 @@ class LicetClient:
         self.key = KeyVerbs(self)
         self.decision = DecisionVerbs(self)
         self.log = LogVerbs(self)
+        self.approval = ApprovalVerbs(self)
+        self.ticket = TicketVerbs(self)
+        self.webhook = WebhookVerbs(self)
 
     def __enter__(self) -> Self:
         return self
@@ -385,7 +391,7 @@ class LicetClient:
         return upload
 
     def list(self, tenant: str, what: str, *, limit: int = 50) -> list[dict[str, Any]]:
-        """List datasets, runs, models, environments, people, approvals, holds, operations, decisions or bundles."""
+        """List datasets, runs, models, environments, people, approvals, inbox, delegations, tickets, holds, operations, ..."""
         body = self.get_json("/v1/list", tenant, what, params={"limit": limit})
         return _read(lambda b: [dict(item) for item in b["items"]], body)
 

@@ -223,10 +223,28 @@ class ModelVerbs(Verbs):
         verdict: str = "approved",
         reason: str | None = None,
         binding: str | None = None,
+        on_behalf_of: str | None = None,
         **sent: Unpack[Sent],
     ) -> Answer:
-        """Approve it for a track, or reject it (``verdict="rejected"``)."""
-        return self._act("model.approve", ref, sent, track=track, verdict=verdict, reason=reason, binding=binding)
+        """Approve it for a track, or reject it (``verdict="rejected"``); in a reviewer's place, if one delegated it."""
+        return self._act(
+            "model.approve",
+            ref,
+            sent,
+            track=track,
+            verdict=verdict,
+            reason=reason,
+            binding=binding,
+            on_behalf_of=on_behalf_of,
+        )
+
+    def withdraw_request(self, ref: str, track: str, *, reason: str | None = None, **sent: Unpack[Sent]) -> Answer:
+        """Withdraw one's own request for an approval."""
+        return self._act("model.withdraw-request", ref, sent, track=track, reason=reason)
+
+    def withdraw_approval(self, ref: str, track: str, *, reason: str | None = None, **sent: Unpack[Sent]) -> Answer:
+        """Withdraw an approval that one gave."""
+        return self._act("model.withdraw-approval", ref, sent, track=track, reason=reason)
 
     def promote(
         self,
@@ -235,10 +253,11 @@ class ModelVerbs(Verbs):
         stage: str = "prod",
         region: str | None = None,
         reason: str | None = None,
+        ticket: str | None = None,
         **sent: Unpack[Sent],
     ) -> Answer:
-        """Promote it to ``staging`` or ``prod``."""
-        return self._act("model.promote", ref, sent, stage=stage, region=region, reason=reason)
+        """Promote it to ``staging`` or ``prod``, under a change ticket that was fetched."""
+        return self._act("model.promote", ref, sent, stage=stage, region=region, reason=reason, ticket=ticket)
 
     def roll_back(self, ref: str, *, stage: str = "prod", reason: str | None = None, **sent: Unpack[Sent]) -> Answer:
         """Return the stage that it holds to the version before."""
@@ -259,6 +278,71 @@ class ModelVerbs(Verbs):
     def delete(self, ref: str, **sent: Unpack[Sent]) -> Answer:
         """Destroy its files."""
         return self._act("model.delete", ref, sent)
+
+
+class ApprovalVerbs(Verbs):
+    """Delegation of tracks. Approvals themselves are given on models."""
+
+    def delegate(
+        self, ref: str, track: str, *, until_ms: int, reason: str | None = None, **sent: Unpack[Sent]
+    ) -> Answer:
+        """Have a person stand in for oneself on a track until a time."""
+        return self._act("approval.delegate", ref, sent, track=track, until_ms=until_ms, reason=reason)
+
+    def revoke_delegation(self, ref: str, track: str, *, reviewer: str | None = None, **sent: Unpack[Sent]) -> Answer:
+        """Revoke a delegation to a person: one's own, or a reviewer's."""
+        return self._act("approval.revoke-delegation", ref, sent, track=track, reviewer=reviewer)
+
+
+class TicketVerbs(Verbs):
+    """Change tickets."""
+
+    def fetch(self, tenant: str, ticket: str, **sent: Unpack[Sent]) -> Answer:
+        """Have a ticket fetched, so that a promotion can name it."""
+        return self._act("ticket.fetch", tenant, sent, ticket=ticket)
+
+
+class WebhookVerbs(Verbs):
+    """Webhooks."""
+
+    def create(
+        self,
+        ref: str,
+        url: str,
+        *,
+        events: Sequence[str] | None = None,
+        unsafe_http: bool | None = None,
+        **sent: Unpack[Sent],
+    ) -> Answer:
+        """Create one; ``result["secret"]`` is shown this once."""
+        return self._act(
+            "webhook.create",
+            ref,
+            sent,
+            url=url,
+            events=None if events is None else list(events),
+            unsafe_http=unsafe_http,
+        )
+
+    def delete(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """Delete one: it is told nothing more."""
+        return self._act("webhook.delete", ref, sent)
+
+    def rotate(self, ref: str, *, overlap_s: int | None = None, **sent: Unpack[Sent]) -> Answer:
+        """Give it a new secret; ``result["secret"]`` is shown this once. The one before counts for a while."""
+        return self._act("webhook.rotate", ref, sent, overlap_s=overlap_s)
+
+    def redeliver(self, ref: str, message: str, **sent: Unpack[Sent]) -> Answer:
+        """Send a message that ended again."""
+        return self._act("webhook.redeliver", ref, sent, message=message)
+
+    def test(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """Send it a message that means nothing."""
+        return self._act("webhook.test", ref, sent)
+
+    def read(self, tenant: str, **sent: Unpack[Sent]) -> Answer:
+        """Ask whether webhooks may be read; they are read as the lists ``webhooks`` and ``messages``."""
+        return self._act("webhook.read", tenant, sent)
 
 
 class TenantVerbs(Verbs):
@@ -291,15 +375,21 @@ class TenantVerbs(Verbs):
         *,
         environments: Sequence[Mapping[str, Any]] | None = None,
         budgets: Mapping[str, int] | None = None,
+        approval_ttl_s: int | None = None,
+        request_ttl_s: int | None = None,
+        remind_before_s: int | None = None,
         **sent: Unpack[Sent],
     ) -> Answer:
-        """Declare environments and set budgets."""
+        """Declare environments, set budgets, and say how long approvals and requests last."""
         return self._act(
             "tenant.administer",
             tenant,
             sent,
             environments=None if environments is None else [dict(place) for place in environments],
             budgets=None if budgets is None else dict(budgets),
+            approval_ttl_s=approval_ttl_s,
+            request_ttl_s=request_ttl_s,
+            remind_before_s=remind_before_s,
         )
 
     def suspend(
@@ -344,10 +434,20 @@ class PersonVerbs(Verbs):
         roles: Sequence[str] = (),
         active: bool = True,
         owner: str | None = None,
+        qualified: Sequence[str] = (),
         **sent: Unpack[Sent],
     ) -> Answer:
-        """Set a person or service account to be exactly this."""
-        return self._act("person.administer", ref, sent, kind=kind, roles=list(roles), active=active, owner=owner)
+        """Set a person or service account to be exactly this; ``qualified`` are tracks on which to stand in for reviewers."""
+        return self._act(
+            "person.administer",
+            ref,
+            sent,
+            kind=kind,
+            roles=list(roles),
+            active=active,
+            owner=owner,
+            qualified=list(qualified) or None,
+        )
 
 
 class TokenVerbs(Verbs):

@@ -89,6 +89,9 @@ class ApiMetrics:
         self._decisions = Counter(
             "licet_decisions", "Durable decisions by action and outcome.", ("action", "outcome"), registry=registry
         )
+        self._messages = Counter(
+            "licet_webhook_tries", "Tries at sending messages to webhooks, by outcome.", ("outcome",), registry=registry
+        )
         self._ended = Counter(
             "licet_operations_ended",
             "Operations that ended, by action and state.",
@@ -116,6 +119,10 @@ class ApiMetrics:
     def ended(self, action: str, state: str) -> None:
         """Count one operation that ended."""
         self._ended.labels(action, state).inc()
+
+    def message_tried(self, delivered: bool) -> None:  # noqa: FBT001 - as the outbox calls it.
+        """Count one try at sending a message."""
+        self._messages.labels("delivered" if delivered else "failed").inc()
 
     def sequenced(self, submissions: int, duration_s: float) -> None:
         """Take note of one group of the sequencer."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from licet_attestations.warrant import MAX_DECISION_AGE_MS
 from licet_engine.domain.errors import ConfigurationError
 
 PREFIX = "LICET_"
 USERS = ("auto", "on", "off")
+_LONGEST_TRY_S = 20
+"""A message is claimed for a minute; a look-up and a try, each as long, must be over by then."""
 ADDRESSING = ("auto", "path", "virtual")
 MAX_SLOT = 64
 """More supervisors than that on one machine's data folder mean nothing."""
@@ -59,6 +63,16 @@ class Settings:
         users: ``auto``: started as root, each process is a user of its own where that can be had; ``on``: or does not
             start; ``off``: all are the user who starts them.
         uid_base: First of the four numbers of users and groups that the processes are, started as root.
+        webhook_tries: How often a message to a webhook is tried.
+        webhook_first_pause_s: Pause after the first try; each further one is five times as long, up to six hours.
+        webhook_timeout_s: How long one try may take.
+        webhook_history_s: How long messages that ended stay.
+        outbound_networks: Networks that are not public to which webhooks and tickets may reach, separated by commas.
+        tickets: Which adapter fetches change tickets; empty for none.
+        tickets_folder: Where ``file-tickets`` looks.
+        tickets_url: Where ``http-tickets`` asks, with ``{tenant}`` and ``{ticket}`` in it.
+        tickets_token_file: File with the token that ``http-tickets`` presents; empty for none.
+        ticket_max_age_s: How long after its ``as_of`` a ticket may be relied on.
         key_passphrase_file: File with the passphrase of the signer's keys; empty for none.
         max_requests: Requests that the api works on at once.
         max_waiting_requests: Requests that wait for one of these places.
@@ -91,7 +105,7 @@ class Settings:
     lease_s: int = 30
     checkpoint_interval_s: float = 1.0
     api_threads: int = 16
-    adapters: str = "local-objects,local-registry,local-training,local-checks,local-serving"
+    adapters: str = "local-objects,local-registry,local-training,local-checks,local-serving,standard-webhooks"
     objects_adapter: str = "local-objects"
     registry_adapter: str = "local-registry"
     s3_endpoint: str = ""
@@ -108,6 +122,16 @@ class Settings:
     router_port: int = 8001
     users: str = "auto"
     uid_base: int = 64_210
+    webhook_tries: int = 8
+    webhook_first_pause_s: float = 5.0
+    webhook_timeout_s: float = 10.0
+    webhook_history_s: int = 30 * 86_400
+    outbound_networks: str = ""
+    tickets: str = ""
+    tickets_folder: str = ""
+    tickets_url: str = ""
+    tickets_token_file: str = ""
+    ticket_max_age_s: int = 3600
     key_passphrase_file: str = ""
     max_requests: int = 256
     max_waiting_requests: int = 1024
@@ -232,7 +256,8 @@ class Settings:
     @property
     def adapter_options(self) -> Mapping[str, str]:
         """What adapters are configured with, by the name of the setting; read-only."""
-        named = (field.name for field in fields(self) if field.name.startswith("s3_"))
+        of_adapters = ("s3_", "ticket", "outbound_", "webhook_timeout_s")
+        named = (field.name for field in fields(self) if field.name.startswith(of_adapters))
         return MappingProxyType({name: str(getattr(self, name)) for name in named})
 
     def to_environment(self) -> dict[str, str]:
@@ -280,6 +305,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         *("max_requests", "max_waiting_requests", "rate_per_token", "rate_per_tenant", "drain_s", "min_free_bytes"),
         *("idempotency_ttl_s", "telemetry_ttl_s", "failed_work_ttl_s", "workflow_ttl_s", "warrant_mark_ttl_s"),
         "checkpoint_ttl_s",
+        *("webhook_tries", "webhook_first_pause_s", "webhook_timeout_s", "webhook_history_s", "ticket_max_age_s"),
     ):
         if getattr(settings, name) <= 0:
             raise ConfigurationError(f"{PREFIX}{name.upper()} must be above 0, not {getattr(settings, name)}")
@@ -296,7 +322,24 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     _check_storage(settings)
     if settings.users not in USERS:
         raise ConfigurationError(f"{PREFIX}USERS must be one of {', '.join(USERS)}, not {settings.users!r}")
+    _check_ways_out(settings)
     return _with_database(settings)
+
+
+def _check_ways_out(settings: Settings) -> None:
+    if settings.webhook_timeout_s > _LONGEST_TRY_S:
+        raise ConfigurationError(
+            f"{PREFIX}WEBHOOK_TIMEOUT_S must be at most {_LONGEST_TRY_S}, not {settings.webhook_timeout_s}"
+        )
+    for network in settings.outbound_networks.split(","):
+        try:
+            _ = ipaddress.ip_network(network.strip()) if network.strip() else None
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{PREFIX}OUTBOUND_NETWORKS: {network.strip()!r} is no network: {error}"
+            ) from error
+    if settings.tickets_url and "{ticket}" not in urlsplit(settings.tickets_url).path:
+        raise ConfigurationError(f"{PREFIX}TICKETS_URL must have {{ticket}} in its path")
 
 
 def _with_database(settings: Settings) -> Settings:

@@ -37,12 +37,13 @@ from licet_adapters.errors import AdapterError
 from licet_adapters.errors import Unavailable as AdapterUnavailable
 from licet_adapters.guard import WarrantGuard
 from licet_adapters.loader import load_adapters
-from licet_adapters.ports import AdapterContext
+from licet_adapters.ports import AdapterContext, Tickets
 from licet_attestations import rpc
 from licet_attestations.errors import SignerRefused, SignerUnavailable
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
 from licet_engine import logs, telemetry
+from licet_engine.courier import Courier
 from licet_engine.domain.errors import ConfigurationError, InvalidInput, LicetError, Unavailable
 from licet_engine.domain.refs import now_ms
 from licet_engine.evidence.export import Exporter
@@ -289,7 +290,9 @@ def build_tools(settings: Settings) -> Tools:
             training=loaded["local-training"],
             checks=loaded["local-checks"],
             serving=loaded["local-serving"],
+            tickets=_tickets(settings, loaded),
         ),
+        notifier=loaded.get("standard-webhooks"),
         spool=Spool(
             settings.spool,
             max_bytes=settings.max_upload_bytes,
@@ -301,6 +304,14 @@ def build_tools(settings: Settings) -> Tools:
         instance=trust_root.instance,
         export=Exporter(engine, door, signer, trust_root, guard).export,
     )
+
+
+def _tickets(settings: Settings, loaded: Mapping[str, Any]) -> Tickets | None:
+    if settings.tickets and settings.tickets not in loaded:
+        raise ConfigurationError(
+            f"LICET_TICKETS names {settings.tickets!r}, which LICET_ADAPTERS does not allow: add it there"
+        )
+    return loaded.get(settings.tickets)
 
 
 def main(settings: Settings | None = None) -> None:
@@ -357,6 +368,8 @@ def main(settings: Settings | None = None) -> None:
     StorageWatch(
         {stored.objects_name: stored.objects, stored.registry_name: stored.registry}, settings.storage_away
     ).start()
+    if tools.notifier is not None:
+        Courier(Door(settings.api_socket, patience_s=5.0), tools.notifier).start()
     _announce(settings)
     sweeper = WorkSweeper(settings, tools.door)
     parent = os.getppid()

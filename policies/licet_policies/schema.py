@@ -83,10 +83,15 @@ def _type(body: Mapping[str, Any], indent: str) -> str:
 def _record(attributes: Mapping[str, Any], indent: str) -> str:
     inner = indent + "  "
     lines = [
-        f"{inner}{name}{'' if body.get('required', True) else '?'}: {_type(body, inner)},\n"
+        f"{inner}{_name(name)}{'' if body.get('required', True) else '?'}: {_type(body, inner)},\n"
         for name, body in attributes.items()
     ]
     return "{\n" + "".join(lines) + indent + "}" if lines else "{}"
+
+
+def _name(name: str) -> str:
+    # Cedar wants quotes around what is no identifier, such as `model-risk`.
+    return name if name.isidentifier() else json.dumps(name)
 
 
 def _entity(name: str, body: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from jsonschema import Draft202012Validator
+from standardwebhooks.webhooks import Webhook
 
 from licet_attestations.statement import DEPLOYMENT
 from licet_engine.app import build_services
@@ -32,6 +33,7 @@ from licet_engine.settings import load_settings
 
 sys.path.append(str(Path(__file__).parent))
 from service_world import Installation, free_port, poll, table  # The line above finds it.
+from webhook_receiver import Receiver
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +75,7 @@ def deploy(world: Installation, number: int, *, endpoint: str = CREDIT, **more: 
 @pytest.fixture(scope="module")
 def house() -> Iterator[Installation]:
     """An installation of its own: its processes are killed, its tenants suspended."""
-    installation = Installation(metrics_port=free_port())
+    installation = Installation(metrics_port=free_port(), outbound_networks="127.0.0.0/8")
     try:
         installation.start()
         # No pack: staging is open to a model of the lowest tier, and what is tried here is the platform's own.
@@ -120,6 +122,29 @@ def test_what_is_read_of_an_endpoint_is_what_the_document_of_the_api_says(house:
         assert answer.status_code == status
         schema = answers[str(status)]["content"][media_type]["schema"]
         Draft202012Validator({**schema, "components": document["components"]}).validate(answer.json())
+
+
+@pytest.fixture(scope="module")
+def hook(house: Installation) -> Iterator[tuple[Receiver, Webhook]]:
+    """Who is told of roll-backs, with the verification of others' software."""
+    receiver = Receiver()
+    admin = house.client("northbank/admin")
+    created = admin.webhook.create("northbank/oncall", receiver.url, events=["endpoint.rolled-back"], unsafe_http=True)
+    yield receiver, Webhook(created.require().result["secret"])
+    receiver.close()
+
+
+def told_of_roll_back(hook: tuple[Receiver, Webhook], operation: str) -> dict[str, Any]:
+    """What was told of the end of a deployment, once, and signed."""
+    receiver, verifier = hook
+
+    def of_it() -> list[dict[str, Any]]:
+        verified = [verifier.verify(raw, headers) for _, headers, raw in list(receiver.got)]
+        return [body["data"] for body in verified if body["data"]["operation"] == operation]
+
+    found: list[dict[str, Any]] = poll("the message", of_it)
+    assert len({headers["webhook-id"] for _, headers, raw in receiver.got if operation in raw.decode()}) == 1
+    return found[0]
 
 
 def weights(house: Installation, endpoint: str = CREDIT) -> dict[str, int]:
@@ -286,7 +311,9 @@ def test_a_canary_takes_over_in_steps_and_no_request_is_lost(house: Installation
     assert [r["kind"] for r in logged][-1] == "completed"
 
 
-def test_traffic_is_shifted_by_hand_only_to_what_could_be_deployed(house: Installation) -> None:
+def test_traffic_is_shifted_by_hand_only_to_what_could_be_deployed(
+    house: Installation, hook: tuple[Receiver, Webhook]
+) -> None:
     ci = house.client("northbank/ci")
     # Version 1 left its stage when version 2 took it.
     answer = ci.endpoint.shift_traffic(CREDIT, {"1": 20, "2": 80})
@@ -298,13 +325,19 @@ def test_traffic_is_shifted_by_hand_only_to_what_could_be_deployed(house: Instal
         house.client("northbank/ana").endpoint.invoke(CREDIT, rows_request([row(i)])).version for i in range(5)
     } == {"1"}
     assert states(house) == [(1, "live"), (2, "rolled-back")]
+    ended = house.client("northbank/ana").endpoint.show(CREDIT)["deployments"][0]
+    message = told_of_roll_back(hook, f"northbank/{ended['id']}")
+    assert (message["version"], message["weights"]) == ("northbank/scorer@2", {"1": 100})
+    assert message["cause"] == {"by": "ci", "reason": "looked at again"}
     assert deploy(house, 2, strategy="blue-green", bake_s=0).state == "done"
     poll("version 2", lambda: weights(house) == {"2": 100})
     with pytest.raises(LicetClientError, match="100"):
         ci.act("endpoint.shift-traffic", CREDIT, {"weights": {"1": 50, "2": 51}})
 
 
-def test_drifted_requests_return_all_traffic_to_the_version_before_and_that_is_attested(house: Installation) -> None:
+def test_drifted_requests_return_all_traffic_to_the_version_before_and_that_is_attested_and_told(
+    house: Installation, hook: tuple[Receiver, Webhook]
+) -> None:
     ci, ana = house.client("northbank/ci"), house.client("northbank/ana")
     promoted = ci.model.promote("northbank/scorer@3", stage="staging")
     assert house.done(ci, promoted).state == "done"
@@ -322,6 +355,9 @@ def test_drifted_requests_return_all_traffic_to_the_version_before_and_that_is_a
     newest = told["deployments"][0]
     assert (newest["version"], newest["state"]) == (3, "rolled-back")
     assert newest["cause"]["kind"] == "drift"
+    message = told_of_roll_back(hook, f"northbank/{newest['id']}")
+    assert (message["version"], message["weights"]) == ("northbank/scorer@3", {"2": 100})
+    assert message["cause"] == newest["cause"]
     assert {ana.endpoint.invoke(CREDIT, rows_request([row(i)])).version for i in range(5)} == {"2"}
 
     def attested() -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ HEX64 = "a" * 64
 LISTS = (
     *("datasets", "runs", "models", "environments", "people"),
     *("approvals", "holds", "operations", "decisions", "bundles"),
+    *("inbox", "delegations", "tickets", "webhooks", "messages"),
 )
 PARAMETERS: dict[str, dict[str, Any]] = {
     "tenant.create": {"region": "eu"},
@@ -72,6 +73,17 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "model.delete": {},
     "model.request": {"track": "compliance"},
     "model.approve": {"track": "compliance"},
+    "model.withdraw-request": {"track": "compliance"},
+    "model.withdraw-approval": {"track": "compliance"},
+    "approval.delegate": {"track": "compliance", "until_ms": FAR_MS},
+    "approval.revoke-delegation": {"track": "compliance"},
+    "ticket.fetch": {"ticket": "CHG-1"},
+    "webhook.create": {"url": "https://hooks.example/northbank"},
+    "webhook.delete": {},
+    "webhook.test": {},
+    "webhook.rotate": {},
+    "webhook.redeliver": {"message": "msg_1"},
+    "webhook.read": {},
     "model.promote": {},
     "model.roll-back": {},
     "model.retire": {},

@@ -49,7 +49,7 @@ class World:
                 "attrs": {},
                 "parents": [{"type": "Role", "id": r} for r in roles or []],
             }
-            attrs = {key: self.value(body) for key, body in shape["attributes"].items() if key not in fixed}
+            attrs = self.record({key: body for key, body in shape["attributes"].items() if key not in fixed})
             self.entities[kind, name]["attrs"] = {**attrs, **fixed}
         return uid
 
@@ -148,12 +148,15 @@ THINGS = {
     "Run": "Run::northbank/run-1",
     "Secret": "Secret::northbank/warehouse",
     "ServiceAccount": "ServiceAccount::northbank/ci",
+    "ChangeTicket": "ChangeTicket::northbank/CHG-1",
     "Tenant": "Tenant::northbank",
     "TenantKey": "TenantKey::northbank",
+    "Webhook": "Webhook::northbank",
 }
 PAIRS = [(action, kind) for action in ACTIONS for kind in SCHEMA["actions"][action]["appliesTo"]["resourceTypes"]]
 # What a service may never do is forbidden by two guardrails at once.
 SERVICES_NEVER = {
+    ("approval.delegate", "Person"): "guardrail.delegation.services",
     ("model.approve", "ModelVersion"): "guardrail.separation-of-duties.services",
     ("policy.activate", "PolicyBundle"): "guardrail.separation-of-duties.policy-services",
 }

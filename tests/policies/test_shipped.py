@@ -22,6 +22,7 @@ OBTAINABLE = {
     "hold:lifted",
     "region:allowed",
     "signature:model",
+    "ticket:approved",
 }
 CONTROL = re.compile(r"SR-11-7:(IV|V|VI)|GDPR:5\(1\)\(b\)|ECOA-Regulation-B:1002\.4\(a\)")
 EACH = pytest.mark.parametrize("policy", SHIPPED, ids=lambda policy: policy.id)

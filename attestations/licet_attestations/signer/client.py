@@ -124,6 +124,22 @@ class SignerClient:
         answer = self._call("object_name", tenant=tenant, digest_hex=digest_hex, warrant=encode_bytes(warrant))
         return str(answer["name"])
 
+    def webhook_secret(self, tenant: str, webhook: str) -> str:
+        """See ``SignerRules.webhook_secret``."""
+        return str(self._call("webhook_secret", tenant=tenant, webhook=webhook)["secret"])
+
+    def sign_webhook(self, tenant: str, webhook: str, message: str, timestamp_s: int, body: bytes) -> str:
+        """See ``SignerRules.sign_webhook``."""
+        answer = self._call(
+            "sign_webhook",
+            tenant=tenant,
+            webhook=webhook,
+            message=message,
+            timestamp_s=timestamp_s,
+            body=encode_bytes(body),
+        )
+        return str(answer["signature"])
+
     def destroy_tenant_key(self, tenant: str, warrant: bytes) -> bool:
         """See ``SignerRules.destroy_tenant_key``."""
         return bool(self._call("destroy_tenant_key", tenant=tenant, warrant=encode_bytes(warrant))["existed"])

@@ -167,6 +167,12 @@ class Keystore:
         )
         return hmac.new(name_key, digest_hex.encode(), hashlib.sha256).hexdigest()
 
+    def webhook_secret(self, tenant: str, webhook: str) -> bytes:
+        """Return the secret of a webhook. It is derived, stored nowhere, and gone with the tenant's key."""
+        info = aead.associated_data("licet-webhook-v1", tenant, webhook)
+        key = self._tenant_kek(tenant, create=True)
+        return HKDF(hashes.SHA256(), aead.KEY_BYTES, salt=None, info=info).derive(key)
+
     def destroy_tenant_key(self, tenant: str) -> bool:
         """Erase the tenant's key for ever; return whether there was one. Doing it again changes nothing.
 

@@ -14,13 +14,18 @@ Rules kept here:
 6. A statement is signed only if it is of a kind we know and says whose it is. Warrants are not made this way.
 7. Each key has one purpose, so a signature for one can never be shown as a signature for another.
 8. Time never runs backwards: what had expired stays expired.
+9. A webhook's secret is derived from its tenant's key, for that webhook alone. It is shared with who receives, so what is
+   signed with it is evidence of nothing, and no warrant is asked for.
 
 A warrant is *spent* by the adapter that acts on it, not here: making and unwrapping keys repeats no effect.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import hmac
+import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +60,8 @@ _READING = frozenset({"objects.get", "objects.delete", "registry.read", "registr
 # Whoever may hold an object must find it; no key of it is given for that.
 _NAMING = frozenset({"objects.hold", "objects.lift", "registry.hold", "registry.lift"}) | _READING
 _MAX_OBJECT_ID_CHARS = 512
+_WEBHOOK = re.compile(r"wh-[0-9a-f]{32}")
+_MESSAGE = re.compile(r"msg_[0-9A-Za-z]{1,64}")
 
 
 class SignerRules:
@@ -263,6 +270,23 @@ class SignerRules:
             raise SignerRefused("the warrant is for another adapter", code="warrant.other-adapter")
         return self._keys.destroy_tenant_key(tenant)
 
+    def webhook_secret(self, tenant: str, webhook: str) -> str:
+        """Return a webhook's secret as its receiver is told it: ``whsec_`` and Base64 (rule 9)."""
+        secret = self._keys.webhook_secret(_tenant(tenant), _webhook(webhook))
+        return "whsec_" + base64.b64encode(secret).decode()
+
+    def sign_webhook(self, tenant: str, webhook: str, message: str, timestamp_s: int, body: bytes) -> str:
+        """Sign a message to a webhook (rule 9); return the value of ``webhook-signature``.
+
+        Source: Standard Webhooks 1.0, "Signature scheme".
+        """
+        # The three parts are joined by dots, so the first two hold none.
+        if not _MESSAGE.fullmatch(message) or timestamp_s < 0:
+            raise SignerRefused("not the identifier and time of a message", code="signer.message")
+        content = f"{message}.{timestamp_s}.".encode() + body
+        secret = self._keys.webhook_secret(_tenant(tenant), _webhook(webhook))
+        return "v1," + base64.b64encode(hmac.digest(secret, content, "sha256")).decode()
+
     def _now_ms(self) -> int:
         return self._state.now_ms(self._clock())
 
@@ -311,6 +335,12 @@ def _tenant(tenant: str) -> str:
     if not is_tenant(tenant):
         raise SignerRefused("not a tenant", code="signer.tenant")
     return tenant
+
+
+def _webhook(webhook: str) -> str:
+    if not _WEBHOOK.fullmatch(webhook):
+        raise SignerRefused("not a webhook", code="signer.webhook")
+    return webhook
 
 
 def _read_record(record: str) -> dict[str, Any]:

@@ -5,8 +5,8 @@ Rules kept here:
 - One signer for one data folder, held by a lock that the kernel drops with the process.
 - The umask is 077 before anything is written; core dumps, which would hold keys, are off.
 - Params are taken apart strictly: another name, a missing one or another type is refused before a rule sees it.
-- Callers are told apart by their user where they have one each: the api may have checkpoints signed and nothing else, the
-  worker anything but that. So neither can have a log of its own making signed and then act on it.
+- Callers are told apart by their user where they have one each: the api may have checkpoints signed and is told the secrets
+  of webhooks, and nothing else, the worker anything but that. So neither can have a log of its own making signed and then act on it.
 - A passphrase comes from a file or an open descriptor, never from an argument's value or the environment.
 """
 
@@ -41,9 +41,12 @@ _MAX_PASSPHRASE_BYTES = 4096
 _MAX_PROOF_HASHES = 64
 
 LOOKING = frozenset({"public", "last_checkpoint"})
-API_METHODS = LOOKING | {"sign_checkpoint"}
+API_METHODS = LOOKING | {"sign_checkpoint", "webhook_secret"}
 WORKER_METHODS = frozenset(
-    {"public", "mint", "attest", "sign_model", "new_data_key", "unwrap", "object_name", "destroy_tenant_key"}
+    {
+        *("public", "mint", "attest", "sign_model", "new_data_key", "unwrap", "object_name", "destroy_tenant_key"),
+        "sign_webhook",
+    }
 )
 
 
@@ -144,6 +147,12 @@ class _Handlers:
 
     def object_name(self, tenant: str, digest_hex: str, warrant: str) -> Any:
         return {"name": self._rules.object_name(tenant, digest_hex, decode_bytes(warrant))}
+
+    def webhook_secret(self, tenant: str, webhook: str) -> Any:
+        return {"secret": self._rules.webhook_secret(tenant, webhook)}
+
+    def sign_webhook(self, tenant: str, webhook: str, message: str, timestamp_s: int, body: str) -> Any:
+        return {"signature": self._rules.sign_webhook(tenant, webhook, message, timestamp_s, decode_bytes(body))}
 
     def destroy_tenant_key(self, tenant: str, warrant: str) -> Any:
         return {"existed": self._rules.destroy_tenant_key(tenant, decode_bytes(warrant))}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from sqlmodel import Session, SQLModel, col, false, select
 
@@ -20,6 +22,7 @@ from licet_engine.domain.refs import PLATFORM, now_ms
 from licet_engine.lifecycle.asking import Asked, parse_asked
 from licet_engine.lifecycle.breakglass import state_of
 from licet_engine.lifecycle.catalogue import VERBS
+from licet_engine.lifecycle.inbox import inbox
 from licet_engine.lifecycle.paths import obtainable
 from licet_engine.lifecycle.verbs import Who
 from licet_engine.log import store
@@ -93,8 +96,9 @@ def _approvals(services: Services, who: Who, limit: int, _own_only: bool) -> lis
             select(tables.ApprovalRequest).order_by(col(tables.ApprovalRequest.at_ms).desc()).limit(limit)
         ).all()
         given = session.exec(select(tables.Approval).order_by(col(tables.Approval.at_ms).desc()).limit(limit)).all()
-    told = [{"kind": "request", **row.model_dump(exclude={"tenant_id"})} for row in requests]
-    told += [{"kind": "approval", **row.model_dump(exclude={"tenant_id"})} for row in given]
+    hidden = {"tenant_id", "parts"}
+    told = [{"kind": "request", **row.model_dump(exclude=hidden)} for row in requests]
+    told += [{"kind": "approval", **row.model_dump(exclude=hidden)} for row in given]
     return sorted(told, key=lambda row: -row["at_ms"])[:limit]
 
 
@@ -146,6 +150,60 @@ def _tenants(services: Services, who: Who, limit: int, _own_only: bool) -> list[
     ]
 
 
+def _inbox(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
+    with services.tenants.view(who.tenant) as found:
+        return [] if found is None else inbox(*found, who, limit)
+
+
+def _delegations(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
+    with tenant_session(services.engine, who.tenant) as session:
+        query = select(tables.Delegation).order_by(col(tables.Delegation.created_at_ms).desc()).limit(limit)
+        rows = session.exec(query).all()
+    at_ms = services.tenants.now_ms(who.tenant)
+    states = (
+        (r, "revoked" if r.revoked_at_ms is not None else "ended" if r.until_ms <= at_ms else "in force") for r in rows
+    )
+    return [{**row.model_dump(exclude={"tenant_id"}), "state": state} for row, state in states]
+
+
+def _webhooks(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
+    with tenant_session(services.engine, who.tenant) as session:
+        query = select(tables.Webhook).order_by(col(tables.Webhook.created_at_ms).desc()).limit(limit)
+        rows = session.exec(query).all()
+    # Many receivers keep a secret in the path of their address: a digest tells as well which it is.
+    hidden = {"tenant_id", "url", "secret", "secret_before"}
+    return [
+        {
+            **row.model_dump(exclude=hidden),
+            "host": urlsplit(row.url).hostname or "",
+            "url_digest": hashlib.sha256(row.url.encode()).hexdigest(),
+        }
+        for row in rows
+    ]
+
+
+def _messages(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
+    with tenant_session(services.engine, who.tenant) as session:
+        query = select(tables.WebhookMessage).order_by(col(tables.WebhookMessage.created_at_ms).desc()).limit(limit)
+        rows = session.exec(query).all()
+        webhooks = {row.id: row for row in session.exec(select(tables.Webhook)).all()}
+        tried: dict[str, list[dict[str, Any]]] = {row.id: [] for row in rows}
+        of_these = col(tables.WebhookTry.message).in_(list(tried))
+        for one in session.exec(select(tables.WebhookTry).where(of_these).order_by(col(tables.WebhookTry.number))):
+            tried[one.message].append(one.model_dump(exclude={"tenant_id", "message"}))
+    hidden = {"tenant_id", "claimed_until_ms"}
+    return [
+        {
+            **row.model_dump(exclude=hidden),
+            "webhook": webhooks[row.webhook].name,
+            # A receiver that fails is left alone, whatever waits for it.
+            "next_at_ms": max(row.next_at_ms, webhooks[row.webhook].rest_until_ms if row.state == "pending" else 0),
+            "history": tried[row.id],
+        }
+        for row in rows
+    ]
+
+
 _ROWS: Final[Mapping[str, Rows]] = {
     "datasets": _of(tables.Dataset, col(tables.Dataset.created_at_ms).desc(), frozenset({"object_id"})),
     "runs": _of(tables.Run, col(tables.Run.created_at_ms).desc()),
@@ -170,6 +228,11 @@ _ROWS: Final[Mapping[str, Rows]] = {
     "tenants": _tenants,
     "bundles": _of(tables.PolicyBundle, col(tables.PolicyBundle.created_at_ms).desc(), frozenset({"body"})),
     "approvals": _approvals,
+    "inbox": _inbox,
+    "delegations": _delegations,
+    "tickets": _of(tables.Ticket, col(tables.Ticket.fetched_at_ms).desc()),
+    "webhooks": _webhooks,
+    "messages": _messages,
     "decisions": _of(
         tables.Decision,
         col(tables.Decision.leaf_index).desc(),

@@ -25,7 +25,8 @@ from licet_engine.store.db import read_transaction
 
 _ARTIFACT_TYPES: Final = {"csv": "text/csv", "zip": "application/zip"}
 _BY_ASKER: Final = {"decisions": "decision.read", "operations": "operation.read", "tokens": "token.list"}
-"""The lists of what somebody asked for, with the action that reads them; every other list is of the catalogue."""
+"""The lists of what somebody asked for, with the action that reads them; every other list is of the catalogue, but for these."""
+_OF_WEBHOOKS: Final = frozenset({"webhooks", "messages"})
 
 
 def operation_routes(context: Context) -> list[Any]:
@@ -83,7 +84,8 @@ def list_routes(context: Context) -> list[Any]:
         action = _BY_ASKER.get(what)
         if action is None:
             own_only = False
-            answer = await context.permit(identify, "catalogue.read", tenant, own=None)
+            action = "webhook.read" if what in _OF_WEBHOOKS else "catalogue.read"
+            answer = await context.permit(identify, action, tenant, own=None)
         else:
             # Everybody's, or else what the asker asked for.
             answer, own_only = await context.permit_widest(identify, action, tenant)

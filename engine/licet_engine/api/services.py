@@ -12,6 +12,8 @@ from licet_attestations.trustroot import TrustRoot
 from licet_engine.api.limits import Places
 from licet_engine.lifecycle.asking import Desk
 from licet_engine.lifecycle.operations import Operations
+from licet_engine.lifecycle.outbox import Outbox
+from licet_engine.lifecycle.reminders import Reminders
 from licet_engine.lifecycle.router_door import RouterDoor
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
@@ -36,6 +38,8 @@ class Services:
     signer: SignerClient
     trust_root: TrustRoot
     spool: Spool
+    outbox: Outbox
+    reminders: Reminders
     threads: ThreadPoolExecutor
     metrics: ApiMetrics
     places: Places

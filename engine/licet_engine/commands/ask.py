@@ -29,6 +29,8 @@ _OF_VERSION: Mapping[str, str] = {
     "request": "model.request",
     "retire": "model.retire",
     "roll-back": "model.roll-back",
+    "withdraw-approval": "model.withdraw-approval",
+    "withdraw-request": "model.withdraw-request",
 }
 _OF_NAME: Mapping[str, str] = {
     "activate": "policy.activate",
@@ -36,6 +38,7 @@ _OF_NAME: Mapping[str, str] = {
     "archive": "dataset.archive",
     "cancel": "training.cancel",
     "classify": "dataset.classify",
+    "delegate": "approval.delegate",
     "delete": "dataset.delete",
     "hold": "dataset.hold",
     "issue": "token.issue",
@@ -105,6 +108,7 @@ def action_of(verb: str, ref: str, given: Mapping[str, Any] | None = None) -> st
 @click.option("--dataset", type=REFERENCE, help="Dataset to train on.")
 @click.option("--environment", help="Environment to train in.")
 @click.option("--use", help="What the model is for.")
+@click.option("--ticket", help="Change ticket it would be promoted under.")
 @click.option("--run", "run_", type=REFERENCE, help="Run whose model would be registered.")
 @click.option("--reason", help="Why.")
 @click.option(

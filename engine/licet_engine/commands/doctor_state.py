@@ -5,6 +5,7 @@ Rules kept here: as in ``doctor``. The database is read, the signer is asked wha
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import stat
 import time
@@ -28,6 +29,7 @@ _MAX_NAMED = 5
 _MAX_WAL_BYTES = 1 << 30
 _LAG_ENTRIES = 1000
 _SOCKET_TIMEOUT_S = 3.0
+_OWN_NETWORKS = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "::1/128", "169.254.0.0/16", "fe80::/10")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,11 @@ def look_at_retention(settings: Settings) -> Iterator[Finding]:
             ("idempotency keys", "SELECT count(*) FROM idempotency_key WHERE at_ms < :ms", settings.idempotency_ttl_s),
             ("figures of runs", "SELECT count(*) FROM metric WHERE at_ms < :ms", settings.telemetry_ttl_s),
             ("events of traffic", "SELECT count(*) FROM traffic_event WHERE at_ms < :ms", settings.telemetry_ttl_s),
+            (
+                "messages to webhooks",
+                "SELECT count(*) FROM webhook_message WHERE ended_at_ms < :ms",
+                settings.webhook_history_s,
+            ),
         ):
             count = ask(query, ms=now_ms - ttl_s * 1000 - _LATE_MS)[0][0]
             if count:
@@ -218,6 +225,51 @@ def look_at_retention(settings: Settings) -> Iterator[Finding]:
             f"{wal} has {wal.stat().st_size >> 20} MiB: a reader holds it for long",
             "Look for a backup or a program that reads the database all the time.",
         )
+
+
+def look_at_messages(settings: Settings) -> Iterator[Finding]:
+    """Messages to webhooks that were given up, or wait for long, and where webhooks and tickets may reach."""
+    allowed = [ipaddress.ip_network(part.strip()) for part in settings.outbound_networks.split(",") if part.strip()]
+    near = [str(n) for n in allowed if any(n.version == own.version and n.overlaps(own) for own in _OWN_NETWORKS)]
+    if near:
+        yield Finding(
+            "ways out",
+            "weak",
+            f"webhooks of every tenant may reach this machine, or what answers its neighbours alone: {_named(near)}",
+            "Take it out of LICET_OUTBOUND_NETWORKS, or allow the one address that is meant.",
+        )
+    else:
+        yield Finding("ways out", "ok", f"public addresses{', ' if allowed else ''}{_named([str(n) for n in allowed])}")
+    if settings.tickets and settings.tickets not in settings.adapter_names:
+        yield Finding(
+            "tickets",
+            "broken",
+            f"LICET_TICKETS names {clean(settings.tickets)}, which LICET_ADAPTERS does not allow: the worker cannot start",
+            "Add it to LICET_ADAPTERS.",
+        )
+    now_ms = int(time.time() * 1000)
+    with looked_into(settings) as ask:
+        if ask is None:
+            return
+        failing = ask(
+            "SELECT tenant_id || '/' || name FROM webhook WHERE removed_at_ms IS NULL AND failures >= :tries ORDER BY 1",
+            tries=settings.webhook_tries,
+        )
+        failed = ask(
+            "SELECT count(*) FROM webhook_message WHERE state = 'failed' AND ended_at_ms > :ms", ms=now_ms - _SOON_MS
+        )[0][0]
+        waiting = ask("SELECT count(*) FROM webhook_message WHERE state = 'pending'")[0][0]
+    told = f"{waiting} wait, {failed} were given up within a week"
+    if failing or failed:
+        receivers = f"; receivers that fail: {_named([row[0] for row in failing])}" if failing else ""
+        yield Finding(
+            "messages",
+            "weak",
+            told + receivers,
+            "The tenant's administrator sees why (licet webhook history), and has them sent again (licet webhook redeliver).",
+        )
+    else:
+        yield Finding("messages", "ok", told)
 
 
 def look_at_break_glass(settings: Settings) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""``licet model`` and ``licet approval``."""
+"""``licet model``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ from licet_engine.commands.desk import immediate, mutation, waiting
 from licet_engine.commands.options import REFERENCE, words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from licet_engine.commands.desk import Desk
 
 STAGE = click.Choice(["staging", "prod"])
 TRACK = click.Choice(["engineering", "model-risk", "security", "legal", "compliance"])
 CHECKS = ["technical", "bias", "explainability", "drift"]
-_VERSION = "TENANT/MODEL@VERSION"
+VERSION = "TENANT/MODEL@VERSION"
 
 
 @click.group()
@@ -51,7 +48,7 @@ def register(
 
 
 @model.command()
-@click.argument("ref", metavar=_VERSION)
+@click.argument("ref", metavar=VERSION)
 @immediate
 def read(desk: Desk, ref: str) -> None:
     """Show a version: its files, checks, approvals and history, with who decided what."""
@@ -59,7 +56,7 @@ def read(desk: Desk, ref: str) -> None:
 
 
 @model.command()
-@click.argument("ref", metavar=_VERSION)
+@click.argument("ref", metavar=VERSION)
 @click.option("--out", required=True, type=OUT, help="Zip file to write the model and its signature to.")
 @click.option("--overwrite", is_flag=True, help="Write over a file that exists.")
 @waiting
@@ -69,7 +66,7 @@ def download(desk: Desk, ref: str, *, out: Path, overwrite: bool) -> None:
 
 
 @model.command()
-@click.argument("ref", metavar=_VERSION)
+@click.argument("ref", metavar=VERSION)
 @click.option(
     "--kind", "kinds", multiple=True, type=click.Choice(CHECKS), help="Check to run; all if not given. Repeatable."
 )
@@ -80,18 +77,19 @@ def check(desk: Desk, ref: str, *, kinds: tuple[str, ...]) -> None:
 
 
 @model.command()
-@click.argument("ref", metavar=_VERSION)
+@click.argument("ref", metavar=VERSION)
 @click.option("--to", "stage", required=True, type=STAGE, help="Stage.")
 @click.option("--region", help="Region; the tenant's own if not given.")
 @click.option("--reason", help="Why.")
+@click.option("--ticket", help="Change ticket it is under; fetch it first, by licet ticket fetch.")
 @mutation
-def promote(desk: Desk, ref: str, *, stage: str, region: str | None, reason: str | None) -> None:
+def promote(desk: Desk, ref: str, *, stage: str, region: str | None, reason: str | None, ticket: str | None) -> None:
     """Promote a version to a stage."""
-    desk.finish(desk.client.model.promote(ref, stage=stage, region=region, reason=reason, **desk.sent))
+    desk.finish(desk.client.model.promote(ref, stage=stage, region=region, reason=reason, ticket=ticket, **desk.sent))
 
 
 @model.command(name="roll-back")
-@click.argument("ref", metavar=_VERSION)
+@click.argument("ref", metavar=VERSION)
 @click.option("--stage", type=STAGE, default="prod", show_default=True, help="Stage that it holds.")
 @click.option("--reason", help="Why.")
 @mutation
@@ -101,7 +99,7 @@ def roll_back(desk: Desk, ref: str, *, stage: str, reason: str | None) -> None:
 
 
 @model.command()
-@click.argument("ref", metavar=_VERSION)
+@click.argument("ref", metavar=VERSION)
 @mutation
 def retire(desk: Desk, ref: str) -> None:
     """Take a version off every stage for good."""
@@ -109,7 +107,7 @@ def retire(desk: Desk, ref: str) -> None:
 
 
 @model.command()
-@click.argument("ref", metavar=_VERSION)
+@click.argument("ref", metavar=VERSION)
 @mutation
 def delete(desk: Desk, ref: str) -> None:
     """Destroy the files of a version; the record that they were there stays."""
@@ -117,43 +115,3 @@ def delete(desk: Desk, ref: str) -> None:
 
 
 lister(model, "models", "List the model versions of a tenant.")
-
-
-@click.group()
-def approval() -> None:
-    """Approvals of model versions: request, approve, reject, list."""
-
-
-def _request(desk: Desk, ref: str, *, track: str, reason: str | None) -> None:
-    """Ask a track for its approval of a version as it stands."""
-    desk.finish(desk.client.model.request(ref, track, reason=reason, **desk.sent))
-
-
-def _approve(desk: Desk, ref: str, *, track: str, reason: str | None, binding: str | None) -> None:
-    """Approve a version for a track, exactly as it stands: any change to it voids the approval."""
-    desk.finish(desk.client.model.approve(ref, track, reason=reason, binding=binding, **desk.sent))
-
-
-def _reject(desk: Desk, ref: str, *, track: str, reason: str | None, binding: str | None) -> None:
-    """Reject a version for a track, and withdraw what the track approved before."""
-    desk.finish(desk.client.model.approve(ref, track, verdict="rejected", reason=reason, binding=binding, **desk.sent))
-
-
-def _verdict(
-    group: click.Group, name: str, function: Callable[..., None], *, reason_required: bool, bound: bool
-) -> None:
-    """Give a group a command on the approval of a version."""
-    command: Callable[..., Any] = mutation(function) if bound else immediate(function)
-    if bound:
-        told = "Binding that was reviewed (licet model read shows it), or its first 16 characters; refused if it is another by now."
-        command = click.option("--binding", required=name == "approve", help=told)(command)
-    command = click.option("--reason", required=reason_required, help="Why.")(command)
-    command = click.option("--track", required=True, type=TRACK, help="Track.")(command)
-    group.command(name=name)(click.argument("ref", metavar=_VERSION)(command))
-
-
-for _group in (model, approval):
-    _verdict(_group, "request", _request, reason_required=False, bound=False)
-    _verdict(_group, "approve", _approve, reason_required=True, bound=True)
-    _verdict(_group, "reject", _reject, reason_required=True, bound=True)
-lister(approval, "approvals", "List open requests and given approvals of a tenant.")

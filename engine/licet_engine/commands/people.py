@@ -42,10 +42,15 @@ def write_token(out: Path, token: str) -> None:
         file.write(token + "\n")
 
 
-def _refuse_taken(out: Path | None) -> None:
+def refuse_taken(out: Path | None) -> None:
+    """Refuse a file that exists, or cannot be made."""
     # A token that was issued and could not be written would be lost.
     if out is not None and (out.exists() or out.is_symlink() or not out.parent.is_dir()):
         raise click.BadParameter(f"{out} must be a new file in a folder that exists", param_hint="--out")
+
+
+def _seconds(value: float | None) -> int | None:
+    return None if value is None else int(value)
 
 
 @click.group()
@@ -79,7 +84,7 @@ def create(
     out: Path | None,
 ) -> None:
     """Create a tenant, its first administrator and a token for them. For operators of the platform."""
-    _refuse_taken(out)
+    refuse_taken(out)
     answer = desk.client.tenant.create(
         tenant,
         region=region,
@@ -109,11 +114,18 @@ def create(
     metavar="NAME=AMOUNT",
     help="Set a budget, such as training=100. Repeatable.",
 )
+@click.option("--approval-ttl", type=SECONDS, help="How long an approval counts, such as 90d.")
+@click.option("--request-ttl", type=SECONDS, help="How long a request for approval waits.")
+@click.option("--remind-before", type=SECONDS, help="How long before either ends a reminder is sent.")
 @immediate
 def administer(
-    desk: Desk, tenant: str, environments: tuple[tuple[str, str], ...], budgets: tuple[tuple[str, str], ...]
+    desk: Desk,
+    tenant: str,
+    environments: tuple[tuple[str, str], ...],
+    budgets: tuple[tuple[str, str], ...],
+    **terms: float | None,
 ) -> None:
-    """Declare environments and set budgets."""
+    """Declare environments, set budgets, and say how long approvals and requests last."""
     for name, amount in budgets:
         if not amount.isascii() or not amount.isdigit():
             raise click.BadParameter(f"{name}={amount}: an amount is a whole number", param_hint="--budget")
@@ -121,6 +133,9 @@ def administer(
         tenant,
         environments=[{"name": name, "region": region} for name, region in environments] or None,
         budgets={name: int(amount) for name, amount in budgets} or None,
+        approval_ttl_s=_seconds(terms["approval_ttl"]),
+        request_ttl_s=_seconds(terms["request_ttl"]),
+        remind_before_s=_seconds(terms["remind_before"]),
         **desk.sent,
     )
     desk.finish(answer)
@@ -176,17 +191,34 @@ def person() -> None:
 @click.option("--role", "roles", multiple=True, help="Role; all of them, those left out are taken away. Repeatable.")
 @click.option("--active/--inactive", default=True, show_default=True, help="Whether it may do anything.")
 @click.option("--owner", help="Person who answers for a service account.")
+@click.option(
+    "--qualified", multiple=True, help="Track on which the person may stand in for a reviewer; all of them. Repeatable."
+)
 @immediate
 def administer_person(
-    desk: Desk, ref: str, kind: str, roles: tuple[str, ...], owner: str | None, *, active: bool
+    desk: Desk,
+    ref: str,
+    kind: str,
+    roles: tuple[str, ...],
+    owner: str | None,
+    *,
+    active: bool,
+    qualified: tuple[str, ...],
 ) -> None:
     """Set a person or service account to be exactly this, and make it if it is new."""
     if owner is not None:
         # As everything is named with its tenant, so may the owner be; it is of the same tenant in any case.
         owner = owner.removeprefix(f"{ref.partition('/')[0]}/")
-    desk.finish(
-        desk.client.person.administer(ref, kind=kind, roles=words(roles), active=active, owner=owner, **desk.sent)
+    answer = desk.client.person.administer(
+        ref,
+        kind=kind,
+        roles=words(roles),
+        active=active,
+        owner=owner,
+        qualified=words(qualified),
+        **desk.sent,
     )
+    desk.finish(answer)
 
 
 lister(person, "people", "List the people and service accounts of a tenant.")
@@ -205,7 +237,7 @@ def token() -> None:
 @immediate
 def issue(desk: Desk, ref: str, *, label: str | None, ttl: float, out: Path | None) -> None:
     """Issue a token to a person or service account; it is shown this once."""
-    _refuse_taken(out)
+    refuse_taken(out)
     _hand_over(desk, desk.client.token.issue(ref, label=label, ttl_s=int(ttl), **desk.sent), out)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from licet_attestations import canonical
 
 
-def binding_hex(
+def binding_parts(
     *,
     model_digest_hex: str,
     revision: int,
@@ -22,8 +22,8 @@ def binding_hex(
     policy_digest_hex: str,
     restrictions: Mapping[str, Any],
     tier: str,
-) -> str:
-    """The binding of a model version as it stands now.
+) -> dict[str, Any]:
+    """What a binding is made of, as canonical JSON takes it.
 
     Args:
         model_digest_hex: Digest of the model's files.
@@ -33,18 +33,35 @@ def binding_hex(
         policy_digest_hex: Digest of the policies that speak on the promotion of models.
         restrictions: What binds the data behind the model, as policies see it, but for holds.
         tier: Risk tier of the version.
-
-    Returns:
-        SHA-256 in hex over their canonical JSON.
     """
-    return canonical.digest(
-        {
-            "data": sorted(dataset_digests_hex),
-            "evaluation": dict(evaluation_digests_hex),
-            "model": model_digest_hex,
-            "policy": policy_digest_hex,
-            "restrictions": dict(restrictions),
-            "revision": revision,
-            "tier": tier,
-        }
-    ).hex()
+    return {
+        "data": sorted(dataset_digests_hex),
+        "evaluation": dict(evaluation_digests_hex),
+        "model": model_digest_hex,
+        "policy": policy_digest_hex,
+        "restrictions": dict(restrictions),
+        "revision": revision,
+        "tier": tier,
+    }
+
+
+def binding_hex(**parts: Any) -> str:
+    """The binding over what `binding_parts` takes: SHA-256 in hex over its canonical JSON."""
+    return canonical.digest(binding_parts(**parts)).hex()
+
+
+def changed_parts(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of a binding changed: names of its parts, evaluations and restrictions one by one (``evaluation:bias``).
+
+    Empty if nothing changed, or if it is not known what the earlier binding was made of.
+    """
+    found: list[str] = []
+    for name in sorted(now) if before else ():
+        old, new = before.get(name), now[name]
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += [f"{name}:{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        else:
+            found.append(name)
+    return found

@@ -19,7 +19,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -37,6 +37,7 @@ from licet_engine.lifecycle import deploying
 from licet_engine.lifecycle import facts as facts_of
 from licet_engine.lifecycle.entries import decision_entry, rows_of
 from licet_engine.lifecycle.facts import Entity, View
+from licet_engine.lifecycle.outbox import Mailing, mailing_of, message_rows
 from licet_engine.lifecycle.tenants import InForce, Tenants
 from licet_engine.lifecycle.verbs import Body, Change, Ids, Note, Proposal, RefForm, Verb, Who
 from licet_engine.lifecycle.wording import sentence
@@ -170,6 +171,7 @@ class _Question:
     ids: Ids
     owner: str
     owner_version: int | None = None
+    mailing: Mailing = field(default_factory=Mailing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,7 @@ class Desk:
         sequencer: Through which everything gets into the logs.
         tenants: What is in force.
         decided: Told of each durable decision: its action, and whether it allowed.
+        reveal: Gives the secret of a webhook of a tenant.
     """
 
     def __init__(
@@ -288,8 +291,10 @@ class Desk:
         sequencer: Sequencer,
         tenants: Tenants,
         decided: Callable[[str, bool], None] = lambda _action, _allowed: None,
+        reveal: Callable[[str, str], str] | None = None,
     ) -> None:
         self._decided = decided
+        self._reveal = reveal
         self._engine = engine
         self._sequencer = sequencer
         self.tenants = tenants
@@ -397,7 +402,11 @@ class Desk:
             self._stored_facts[(question.who.tenant, digest_hex)] = None
         while len(self._stored_facts) > _MAX_REMEMBERED_FACTS:
             self._stored_facts.popitem(last=False)
-        return prepared.answer
+        answer, proposal = prepared.answer, question.proposal
+        if proposal is None or not proposal.reveals or not answer.result or self._reveal is None:
+            return answer
+        # Only now that it is committed; if the signer is away, nobody ever sees it, and a rotation makes another.
+        return replace(answer, secrets={"secret": self._reveal(question.owner, proposal.reveals)})
 
     # --- what is true ----------------------------------------------------------------------------------------------
 
@@ -438,6 +447,7 @@ class Desk:
             proposal, owner_version = self._sketch(view, in_force, subject, asked, asker), None
             if proposal is None:
                 proposal, owner_version = self._propose(view, subject, asked, ids)
+            mailing = mailing_of(view) if proposal is not None and proposal.change.events else Mailing()
         extra = facts_of.elsewhere_entities(asked.sent) if proposal is None else [proposal.resource, *proposal.entities]
         resource = extra[0]
         facts = FactSet(Fact.from_entity(entity) for entity in (*asker, *extra))
@@ -458,6 +468,7 @@ class Desk:
             ids=ids,
             owner=self._owner(who, asked, proposal),
             owner_version=owner_version,
+            mailing=mailing,
         )
         if asked.is_dry and asked.verb.sketch is None and len(asked.body.model_dump_json()) <= _MAX_REMEMBERED_CHARS:
             self._remembered.put(self._recall_key(who, asked), question, _weight(question))
@@ -580,6 +591,7 @@ class Desk:
             rows = [{"tenant_id": who.tenant, "digest_hex": f.digest_hex, "body": f.data} for f in fresh]
             companions.append(Insert(tables.FactBlob, rows, if_absent=True))
         companions += rows_of(change, question.owner)
+        companions += message_rows(question.owner, question.mailing, change.events, ids.now_ms, answer.decision_id)
         enqueue: list[Enqueued] = []
         if answer.operation is not None and proposal is not None and not asked.opens:
             # What the decision changes itself is no reason to decide again.
@@ -739,10 +751,14 @@ _CONTEXT_OF_ELSEWHERE: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
     "dataset.classify": lambda _: {"loosens": False},
     "model.register": lambda _: {"replaces": False},
     "model.promote": lambda body: {"stage": body.stage, "region": body.region or ""},
-    "model.approve": lambda body: {"track": body.track},
+    "model.approve": lambda body: {"track": body.track, "verdict": body.verdict, "people": []},
     "endpoint.deploy": deploying.context_of_elsewhere,
     "endpoint.shift-traffic": lambda _: {"unfit": 0},
     "model.request": lambda body: {"track": body.track},
     "tenant.break-glass": lambda _: {"until_ms": 0},
     "tenant.request-break-glass": lambda _: {"unreviewed": 0},
+    "model.withdraw-request": lambda body: {"track": body.track, "own": False},
+    "model.withdraw-approval": lambda body: {"track": body.track, "own": False},
+    "approval.delegate": lambda body: {"track": body.track, "until_ms": body.until_ms, "received": False},
+    "approval.revoke-delegation": lambda body: {"track": body.track, "own": False},
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from licet_engine.lifecycle import (
+    approvals,
     breakglass,
     checks,
     data,
@@ -15,14 +16,19 @@ from licet_engine.lifecycle import (
     policy,
     promotion,
     serving,
+    tickets,
     training,
+    webhooks,
 )
 from licet_engine.lifecycle.verbs import Verb
 
 VERBS: Mapping[str, Verb] = MappingProxyType(
     {
         verb.action: verb
-        for family in (people, breakglass, policy, data, training, models, checks, promotion, serving, oversight)
+        for family in (
+            *(people, breakglass, policy, data, training, models, checks),
+            *(approvals, promotion, tickets, serving, webhooks, oversight),
+        )
         for verb in family.VERBS
     }
 )

@@ -26,9 +26,11 @@ from licet_adapters.ports import (
     Metric,
     ModelChecker,
     ModelRegistry,
+    Notifier,
     ObjectRef,
     ObjectStore,
     ServingRuntime,
+    Tickets,
     TrainingRunner,
 )
 from licet_attestations import rpc
@@ -111,6 +113,7 @@ class Adapters:
     training: TrainingRunner
     checks: ModelChecker
     serving: ServingRuntime
+    tickets: Tickets | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +128,7 @@ class Tools:
     tables: Tables
     instance: str
     export: Callable[[Deed, bytes], dict[str, Any]]
+    notifier: Notifier | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +186,11 @@ class Deed:
     def adapters(self) -> Adapters:
         """The adapters."""
         return self._tools.adapters
+
+    @property
+    def tickets_name(self) -> str:
+        """Instance of the adapter that fetches change tickets."""
+        return self._tools.settings.tickets
 
     @property
     def signer(self) -> SignerClient:

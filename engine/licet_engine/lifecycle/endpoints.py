@@ -6,13 +6,15 @@ itself what it would be proposed from.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from licet_adapters.ports import ServingOutcome
 from licet_engine.domain.errors import Conflict
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle.facts import View
-from licet_engine.store.tables import Endpoint, Operation
+from licet_engine.lifecycle.verbs import Event
+from licet_engine.store.tables import Deployment, Endpoint, Operation
 
 CHANGES: Final = frozenset({"endpoint.deploy", "endpoint.shift-traffic", "endpoint.roll-back", "endpoint.retire"})
 """The actions that change an endpoint."""
@@ -34,6 +36,28 @@ def main_version(row: Endpoint | None) -> str:
 def name_of(operation: Operation) -> str:
     """Name of the endpoint that an operation is on."""
     return operation.resource.partition("/")[2]
+
+
+def rolled_back(endpoint: str, deployment: Deployment, weights: Mapping[str, int], cause: Mapping[str, Any]) -> Event:
+    """What webhooks are told of a deployment whose traffic was returned to the version before.
+
+    Args:
+        endpoint: As ``TENANT/NAME``.
+        deployment: The one that is over.
+        weights: How the traffic is divided now.
+        cause: Why.
+    """
+    tenant = deployment.tenant_id
+    return Event(
+        "endpoint.rolled-back",
+        {
+            "endpoint": endpoint,
+            "operation": f"{tenant}/{deployment.id}",
+            "version": f"{tenant}/{deployment.model}@{deployment.version}",
+            "weights": dict(weights),
+            "cause": dict(cause),
+        },
+    )
 
 
 def not_live(row: Endpoint, ref: Ref, view: View) -> Conflict | None:

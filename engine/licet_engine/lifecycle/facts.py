@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from sqlalchemy import func
 from sqlmodel import col, select
 
 from licet_attestations import canonical
-from licet_engine.domain.binding import binding_hex
+from licet_engine.domain.binding import binding_parts
 from licet_engine.domain.refs import ELSEWHERE_TENANT, Ref
 from licet_engine.domain.restrictions import Restrictions, inherit
 from licet_engine.store.db import TenantSession
@@ -32,6 +33,7 @@ from licet_engine.store.tables import (
     CheckResult,
     Dataset,
     Decision,
+    Delegation,
     Deployment,
     Endpoint,
     Environment,
@@ -45,7 +47,10 @@ from licet_engine.store.tables import (
     Promotion,
     Run,
     Tenant,
+    Ticket,
     TrafficEvent,
+    Webhook,
+    WebhookMessage,
 )
 
 Entity = dict[str, Any]
@@ -170,7 +175,57 @@ class View:
         found = self._session.exec(query.order_by(col(Approval.at_ms))).all()
         # Who may not act any more does not vouch for anything any more.
         active = {row.name for row in self._session.exec(select(Principal).where(col(Principal.active).is_(True)))}
-        return [row for row in found if row.approver in active]
+        return [row for row in found if row.approver in active and (row.on_behalf_of or row.approver) in active]
+
+    def delegation(self, reviewer: str, delegate: str, track: str) -> Delegation | None:
+        """The last delegation of a track by one person to another, in force or not."""
+        query = select(Delegation).where(
+            Delegation.reviewer == reviewer, Delegation.delegate == delegate, Delegation.track == track
+        )
+        # One that was not revoked comes before one that was, and of these the one that lasts longest.
+        newest = query.order_by(col(Delegation.revoked_at_ms).is_not(None), col(Delegation.until_ms).desc())
+        return self._session.exec(newest).first()
+
+    def delegations(self, *, delegate: str | None = None) -> list[Delegation]:
+        """The delegations in force, the first to end first; to one person, if one is named."""
+        query = select(Delegation).where(
+            col(Delegation.revoked_at_ms).is_(None), col(Delegation.until_ms) > self.now_ms
+        )
+        if delegate is not None:
+            query = query.where(Delegation.delegate == delegate)
+        return list(self._session.exec(query.order_by(col(Delegation.until_ms))).all())
+
+    def webhooks(self) -> list[Webhook]:
+        """The webhooks that were not removed, by name."""
+        query = select(Webhook).where(col(Webhook.removed_at_ms).is_(None)).order_by(col(Webhook.name))
+        return list(self._session.exec(query).all())
+
+    def webhook_message(self, message_id: str) -> WebhookMessage | None:
+        """A message to a webhook, by its identifier."""
+        return self._session.exec(select(WebhookMessage).where(WebhookMessage.id == message_id)).first()
+
+    def waiting_messages(self) -> dict[str, int]:
+        """How many messages wait for each webhook that any wait for."""
+        waiting = select(WebhookMessage.webhook, func.count()).where(WebhookMessage.state == "pending")
+        return dict(self._session.exec(waiting.group_by(WebhookMessage.webhook)).all())
+
+    def ticket(self, ticket_id: str) -> Ticket | None:
+        """The change ticket of that identifier, as it was last fetched."""
+        return self._session.exec(select(Ticket).where(Ticket.id == ticket_id)).first()
+
+    def untold_approvals(self) -> list[Approval]:
+        """The approvals that stand, or are void without its having been told."""
+        query = select(Approval).where(
+            Approval.verdict == "approved",
+            col(Approval.withdrawn_at_ms).is_(None),
+            col(Approval.void_told_at_ms).is_(None),
+        )
+        return list(self._session.exec(query.order_by(col(Approval.at_ms))).all())
+
+    def verdicts(self, model: str, version: int) -> list[Approval]:
+        """Every verdict on a version that was ever given, the newest first."""
+        query = select(Approval).where(Approval.model == model, Approval.version == version)
+        return list(self._session.exec(query.order_by(col(Approval.at_ms).desc())).all())
 
     def checks(self, version: ModelVersion) -> dict[str, CheckResult]:
         """The latest check of each kind for the files that the version has now."""
@@ -245,9 +300,11 @@ class View:
         return self._session.exec(select(Hold).where(col(Hold.lifted_at_ms).is_(None))).first() is not None
 
     def approval_requests(self) -> list[ApprovalRequest]:
-        """The requests for approval that are open, the oldest first."""
-        query = select(ApprovalRequest).where(ApprovalRequest.state == "open").order_by(col(ApprovalRequest.at_ms))
-        return list(self._session.exec(query).all())
+        """The requests for approval that are open and have not expired, the oldest first."""
+        query = select(ApprovalRequest).where(
+            ApprovalRequest.state == "open", col(ApprovalRequest.expires_at_ms) > self.now_ms
+        )
+        return list(self._session.exec(query.order_by(col(ApprovalRequest.at_ms))).all())
 
     def promotions(self, version: ModelVersion) -> list[Promotion]:
         """Every change of stage of a version, the newest first."""
@@ -360,7 +417,10 @@ class View:
     def principal_entity(self, row: Principal) -> Entity:
         """A person or service account, with its roles as parents."""
         parents = [uid("Role", role) for role in sorted(row.roles)]
-        return entity(principal_type(row.kind), self._id(row.name), self._owned() | {"active": row.active}, parents)
+        attrs = self._owned() | {"active": row.active}
+        if row.kind == "person" and row.qualified:
+            attrs["qualified"] = sorted(row.qualified)
+        return entity(principal_type(row.kind), self._id(row.name), attrs, parents)
 
     def dataset_entity(self, row: Dataset) -> Entity:
         """A dataset."""
@@ -399,8 +459,12 @@ class View:
 
     def binding(self, row: ModelVersion) -> str:
         """What an approval of the version, as it stands now, binds to."""
+        return canonical.digest(self.binding_parts(row)).hex()
+
+    def binding_parts(self, row: ModelVersion) -> dict[str, Any]:
+        """What that binding is made of."""
         datasets = [found.digest_hex for found in map(self.dataset, row.datasets) if found is not None]
-        return binding_hex(
+        return binding_parts(
             model_digest_hex=row.digest_hex,
             revision=row.revision,
             dataset_digests_hex=datasets,
@@ -410,11 +474,31 @@ class View:
             tier=row.tier,
         )
 
+    def _approvals_by_track(self, row: ModelVersion, binding: str) -> dict[str, dict[str, Any]]:
+        """For each track the approval that lasts longest, of the present binding if there is one.
+
+        That it has expired is left for policy to say, so that a question remembered for a while grows no older answer.
+        """
+        tracks: dict[str, list[Approval]] = {}
+        for approval in self.approvals(row.model, row.version):
+            tracks.setdefault(approval.track, []).append(approval)
+        found = {}
+        for track, given in sorted(tracks.items()):
+            current = [a for a in given if a.binding == binding]
+            last = max(current or given, key=lambda a: a.expires_at_ms)
+            people = {name for a in current or [last] for name in (a.approver, a.on_behalf_of) if name is not None}
+            found[track] = {
+                "binding": last.binding,
+                "by": self._people(people, "Person"),
+                "expires_at_ms": last.expires_at_ms,
+            }
+        return found
+
     def model_version_entity(self, row: ModelVersion) -> Entity:
         """A model version, or one as it would be."""
         held = bool(self.holds("ModelVersion", f"{row.model}@{row.version}"))
         checks = {kind: {"passed": check.passed, **check.figures} for kind, check in self.checks(row).items()}
-        approvals = {(a.track, a.binding) for a in self.approvals(row.model, row.version)}
+        binding = self.binding(row)
         attrs = self._owned() | {
             "model": entity_ref("Model", self._id(row.model)),
             "tier": row.tier,
@@ -424,8 +508,8 @@ class View:
             "held": held,
             "authors": self._people(row.authors, "Person"),
             "pipelines": self._people(row.pipelines, "ServiceAccount"),
-            "binding": self.binding(row),
-            "approvals": [{"track": track, "binding": binding} for track, binding in sorted(approvals)],
+            "binding": binding,
+            "approvals": self._approvals_by_track(row, binding),
             "signed": row.signed,
             "checks": checks,
         }
@@ -465,5 +549,5 @@ class View:
         return entity("TenantKey", self._id("key"), self._owned() | {"held": self.any_hold()})
 
     def plain_entity(self, kind: str, ref: Ref) -> Entity:
-        """A resource of which policies know only the tenant: Evidence, Log, Secret."""
+        """A resource of which policies know only the tenant: ChangeTicket, Evidence, Log, Secret, Webhook."""
         return entity(kind, str(ref), self._owned())

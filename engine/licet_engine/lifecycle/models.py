@@ -318,7 +318,9 @@ def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Propo
             "track": a.track,
             "approver": a.approver,
             "at_ms": a.at_ms,
-            "current": a.binding == binding,
+            "on_behalf_of": a.on_behalf_of,
+            "expires_at_ms": a.expires_at_ms,
+            "current": a.binding == binding and a.expires_at_ms > view.now_ms,
             "reason": a.reason,
         }
         for a in view.approvals(row.model, row.version)

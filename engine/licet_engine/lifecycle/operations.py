@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy import Engine
@@ -38,8 +38,9 @@ from licet_engine.lifecycle.endpoints import CHANGES
 from licet_engine.lifecycle.entries import decision_entry, rows_of
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.models import split_name
+from licet_engine.lifecycle.outbox import Mailing, mailing_of, message_rows
 from licet_engine.lifecycle.tenants import InForce, Tenants
-from licet_engine.lifecycle.verbs import Change, Ids, Proposal, RefForm, Who
+from licet_engine.lifecycle.verbs import Change, Event, Ids, Proposal, RefForm, Who
 from licet_engine.log import store
 from licet_engine.log.errors import SubmissionConflict
 from licet_engine.log.notary import Notary
@@ -426,8 +427,13 @@ class Operations:
                     raise _Ended(row.state)
                 _fence(row, attempt)
                 change = self._change_at_end(view, row, result, error, view.now_ms, is_last=len(made) >= MAX_TRIES)
+                if state == "failed":
+                    change = replace(change, events=(*change.events, _failed(tenant, row, error)))
+                mailing = mailing_of(view) if change.events else Mailing()
+                messages = message_rows(tenant, mailing, change.events, view.now_ms, row.decision_id)
                 made.append(row.action)
-                return self._ending(tenant, row, state, change, in_force, result=result, error=error)
+                ending = self._ending(tenant, row, state, change, in_force, result=result, error=error)
+                return replace(ending, companions=(*ending.companions, *messages))
 
         try:
             receipt = self._sequencer.append_fresh(make, again_on=(SubmissionConflict,))
@@ -552,6 +558,25 @@ def _as_it_is_now(view: View, who: Who, row: tables.Operation, ids: Ids) -> Prop
         if is_held is not (verb_name == "hold"):
             raise Refused(f"{row.resource} was {'held again' if is_held else 'let go'} since: the store stays as it is")
     return verb.propose(view, who, ref, body, ids) or _gone(row)
+
+
+_MOST_TOLD_CHARS: Final = 500
+"""Of why an operation failed, in a message to webhooks."""
+
+
+def _failed(tenant: str, row: tables.Operation, error: Mapping[str, Any] | None) -> Event:
+    told = error or {}
+    return Event(
+        "operation.failed",
+        {
+            "operation": f"{tenant}/{row.id}",
+            "action": row.action,
+            "resource": row.resource,
+            "principal": f"{tenant}/{row.principal}",
+            "code": str(told.get("code", "")),
+            "message": str(told.get("message", ""))[:_MOST_TOLD_CHARS],
+        },
+    )
 
 
 def _gone(row: tables.Operation) -> Proposal:

@@ -11,8 +11,8 @@ from typing import Any
 from licet_adapters.training.spec import CHECK_KINDS
 from licet_engine.decide.entities import EntityUid
 from licet_engine.decide.path import Change, Obtainable
+from licet_engine.lifecycle.approvals import TRACKS
 from licet_engine.lifecycle.facts import View
-from licet_engine.lifecycle.promotion import TRACKS
 from licet_engine.lifecycle.provenance import RUNTIME_DIGEST_HEX, TRAINING_CODE_DIGEST_HEX
 
 _BEST_FIGURES: Mapping[str, Mapping[str, Any]] = {
@@ -26,6 +26,9 @@ _BEST_FIGURES: Mapping[str, Mapping[str, Any]] = {
     "drift": {"passed": True, "drifted_features": 0},
 }
 """What each check would have to say at best."""
+
+_NEVER_MS = (1 << 53) - 1
+"""What a fact that is got anew outlasts: the time of the question is part of the request, not of what can be got."""
 
 
 def obtainable(view: View, action: str, resource: Mapping[str, Any]) -> Sequence[Obtainable]:
@@ -110,10 +113,40 @@ def _for_promotion(view: View, resource: Mapping[str, Any]) -> list[Obtainable]:
         Obtainable(
             name=f"approval:{track}",
             describe=_approval(view, name, attrs["binding"], track),
-            patch=(Change("add", ("approvals",), {"track": track, "binding": attrs["binding"]}, version),),
+            patch=(
+                Change(
+                    "set",
+                    ("approvals", track),
+                    {"binding": attrs["binding"], "by": [], "expires_at_ms": _NEVER_MS},
+                    version,
+                ),
+            ),
         )
         for track in TRACKS
     ]
+    found.append(
+        Obtainable(
+            name="ticket:approved",
+            describe=(
+                "have a change ticket for it approved, fetch it (licet ticket fetch), and name it: "
+                f"licet model promote {name} --ticket TICKET"
+            ),
+            patch=(
+                Change(
+                    "set",
+                    ("ticket",),
+                    {
+                        "id": "TICKET",
+                        "state": "approved",
+                        "approved": True,
+                        "covers": True,
+                        "as_of_ms": 0,
+                        "fresh_until_ms": _NEVER_MS,
+                    },
+                ),
+            ),
+        )
+    )
     found.append(
         Obtainable(
             name="signature:model",

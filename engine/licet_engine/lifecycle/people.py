@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from licet_attestations import canonical
 from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import PLATFORM, Ref, parse_name, parse_role
+from licet_engine.lifecycle.approvals import Track
 from licet_engine.lifecycle.data import Hex, Id, Word
 from licet_engine.lifecycle.facts import View, tenant_entity
 from licet_engine.lifecycle.provenance import RUNTIME_DIGEST_HEX, TRAINING_CODE_DIGEST_HEX
@@ -71,16 +72,32 @@ class EnvironmentSet(Body):
     code_allowed: list[Hex] = Field(default_factory=lambda: [TRAINING_CODE_DIGEST_HEX], max_length=64)
 
 
+_Duration = Annotated[int, Field(ge=60, le=3660 * 86_400)]
+
+
 class AdministerTenant(Body):
-    """Environments and budgets to set."""
+    """Environments, budgets and terms of approval to set; what is left out stays as it is."""
 
     environments: list[EnvironmentSet] = Field(default_factory=list, max_length=64)
     budgets: dict[Word, Annotated[int, Field(ge=0, lt=1 << 53)]] = Field(default_factory=dict, max_length=16)
+    approval_ttl_s: _Duration | None = None
+    request_ttl_s: _Duration | None = None
+    remind_before_s: _Duration | None = None
+
+    @property
+    def terms(self) -> dict[str, int]:
+        """How long approvals and requests last, as far as it is to change."""
+        terms = {
+            "approval_ttl_s": self.approval_ttl_s,
+            "request_ttl_s": self.request_ttl_s,
+            "remind_before_s": self.remind_before_s,
+        }
+        return {name: value for name, value in terms.items() if value is not None}
 
     @model_validator(mode="after")
     def _something(self) -> AdministerTenant:
-        if not self.environments and not self.budgets:
-            raise ValueError("nothing to change: give environments or budgets")
+        if not self.environments and not self.budgets and not self.terms:
+            raise ValueError("nothing to change: give environments, budgets or terms of approval")
         if len({place.name for place in self.environments}) < len(self.environments):
             raise ValueError("an environment is named twice: name each once")
         return self
@@ -102,6 +119,7 @@ class AdministerPerson(Body):
     )
     active: bool = True
     owner: Word | None = None
+    qualified: list[Track] = Field(default_factory=list, max_length=8)
 
     @model_validator(mode="after")
     def _services_have_owners(self) -> AdministerPerson:
@@ -111,6 +129,8 @@ class AdministerPerson(Body):
             raise ValueError("a person has no owner: leave it out, or say that the kind is service")
         if self.kind == "person" and OF_SERVICES & set(self.roles):
             raise ValueError("the role pipeline is for service accounts: nobody may promote as a person")
+        if self.kind == "service" and self.qualified:
+            raise ValueError("a service account stands in for no reviewer: leave qualified out")
         return self
 
 
@@ -259,7 +279,9 @@ def ask_administer(view: View, _who: Who, ref: Ref, body: AdministerTenant, _ids
             updates.append(Update(Budget, {"name": name}, values))
         else:
             inserts.append(Insert(Budget, {"name": name, **values}))
-    note = Note("facts", {"event": "tenant-administered", **body.model_dump()})
+    if body.terms:
+        updates.append(Update(Tenant, {}, body.terms))
+    note = Note("facts", {"event": "tenant-administered", **body.model_dump(exclude_none=True)})
     return Proposal(
         resource=view.tenant_entity(),
         change=Change(inserts=inserts, updates=updates, notes=(note,)),
@@ -267,6 +289,7 @@ def ask_administer(view: View, _who: Who, ref: Ref, body: AdministerTenant, _ids
             "tenant": ref.tenant,
             "environments": [p.name for p in body.environments],
             "budgets": dict(body.budgets),
+            **body.terms,
         },
     )
 
@@ -293,6 +316,7 @@ def ask_person(view: View, _who: Who, ref: Ref, body: AdministerPerson, ids: Ids
     for role in body.roles:
         parse_role(role)
     values: dict[str, Any] = {"roles": sorted(set(body.roles)), "active": body.active, "owner": body.owner}
+    values["qualified"] = sorted(set(body.qualified))
     present = view.principal(ref.name)
     row = Principal(tenant_id=ref.tenant, name=ref.name, kind=body.kind, created_at_ms=ids.now_ms, **values)
     conflict = None

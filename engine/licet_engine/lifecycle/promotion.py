@@ -1,8 +1,4 @@
-"""From a registered version to production and back: request, approve, reject, promote, roll back, retire.
-
-An approval is a verdict on one binding: the exact model, data, evaluations and policies. Who may give it, and what it
-takes to promote, is for policy; here it is only recorded, and bound.
-"""
+"""From a registered version to production and back: promote, roll back, retire. What it takes is for policy to say."""
 
 from __future__ import annotations
 
@@ -18,41 +14,14 @@ from licet_engine.lifecycle import provenance
 from licet_engine.lifecycle.data import Text, Word
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.models import found, not_ready, registry_parameters, split_name, version_ref
-from licet_engine.lifecycle.verbs import Body, Change, Ids, Insert, NoBody, Note, Proposal, RefForm, Update, Verb, Who
-from licet_engine.store.tables import Approval, ApprovalRequest, ModelVersion, Operation, Promotion
+from licet_engine.lifecycle.tickets import TicketId, ticket_fact
+from licet_engine.lifecycle.verbs import Body, Change, Ids, Insert, NoBody, Proposal, RefForm, Update, Verb, Who
+from licet_engine.store.tables import ModelVersion, Operation, Promotion
 
 if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed
 
-TRACKS = ("engineering", "model-risk", "security", "legal", "compliance")
-"""The tracks on which approval is given."""
-
-Track = Annotated[str, Field(pattern="^(" + "|".join(TRACKS) + ")$")]
 Stage = Annotated[str, Field(pattern="^(staging|prod)$")]
-
-
-class RequestApproval(Body):
-    """On which track approval is asked for."""
-
-    track: Track
-    reason: Text = "ready for review"
-
-
-class GiveVerdict(Body):
-    """A reviewer's verdict.
-
-    Attributes:
-        track: For which track it is given.
-        verdict: ``approved`` or ``rejected``.
-        reason: Why.
-        binding: The binding the reviewer looked at, or its first 16 characters or more; refused if the version is another by
-            now. An approval must name it; a rejection may leave it out.
-    """
-
-    track: Track
-    verdict: Annotated[str, Field(pattern="^(approved|rejected)$")] = "approved"
-    reason: Text = "reviewed"
-    binding: Annotated[str, Field(pattern="^([0-9a-f]{16,64})?$")] = ""
 
 
 class Promote(Body):
@@ -61,6 +30,7 @@ class Promote(Body):
     stage: Stage = "prod"
     region: Word | None = None
     reason: Annotated[str, Field(max_length=1000)] = ""
+    ticket: TicketId | None = None
 
 
 class RollBack(Body):
@@ -70,108 +40,15 @@ class RollBack(Body):
     reason: Text = "returned to the version before"
 
 
-# --- request and approve --------------------------------------------------------------------------------------------
-
-
-def ask_request(view: View, who: Who, ref: Ref, body: RequestApproval, ids: Ids) -> Proposal | None:
-    """A request stands in the reviewers' inbox."""
-    row = found(view, ref)
-    if row is None:
-        return None
-    binding = view.binding(row)
-    request = ApprovalRequest(
-        tenant_id=ref.tenant,
-        id=ids.decision,
-        model=row.model,
-        version=row.version,
-        track=body.track,
-        binding=binding,
-        requested_by=who.name,
-        reason=body.reason,
-        at_ms=ids.now_ms,
-    )
-    return Proposal(
-        resource=view.model_version_entity(row),
-        context={"track": body.track},
-        change=Change(inserts=(Insert(ApprovalRequest, request.model_dump()),)),
-        conflict=not_ready(row, ref),
-        result={"request": request.id, "binding": binding},
-    )
-
-
-def ask_approve(view: View, who: Who, ref: Ref, body: GiveVerdict, ids: Ids) -> Proposal | None:
-    """A verdict on the version as it stands now."""
-    row = found(view, ref)
-    if row is None:
-        return None
-    binding = view.binding(row)
-    conflict = not_ready(row, ref)
-    if not binding.startswith(body.binding):
-        conflict = Conflict(f"{ref} is no longer what was reviewed (binding {body.binding[:16]}): review it again")
-    elif not body.binding and body.verdict == "approved":
-        # Else whatever stands there by the time this arrives would be approved, looked at or not.
-        conflict = Conflict(f"an approval names the binding that was reviewed; {ref} shows it as `binding`")
-    standing = view.approvals(row.model, row.version)
-    current = [a for a in standing if a.binding == binding]
-    mine = next((a for a in current if a.approver == who.name), None)
-    if mine is not None and body.verdict == "approved":
-        # Two tracks are two pairs of eyes.
-        conflict = Conflict(
-            f"{who.id} approved {ref}, as it stands now, on track {mine.track} already: one person, one track"
-        )
-    verdict = Approval(
-        tenant_id=ref.tenant,
-        id=ids.decision,
-        model=row.model,
-        version=row.version,
-        track=body.track,
-        binding=binding,
-        verdict=body.verdict,
-        approver=who.name,
-        reason=body.reason,
-        at_ms=ids.now_ms,
-    )
-    updates = [
-        Update(
-            ApprovalRequest,
-            {"model": row.model, "version": row.version, "track": body.track, "state": "open", "binding": binding},
-            {"state": "answered"},
-            rows=None,
-        )
-    ]
-    if body.verdict == "rejected":
-        # A rejection withdraws whatever the track approved of this version before: were it only what was approved of the
-        # present binding, an older approval would stand again as soon as its binding does.
-        withdrawn = (a for a in standing if a.track == body.track)
-        updates += [Update(Approval, {"id": a.id}, {"withdrawn_at_ms": ids.now_ms}) for a in withdrawn]
-    record = {"version": str(ref), "track": body.track, "binding": binding, "verdict": body.verdict, "approver": who.id}
-    note = Note("approval", {"event": "approval", **record, "reason": body.reason})
-    return Proposal(
-        resource=view.model_version_entity(row),
-        context={"track": body.track},
-        parameters={**record, "reason": body.reason, "model_digest_hex": row.digest_hex},
-        change=Change(inserts=(Insert(Approval, verdict.model_dump()),), updates=updates, notes=(note,)),
-        conflict=conflict,
-        result={"approval": verdict.id, "binding": binding, "track": body.track, "verdict": body.verdict},
-    )
-
-
-def do_approve(deed: Deed) -> Mapping[str, Any]:
-    """Attest the verdict."""
-    return {"attestation": deed.attest(provenance.approval_statement(deed))}
-
-
-def finish_approve(_view: View, operation: Operation, result: Mapping[str, Any], _now_ms: int) -> Change:
-    """The approval names its attestation."""
-    values = {"attestation_digest_hex": result["attestation"]}
-    return Change(updates=(Update(Approval, {"id": operation.decision_id}, values),))
-
-
 # --- promote, roll back, retire -------------------------------------------------------------------------------------
 
 
 def ask_promote(view: View, _who: Who, ref: Ref, body: Promote, _ids: Ids) -> Proposal | None:
-    """The version takes a stage; the one that holds it now gives way."""
+    """The version takes a stage; the one that holds it now gives way.
+
+    The parameters name the ticket, if one is named; what it says stands in the context, and is read again when the
+    promotion is decided again.
+    """
     row = found(view, ref)
     if row is None:
         return None
@@ -182,6 +59,10 @@ def ask_promote(view: View, _who: Who, ref: Ref, body: Promote, _ids: Ids) -> Pr
         conflict = Conflict(f"{ref} is retired: register it as a new version")
     elif row.stage == "prod":
         conflict = Conflict(f"{ref} is on prod, and would leave it: roll it back or retire it")
+    context = ticket_fact(view, ref, body.ticket)
+    if body.ticket is not None and not context and conflict is None:
+        # Whether or not a policy asks for one: what is named and not known is no.
+        conflict = Conflict(f"ticket {body.ticket} was never fetched: licet ticket fetch {ref.tenant} {body.ticket}")
     region = body.region or view.tenant.region
     regions = {view.tenant.region, *(place.region for place in view.environments())}
     if region not in regions:
@@ -195,10 +76,11 @@ def ask_promote(view: View, _who: Who, ref: Ref, body: Promote, _ids: Ids) -> Pr
         "bundle": view.tenant.bundle_digest_hex,
         "evaluations": {kind: check.attestation_digest_hex for kind, check in view.checks(row).items()},
         "binding": view.binding(row),
+        **({} if body.ticket is None else {"ticket": body.ticket}),
     }
     return Proposal(
         resource=view.model_version_entity(row),
-        context={"stage": body.stage, "region": region},
+        context={"stage": body.stage, "region": region, **context},
         parameters=parameters,
         conflict=conflict,
     )
@@ -339,22 +221,6 @@ def _stands(deed: Deed, ref: ModelVersionRef, step: str) -> Callable[[], dict[st
 
 
 VERBS = (
-    Verb(
-        action="model.request",
-        summary="Ask a track for its approval of a version.",
-        form=RefForm.VERSION,
-        body=RequestApproval,
-        propose=ask_request,
-    ),
-    Verb(
-        action="model.approve",
-        summary="Approve or reject a version for a track.",
-        form=RefForm.VERSION,
-        body=GiveVerdict,
-        propose=ask_approve,
-        do=do_approve,
-        finish=finish_approve,
-    ),
     Verb(
         action="model.promote",
         summary="Promote a version to staging or prod.",

@@ -140,6 +140,7 @@ def approval_statement(deed: Deed) -> Statement:
         "approver": p["approver"],
         "reason": p["reason"],
         "binding": p["binding"],
+        **({"onBehalfOf": p["on_behalf_of"]} if "on_behalf_of" in p else {}),
         "decision": deed.decision_id,
         "at": timestamp(deed.now_ms()),
     }
@@ -213,6 +214,7 @@ def promotion_statement(deed: Deed) -> Statement:
         "verifiedLevels": [f"LICET_STAGE_{p['stage'].upper()}"],
         "region": p["region"],
         "binding": p["binding"],
+        **({"ticket": p["ticket"]} if "ticket" in p else {}),
         "decision": deed.decision_id,
         "operation": deed.id,
     }

@@ -30,11 +30,12 @@ from licet_engine.domain.errors import Busy, Conflict, InvalidInput
 from licet_engine.domain.refs import now_ms, parse_ref
 from licet_engine.lifecycle.asking import Desk, parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
-from licet_engine.lifecycle.endpoints import CHANGES, ON_ENDPOINT
+from licet_engine.lifecycle.endpoints import CHANGES, ON_ENDPOINT, rolled_back
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.operations import Operations
+from licet_engine.lifecycle.outbox import mailing_of, message_rows
 from licet_engine.lifecycle.tenants import Tenants
-from licet_engine.log.errors import StaleFacts, SubmissionConflict
+from licet_engine.log.errors import SubmissionConflict
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Submission, Update
 from licet_engine.store import tables
@@ -337,23 +338,28 @@ class RouterDoor:
         """
         name = _own(tenant, endpoint)
         sent = _event(event)
-        for _ in range(_MAX_TRIES):
+
+        def make() -> Submission:
             with self._tenants.view(tenant) as found:
                 row = found[0].endpoint(name) if found is not None else None
                 if found is None or row is None:
                     raise InvalidInput(f"{endpoint} was never deployed")
                 view, in_force = found
                 if view.has_moved_by_itself(name, sent["operation_id"], serial=sent["serial"]):
-                    return {"serial": sent["serial"]}
-                submission = _move(view, row, endpoint, sent, in_force.facts_version)
-            try:
-                receipt = self._sequencer.append(submission)
-            except (StaleFacts, SubmissionConflict):
-                continue
-            for changed, version in receipt.facts_versions.items():
-                self._tenants.seen(changed, version)
+                    raise _KnownAlready
+                return _move(view, row, endpoint, sent, in_force.facts_version)
+
+        try:
+            receipt = self._sequencer.append_fresh(make, again_on=(SubmissionConflict,))
+        except _KnownAlready:
             return {"serial": sent["serial"]}
-        raise Busy(f"the facts of {tenant} change too fast to take note of its traffic; try again")
+        for changed, version in receipt.facts_versions.items():
+            self._tenants.seen(changed, version)
+        return {"serial": sent["serial"]}
+
+
+class _KnownAlready(Exception):
+    """The event was taken note of before; never leaves this module."""
 
 
 def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -465,6 +471,9 @@ def _move(view: View, row: tables.Endpoint, endpoint: str, event: Mapping[str, A
             if deployment is own and state in {"rolled-back", "failed"}:
                 change |= {"cause": event["cause"], "ended_at_ms": event["at_ms"]}
             companions.append(Update(tables.Deployment, {"tenant_id": tenant, "id": deployment.id}, change))
+            if deployment is own and state == "rolled-back":
+                told = rolled_back(endpoint, deployment, event["weights"], event["cause"])
+                companions += message_rows(tenant, mailing_of(view), (told,), event["at_ms"], deployment.decision_id)
     return Submission(
         entries=[_entry(tenant, "traffic", fixed)],
         expect={tenant: facts_version},

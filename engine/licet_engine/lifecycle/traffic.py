@@ -17,7 +17,16 @@ from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
 from licet_engine.lifecycle.data import Text
-from licet_engine.lifecycle.endpoints import MAX_VERSIONS, ON_ENDPOINT, WHOLE, main_version, name_of, not_live, told
+from licet_engine.lifecycle.endpoints import (
+    MAX_VERSIONS,
+    ON_ENDPOINT,
+    WHOLE,
+    main_version,
+    name_of,
+    not_live,
+    rolled_back,
+    told,
+)
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.verbs import Body, Change, Ids, NoBody, Proposal, RefForm, Update, Verb, Who
 from licet_engine.store.tables import Deployment, Endpoint, Operation
@@ -108,7 +117,7 @@ def _is_fit(view: View, model: str, number: int) -> bool:
     if version.stage == "staging":
         return True
     binding = view.binding(version)
-    return any(approval.binding == binding for approval in view.approvals(model, number))
+    return any(a.binding == binding and a.expires_at_ms > view.now_ms for a in view.approvals(model, number))
 
 
 def ask_roll_back(view: View, _who: Who, ref: Ref, body: RollBackEndpoint, _ids: Ids) -> Proposal | None:
@@ -157,17 +166,19 @@ def finish_shift(view: View, operation: Operation, result: Mapping[str, Any], no
     if not view.has_moved_by_itself(name, operation.id):
         values: dict[str, Any] = {"weights": dict(result["weights"]), "shadow": result["shadow"]}
         updates.append(Update(Endpoint, {"name": name}, values | {"updated_at_ms": now_ms}))
-    rolled_back = operation.parameters.get("deployment")
+    events = []
     for deployment in view.deployments(name):
-        if deployment.id == rolled_back:
+        if deployment.id == operation.parameters.get("deployment"):
             cause = {"by": operation.principal, "reason": operation.parameters["reason"]}
             values = {"state": "rolled-back", "cause": cause, "ended_at_ms": now_ms}
             updates.append(Update(Deployment, {"id": deployment.id}, values))
+            if deployment.state != "rolled-back":
+                events.append(rolled_back(operation.parameters["endpoint"], deployment, result["weights"], cause))
         elif deployment.state in ON_ENDPOINT:
             updates.append(
                 Update(Deployment, {"id": deployment.id}, {"state": _state_of(deployment, taking, result["shadow"])})
             )
-    return Change(updates=updates)
+    return Change(updates=updates, events=tuple(events))
 
 
 def _state_of(deployment: Deployment, taking: set[str], shadow: str) -> str:

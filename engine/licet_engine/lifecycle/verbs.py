@@ -105,6 +105,23 @@ class Spend:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """Something that the tenant's webhooks are told of, once what it tells of is committed.
+
+    Attributes:
+        kind: One of `licet_engine.lifecycle.outbox.EVENTS`.
+        data: What is told: plain JSON, without secrets.
+        webhook: Identifier of the one webhook that is told, if it is not for all that want such events.
+        message: Identifier of the message, where it must be known before; else one is made.
+    """
+
+    kind: str
+    data: Mapping[str, Any]
+    webhook: str | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """What an allow writes, in the tenant that owns the resource."""
 
@@ -112,6 +129,7 @@ class Change:
     updates: Sequence[Update] = ()
     notes: Sequence[Note] = ()
     spends: Sequence[Spend] = ()
+    events: Sequence[Event] = ()
 
 
 NOTHING = Change()
@@ -139,6 +157,7 @@ class Proposal:
         conflict: Why this cannot be done even if it is allowed; told only after an allow.
         result: What an allow answers at once.
         secrets: Answered like ``result``, but never stored.
+        reveals: Identifier of a webhook whose secret is answered once the change is committed.
     """
 
     resource: Entity
@@ -149,6 +168,7 @@ class Proposal:
     conflict: LicetError | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, Any] = field(default_factory=dict)
+    reveals: str = ""
 
 
 class RefForm(Enum):

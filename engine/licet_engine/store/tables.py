@@ -18,6 +18,10 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
+DEFAULT_APPROVAL_TTL_S = 90 * 86_400
+DEFAULT_REQUEST_TTL_S = 14 * 86_400
+DEFAULT_REMIND_BEFORE_S = 86_400
+
 
 class JsonText(TypeDecorator[Any]):
     """A JSON value kept as text, with sorted keys and no white space; ``None`` is NULL."""
@@ -69,6 +73,12 @@ class Tenant(TenantRow, table=True):
     created_at_ms: int = Field(sa_type=BigInteger)
     bundle_digest_hex: str | None = None
     """The policy bundle in force."""
+    approval_ttl_s: int = Field(default=DEFAULT_APPROVAL_TTL_S, sa_type=BigInteger)
+    """How long an approval counts."""
+    request_ttl_s: int = Field(default=DEFAULT_REQUEST_TTL_S, sa_type=BigInteger)
+    """How long a request for approval waits."""
+    remind_before_s: int = Field(default=DEFAULT_REMIND_BEFORE_S, sa_type=BigInteger)
+    """How long before either ends a reminder is sent."""
 
 
 class Principal(TenantRow, table=True):
@@ -85,6 +95,8 @@ class Principal(TenantRow, table=True):
     owner: str | None = None
     """The person who answers for a service account."""
     created_at_ms: int = Field(sa_type=BigInteger)
+    qualified: list[str] = Field(default_factory=list, sa_type=JsonText)
+    """Tracks on which the person may stand in for a reviewer."""
 
 
 class ApiToken(TenantRow, table=True):
@@ -322,6 +334,10 @@ class ApprovalRequest(TenantRow, table=True):
     requested_by: str
     reason: str = Field(default="", sa_type=Text)
     at_ms: int = Field(sa_type=BigInteger)
+    expires_at_ms: int = Field(default=0, sa_type=BigInteger)
+    parts: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)
+    """What the binding was made of."""
+    reminded_at_ms: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class Approval(TenantRow, table=True):
@@ -343,6 +359,52 @@ class Approval(TenantRow, table=True):
     at_ms: int = Field(sa_type=BigInteger)
     withdrawn_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     voided_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    on_behalf_of: str | None = None
+    """The reviewer for whom the approver stood in."""
+    expires_at_ms: int = Field(default=0, sa_type=BigInteger)
+    parts: dict[str, Any] = Field(default_factory=dict, sa_type=JsonText)
+    """What the binding was made of, so that it can be told what changed."""
+    reminded_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    void_told_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    """When it was told that it is void."""
+
+
+class Delegation(TenantRow, table=True):
+    """A reviewer has another person stand in on a track, for a time. Revoked perhaps, never removed."""
+
+    __tablename__: ClassVar[Any] = "delegation"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "reviewer"], ["principal.tenant_id", "principal.name"]),
+        ForeignKeyConstraint(["tenant_id", "delegate"], ["principal.tenant_id", "principal.name"]),
+        Index("ix_delegation_delegate", "tenant_id", "delegate", "track"),
+    )
+
+    id: str = Field(primary_key=True)
+    track: str
+    reviewer: str
+    delegate: str
+    reason: str = Field(default="", sa_type=Text)
+    created_at_ms: int = Field(sa_type=BigInteger)
+    until_ms: int = Field(sa_type=BigInteger)
+    revoked_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    revoked_by: str | None = None
+
+
+class Ticket(TenantRow, table=True):
+    """A change ticket as another system told of it, when it was last fetched."""
+
+    __tablename__: ClassVar[Any] = "ticket"
+    __table_args__ = (_to_tenant(),)
+
+    id: str = Field(primary_key=True)
+    state: str
+    approved: bool
+    subjects: list[str] = Field(default_factory=list, sa_type=JsonText)
+    """References of models and versions that it is about."""
+    as_of_ms: int = Field(sa_type=BigInteger)
+    fresh_until_ms: int = Field(sa_type=BigInteger)
+    fetched_at_ms: int = Field(sa_type=BigInteger)
+    operation_id: str
 
 
 class Promotion(TenantRow, table=True):
@@ -471,6 +533,83 @@ class InvocationBatch(TenantRow, table=True):
     groups: list[dict[str, Any]] = Field(default_factory=list, sa_type=JsonText)
     leaf_index: int | None = Field(default=None, sa_type=BigInteger)
     at_ms: int = Field(sa_type=BigInteger)
+
+
+# --- Webhooks -----------------------------------------------------------------------------------------------------------
+
+
+class Webhook(TenantRow, table=True):
+    """Where a tenant wants to be told of events. Its secret is derived by the signer, and stored nowhere.
+
+    ``failures`` and ``rest_until_ms`` are telemetry: they raise no facts version.
+    """
+
+    __tablename__: ClassVar[Any] = "webhook"
+    __table_args__ = (_to_tenant(),)
+
+    id: str = Field(primary_key=True)
+    name: str
+    url: str = Field(sa_type=Text)
+    events: list[str] = Field(default_factory=list, sa_type=JsonText)
+    """Those it is told of; empty for all."""
+    unsafe_http: bool = False
+    created_by: str
+    created_at_ms: int = Field(sa_type=BigInteger)
+    removed_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    secret: str
+    """Identifier from which the signer derives the secret."""
+    secret_before: str | None = None
+    """That of the secret before, by which messages are signed as well until a time."""
+    secret_before_until_ms: int = Field(default=0, sa_type=BigInteger)
+    failures: int = 0
+    """Tries in a row that failed."""
+    rest_until_ms: int = Field(default=0, sa_type=BigInteger)
+    """Until when it is left alone."""
+
+
+class WebhookMessage(TenantRow, table=True):
+    """One event for one webhook, written with the decision that it tells of. Its sending is telemetry: it raises no facts version."""
+
+    __tablename__: ClassVar[Any] = "webhook_message"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "webhook"], ["webhook.tenant_id", "webhook.id"]),
+        Index("ix_webhook_message_due", "state", "next_at_ms"),
+        Index("ix_webhook_message_waiting", "tenant_id", "state", "webhook", "next_at_ms"),
+    )
+
+    id: str = Field(primary_key=True)
+    webhook: str
+    event: str
+    body: str = Field(sa_type=Text)
+    """The very bytes that are signed and sent."""
+    state: str = "pending"
+    """``pending``, ``delivered``, ``failed`` or ``dropped``."""
+    tries: int = 0
+    tries_before: int = 0
+    """Of these, before it was last put in the queue by hand."""
+    created_at_ms: int = Field(sa_type=BigInteger)
+    queued_at_ms: int = Field(sa_type=BigInteger)
+    next_at_ms: int = Field(sa_type=BigInteger)
+    claimed_until_ms: int = Field(default=0, sa_type=BigInteger)
+    """Until then a worker is at it."""
+    ended_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class WebhookTry(TenantRow, table=True):
+    """One try at sending a message, and what came of it."""
+
+    __tablename__: ClassVar[Any] = "webhook_try"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id", "message"], ["webhook_message.tenant_id", "webhook_message.id"]),
+    )
+
+    message: str = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    at_ms: int = Field(sa_type=BigInteger)
+    status: int = 0
+    """HTTP status; 0 if there was no answer."""
+    reason: str = Field(default="", sa_type=Text)
+    took_ms: int = Field(default=0, sa_type=BigInteger)
 
 
 # --- Policy, decisions, operations ---------------------------------------------------------------------------------------

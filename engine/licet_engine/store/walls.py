@@ -37,9 +37,12 @@ _SCOPE: Final = f"(SELECT current_setting('{SCOPE_SETTING}')::text[])"
 _IN_SCOPE: Final = f"tenant_id = ANY ({_SCOPE}::text[])"
 _EVERYWHERE: Final = f"'{EVERY_TENANT}' = ANY ({_SCOPE}::text[])"
 
-API_SEES_EVERYWHERE: Final = frozenset({"api_token", "break_glass", "log_head", "operation", "tenant"})
+API_SEES_EVERYWHERE: Final = frozenset(
+    {"api_token", "break_glass", "log_head", "operation", "tenant", "webhook", "webhook_message"}
+)
 """Of which tables the api may see every tenant's rows: a token names no tenant before it is looked up; every log that grew gets a
-checkpoint; whether a tenant exists is asked of every name alike; operators see what they asked of tenants, and metrics count."""
+checkpoint; whether a tenant exists is asked of every name alike; operators see what they asked of tenants, and metrics count;
+messages of every tenant wait for the workers, which send them in turn."""
 
 # Telemetry, and how far an operation came, are no facts, and so not the sequencer's.
 API_WRITES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
@@ -47,6 +50,13 @@ API_WRITES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "metric": {"INSERT": (), "DELETE": ()},
     "operation": {"UPDATE": ("state", "attempt", "progress", "updated_at_ms")},
     "log_checkpoint": {"INSERT": (), "DELETE": ()},
+    # What came of sending a message is telemetry; that there is one, and for whom, is the sequencer's to write.
+    "webhook": {"UPDATE": ("failures", "rest_until_ms")},
+    "webhook_message": {
+        "UPDATE": ("state", "tries", "next_at_ms", "claimed_until_ms", "ended_at_ms"),
+        "DELETE": (),
+    },
+    "webhook_try": {"INSERT": (), "DELETE": ()},
     # What is over its time is removed by the api.
     "idempotency_key": {"DELETE": ()},
     "traffic_event": {"DELETE": ()},

@@ -31,7 +31,7 @@ MODEL_ATTRS: dict[str, Any] = {
     "authors": [],
     "pipelines": [],
     "binding": "b1",
-    "approvals": [],
+    "approvals": {},
     "signed": True,
     "checks": {},
 }

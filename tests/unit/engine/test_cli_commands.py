@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -227,6 +228,76 @@ def test_a_denied_promotion_ends_with_3_when_approvals_are_all_that_is_missing(
             "/v1/model/request",
             "northbank/m@2",
             {"track": "legal"},
+        ),
+        (
+            "approval approve northbank/m@2 --track legal --reason ok --binding 0123456789abcdef --for lea",
+            "/v1/model/approve",
+            "northbank/m@2",
+            {
+                "track": "legal",
+                "verdict": "approved",
+                "reason": "ok",
+                "binding": "0123456789abcdef",
+                "on_behalf_of": "lea",
+            },
+        ),
+        (
+            "approval withdraw northbank/m@2 --track legal --reason mistake",
+            "/v1/model/withdraw-approval",
+            "northbank/m@2",
+            {"track": "legal", "reason": "mistake"},
+        ),
+        (
+            "approval withdraw northbank/m@2 --track legal --request",
+            "/v1/model/withdraw-request",
+            "northbank/m@2",
+            {"track": "legal"},
+        ),
+        (
+            "approval revoke-delegation northbank/ben --track legal --reviewer lea",
+            "/v1/approval/revoke-delegation",
+            "northbank/ben",
+            {"track": "legal", "reviewer": "lea"},
+        ),
+        ("ticket fetch northbank CHG-1", "/v1/ticket/fetch", "northbank", {"ticket": "CHG-1"}),
+        (
+            "model promote northbank/m@2 --to prod --ticket CHG-1",
+            "/v1/model/promote",
+            "northbank/m@2",
+            {"stage": "prod", "ticket": "CHG-1"},
+        ),
+        (
+            "webhook create northbank/ops --address https://hooks.example/in --event approval.given,approval.voided",
+            "/v1/webhook/create",
+            "northbank/ops",
+            {"url": "https://hooks.example/in", "events": ["approval.given", "approval.voided"]},
+        ),
+        ("webhook delete northbank/ops", "/v1/webhook/delete", "northbank/ops", {}),
+        ("webhook test northbank/ops", "/v1/webhook/test", "northbank/ops", {}),
+        ("webhook rotate northbank/ops", "/v1/webhook/rotate", "northbank/ops", {"overlap_s": 86_400}),
+        ("webhook rotate northbank/ops --overlap 0s", "/v1/webhook/rotate", "northbank/ops", {"overlap_s": 0}),
+        (
+            "webhook redeliver northbank/ops msg_1",
+            "/v1/webhook/redeliver",
+            "northbank/ops",
+            {"message": "msg_1"},
+        ),
+        (
+            "person administer northbank/ben --role data-scientist --qualified model-risk,security",
+            "/v1/person/administer",
+            "northbank/ben",
+            {
+                "kind": "person",
+                "roles": ["data-scientist"],
+                "active": True,
+                "qualified": ["model-risk", "security"],
+            },
+        ),
+        (
+            "tenant administer northbank --approval-ttl 90d --request-ttl 12h --remind-before 1h",
+            "/v1/tenant/administer",
+            "northbank",
+            {"approval_ttl_s": 7_776_000, "request_ttl_s": 43_200, "remind_before_s": 3600},
         ),
         ("hold place northbank/hmda --reason suit", "/v1/dataset/hold", "northbank/hmda", {"reason": "suit"}),
         ("hold lift northbank/m@2 --reason over", "/v1/model/lift-hold", "northbank/m@2", {"reason": "over"}),
@@ -795,3 +866,69 @@ def test_checks_are_summed_up_before_their_details(licet: Run, script: Any) -> N
         'the model answers "no" for 99.3% of the rows',
         "drift           pass  drifted_features 0",
     ]
+
+
+def test_what_waits_is_listed_with_what_changed_since(licet: Run, script: Any) -> None:
+    row = {
+        "version": "northbank/m@2",
+        "track": "legal",
+        "on_behalf_of": None,
+        "requested_by": "ana",
+        "at_ms": 1,
+        "expires_at_ms": 2,
+        "binding": "0123456789abcdef",
+        "reason": "please",
+        "changed_since_request": ["evaluation:bias"],
+        "changed_since_approval": ["model", "policy"],
+    }
+    script.answer(200, {"items": [row]})
+    code, out, _ = licet("approval", "list", "northbank")
+    assert code == 0
+    assert script.asked[-1].path.startswith("/v1/list/northbank/inbox")
+    assert "changed since it was asked for: evaluation:bias" in out
+    assert "changed since the approval before: model, policy" in out
+    script.answer(200, {"items": []})
+    assert "Nothing waits for you." in licet("approval", "list", "northbank")[1]
+    script.answer(200, {"items": []})
+    licet("approval", "list", "northbank", "--all")
+    assert script.asked[-1].path.startswith("/v1/list/northbank/approvals")
+
+
+def test_the_secret_of_a_webhook_goes_to_a_file_of_its_owner_alone(
+    licet: Run, script: Any, world: Any, tmp_path: Path
+) -> None:
+    out_file = tmp_path / "ops.secret"
+    result = {"webhook": "northbank/ops", "id": "wh-1", "events": [], "secret": "whsec_c2VjcmV0"}
+    script.answer(200, {"decision": world.allow, "operation": None, "result": result})
+    code, out, err = licet(
+        "webhook", "create", "northbank/ops", "--address", "https://hooks.example/in", "--out", str(out_file)
+    )
+    assert code == 0
+    assert "whsec_" not in out + err
+    assert out_file.read_text() == "whsec_c2VjcmV0\n"
+    assert out_file.stat().st_mode & 0o777 == 0o600
+    asked = len(script.asked)
+    assert (
+        licet("webhook", "create", "northbank/ops", "--address", "https://hooks.example/in", "--out", str(out_file))[0]
+        == 2
+    )
+    assert len(script.asked) == asked
+
+
+def test_the_history_of_webhooks_shows_every_try(licet: Run, script: Any) -> None:
+    tries = [{"number": 1, "at_ms": 1, "status": 500, "reason": "answered 500", "took_ms": 3}]
+    row = {"id": "msg_1", "webhook": "ops", "event": "webhook.test", "state": "pending", "tries": 1}
+    script.answer(200, {"items": [{**row, "created_at_ms": 1, "next_at_ms": 2, "history": tries}]})
+    code, out, _ = licet("webhook", "history", "northbank")
+    assert code == 0
+    assert "try 1" in out
+    assert "answered 500" in out
+
+
+def test_a_delegation_ends_that_long_from_now(licet: Run, script: Any, world: Any) -> None:
+    script.answer(200, {"decision": world.allow, "operation": None, "result": {}})
+    before_ms = time.time() * 1000
+    assert licet("approval", "delegate", "northbank/ben", "--track", "legal", "--for", "5d")[0] == 0
+    sent = script.asked[-1].json["parameters"]
+    assert sent["track"] == "legal"
+    assert before_ms <= sent["until_ms"] - 5 * 86_400_000 + 1 <= time.time() * 1000 + 1

@@ -185,3 +185,42 @@ def test_the_command_ends_with_0_where_all_is_well(
     monkeypatch.setattr(doctor, "LOOKS", (doctor.look_at_keys,))
     assert run(["doctor", "--data", str(made), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "ok"
+
+
+def test_ways_out_that_lead_to_this_machine_are_weak_and_others_are_not(examine: Any) -> None:
+    assert states(examine()["ways out"]) == {"ok"}
+    assert states(examine(outbound_networks="10.1.0.0/16, fd00::/8")["ways out"]) == {"ok"}
+    for network in ("127.0.0.0/8", "0.0.0.0/0", "169.254.169.254/32", "::/0"):
+        assert states(examine(outbound_networks=network)["ways out"]) == {"weak"}, network
+
+
+def test_tickets_that_the_worker_may_not_fetch_are_broken(examine: Any) -> None:
+    assert "tickets" not in examine(tickets="file-tickets", adapters="local-objects,local-registry,file-tickets")
+    (finding,) = examine(tickets="file-tickets")["tickets"]
+    assert finding.state == "broken"
+
+
+def test_messages_that_were_given_up_are_weak(examine: Any, made: Path) -> None:
+    assert states(examine()["messages"]) == {"ok"}
+    now_ms = int(time.time() * 1000)
+    with closing(sqlite3.connect(made / "store" / "licet.db")) as connection:
+        with connection:
+            connection.execute(
+                "INSERT INTO webhook (tenant_id, id, name, url, events, unsafe_http, created_by, created_at_ms, secret,"
+                " secret_before_until_ms, failures, rest_until_ms)"
+                " VALUES ('platform', 'wh-1', 'ops', 'https://x', '[]', 0, 'operator', 1, 'wh-1', 0, 8, 0)"
+            )
+            connection.execute(
+                "INSERT INTO webhook_message (tenant_id, id, webhook, event, body, state, tries, tries_before, created_at_ms,"
+                " queued_at_ms, next_at_ms, claimed_until_ms, ended_at_ms)"
+                " VALUES ('platform', 'msg_1', 'wh-1', 'webhook.test', '{}', 'failed', 8, 0, 1, 1, 1, 0, ?)",
+                (now_ms,),
+            )
+        try:
+            (finding,) = examine()["messages"]
+        finally:
+            with connection:
+                connection.execute("DELETE FROM webhook_message")
+                connection.execute("DELETE FROM webhook")
+    assert finding.state == "weak"
+    assert "1 were given up within a week; receivers that fail: platform/ops" in finding.detail

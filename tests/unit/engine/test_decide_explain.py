@@ -37,8 +37,13 @@ def ours() -> CompiledBundle:
 
 
 def approval(track: str, *, readable: bool = True) -> Obtainable:
-    add = Change("add", ("approvals",), {"track": track, "binding": "b1"}, MODEL)
-    return Obtainable(f"approval:{track}", f"have {track} approve it", (add,), readable=readable)
+    given = {"binding": "b1", "by": [], "expires_at_ms": NOW_MS + 1}
+    return Obtainable(
+        f"approval:{track}",
+        f"have {track} approve it",
+        (Change("set", ("approvals", track), given, MODEL),),
+        readable=readable,
+    )
 
 
 def test_residency_is_explained_by_the_part_that_failed_and_its_values(ours: CompiledBundle) -> None:
@@ -145,8 +150,8 @@ def test_what_an_explanation_says_is_what_was_decided(ours: CompiledBundle) -> N
 PROMOTE_HIGH = policy(
     "f.approvals",
     'forbid (principal, action == Action::"model.promote", resource is ModelVersion) unless {'
-    ' resource.approvals.contains({track: "model-risk", binding: resource.binding}) &&'
-    ' resource.approvals.contains({track: "compliance", binding: resource.binding}) };',
+    ' resource.approvals has "model-risk" && resource.approvals["model-risk"].binding == resource.binding &&'
+    " resource.approvals has compliance && resource.approvals.compliance.binding == resource.binding };",
 )
 
 
@@ -236,7 +241,11 @@ def test_what_would_only_make_it_worse_is_neither_advised_nor_blamed() -> None:
 
 def test_the_number_of_evaluations_is_bounded_and_a_bounded_answer_says_so() -> None:
     ready = compiled(PERMIT, PROMOTE_HIGH)
-    offers = [approval(f"t{n}") for n in range(30)]
+    # Of many kinds, none of which is needed: facts have a type, so they are not of unknown tracks.
+    offers = [
+        Obtainable(f"t{n}", "raise it", (Change("set", ("restrictions", "expires_at_ms"), NOW_MS + 9, MODEL),))
+        for n in range(30)
+    ]
     path = path_to_yes(
         ready, promote(), facts(), [*offers, approval("model-risk"), approval("compliance")], max_evaluations=9
     )

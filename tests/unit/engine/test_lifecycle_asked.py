@@ -78,6 +78,9 @@ def minimal(verb: Verb) -> dict[str, Any]:
         "track": "security",
         "version": "northbank/x@1",
         "weights": {"1": 100},
+        "until_ms": 1,
+        "url": "https://hooks.example/in",
+        "message": "msg_1",
     }
     parameters = {name: chosen.get(name, "x") for name, field in verb.body.model_fields.items() if field.is_required()}
     # What these need is one thing or another.

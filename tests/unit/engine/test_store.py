@@ -151,7 +151,9 @@ def test_writers_wait_for_each_other_and_readers_do_not(engine: Engine) -> None:
 
     def first() -> None:
         with db.write_transaction(engine) as connection:
-            connection.execute(text("INSERT INTO tenant VALUES ('aa', 'us', 0, 1, NULL)"))
+            connection.execute(
+                text("INSERT INTO tenant (tenant_id, region, suspended, created_at_ms) VALUES ('aa', 'us', 0, 1)")
+            )
             entered.set()
             assert leave.wait(10)
             order.append("first")

@@ -12,7 +12,7 @@ from licet_policies.schema import generate_text
 
 SCHEMA = load_schema()
 NAMESPACE = SCHEMA[""]
-LITERALS = ["true", "1", '"text"', '["text"]', '[{name: "n", value: "v"}]', '[{track: "t", binding: "b"}]']
+LITERALS = ["true", "1", '"text"', '["text"]', '[{name: "n", value: "v"}]']
 LITERALS += [f'{kind}::"x"' for kind in ("Tenant", "Person", "Model")]
 LITERALS += [f'[{kind}::"x"]' for kind in ("Person", "ServiceAccount")]
 
@@ -28,8 +28,10 @@ def _paths(
     resolved = NAMESPACE["commonTypes"].get(body["type"], body)
     yield prefix, guarded
     for name, attribute in resolved.get("attributes", {}).items():
-        has = f"{prefix} has {name}"
-        yield from _paths(attribute, f"{prefix}.{name}", guarded=(*guarded, has))
+        is_plain = name.isidentifier()
+        has = f"{prefix} has {name if is_plain else json.dumps(name)}"
+        inner = f"{prefix}.{name}" if is_plain else f"{prefix}[{json.dumps(name)}]"
+        yield from _paths(attribute, inner, guarded=(*guarded, has))
 
 
 def _probes() -> Iterator[str]:
