@@ -119,3 +119,7 @@ class Courier:
             return self._notifier.send(notice)
         except AdapterError as error:
             return NoticeOutcome(delivered=False, status=0, reason=str(error))
+        except Exception:
+            # A try like any other: were it not told, the message would come again each minute, without end or pause.
+            logger.exception("a message could not be sent", extra={"webhook_message": message["message"]})
+            return NoticeOutcome(delivered=False, status=0, reason="the sender failed; the worker's log says how")

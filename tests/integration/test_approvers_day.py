@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from licet_engine.client import Answer
+from licet_engine.client import Answer, LicetClientError
 from licet_engine.commands.render import COLUMNS
 
 sys.path.append(str(Path(__file__).parent))
@@ -177,6 +177,7 @@ def test_who_stands_in_approves_and_one_person_has_one_track(world: Installation
     assert not world.client(f"{TENANT}/mei").model.withdraw_approval(version, "compliance").allowed
     cora.model.withdraw_approval(version, "compliance", reason="on second thoughts").require()
     assert ben.model.read(version).require().result["version"]["approvals"] == []
+    assert [row["state"] for row in ben.list(TENANT, "approvals") if row["id"] == given.decision] == ["withdrawn"]
 
     admin.person.administer(f"{TENANT}/ben", roles=["data-scientist"]).require()
     lost = approve(world, "ben", version, "compliance", on_behalf_of="cora")
@@ -353,6 +354,11 @@ def test_what_ends_soon_is_reminded_of_once_and_what_has_ended_no_longer_counts(
     admin = world.client(f"{TENANT}/admin")
     admin.tenant.administer(TENANT, approval_ttl_s=60, remind_before_s=61).require()
     given = approve(world, "ravi", version, "model-risk").require().result["approval"]
+    ana, ben = world.client(f"{TENANT}/ana"), world.client(f"{TENANT}/ben")
+    for client in (ana, ben):
+        client.model.request(version, "model-risk").require()
+    with pytest.raises(LicetClientError, match="waits already"):
+        ana.model.request(version, "model-risk")
     mine = poll(
         "the reminder",
         lambda: [b for _, b in receiver.of("approval.expiring") if b["data"].get("approval") == given],
@@ -368,9 +374,14 @@ def test_what_ends_soon_is_reminded_of_once_and_what_has_ended_no_longer_counts(
     )
     assert told[0]["data"]["changed"] == ["policy"]
     admin.tenant.administer(TENANT, approval_ttl_s=86_400, remind_before_s=3600).require()
-    world.client(f"{TENANT}/ana").model.request(version, "model-risk").require()
-    (row,) = [r for r in inbox(world, "mei") if r["version"] == version and r["track"] == "model-risk"][-1:]
-    assert (row["approved_before_by"], row["changed_since_approval"]) == ("ravi", ["policy"])
+    ana.model.request(version, "model-risk").require()
+    rows = inbox(world, "mei")
+    assert {(row["approved_before_by"], *row["changed_since_approval"]) for row in rows} == {("ravi", "policy")}
+    # Ana's new request stands for her old one; Ben's is of what the version was, and says so.
+    assert [(row["requested_by"], row["changed_since_request"]) for row in rows] == [("ben", ["policy"]), ("ana", [])]
+    # A verdict on the version answers whoever asked, whatever it was when they did.
+    world.client(f"{TENANT}/mei").model.approve(version, "model-risk", verdict="rejected", reason="no").require()
+    assert inbox(world, "mei") == []
 
 
 def test_a_ticket_counts_when_it_is_fetched_approved_and_about_the_version(world: Installation, version: str) -> None:

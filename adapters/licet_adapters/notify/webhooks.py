@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MAX_ANSWER_BYTES = 1024
 _MOST_RETRY_AFTER_S = 86_400
+_MOST_DIGITS = 9
 _TAKEN = range(200, 300)
 _GONE = 410
 
@@ -87,5 +88,12 @@ def _outcome(answer: outbound.Answer) -> NoticeOutcome:
         status=answer.status,
         reason="gone" if answer.status == _GONE else f"answered {answer.status}",
         is_final=answer.status == _GONE,
-        retry_after_s=min(int(after), _MOST_RETRY_AFTER_S) if after.isascii() and after.isdigit() else 0,
+        retry_after_s=_seconds(after),
     )
+
+
+def _seconds(text: str) -> int:
+    """A number of seconds, a day at most. A longer number than any sound one is not read: Python refuses thousands of digits."""
+    if not (text.isascii() and text.isdigit()):
+        return 0
+    return _MOST_RETRY_AFTER_S if len(text) > _MOST_DIGITS else min(int(text), _MOST_RETRY_AFTER_S)

@@ -96,10 +96,22 @@ def _approvals(services: Services, who: Who, limit: int, _own_only: bool) -> lis
             select(tables.ApprovalRequest).order_by(col(tables.ApprovalRequest.at_ms).desc()).limit(limit)
         ).all()
         given = session.exec(select(tables.Approval).order_by(col(tables.Approval.at_ms).desc()).limit(limit)).all()
-    hidden = {"tenant_id", "parts"}
-    told = [{"kind": "request", **row.model_dump(exclude=hidden)} for row in requests]
-    told += [{"kind": "approval", **row.model_dump(exclude=hidden)} for row in given]
+    hidden, at_ms = {"tenant_id", "parts"}, services.tenants.now_ms(who.tenant)
+    told: list[dict[str, Any]] = []
+    for asked in requests:
+        is_over = asked.state == "open" and asked.expires_at_ms <= at_ms
+        told.append({"kind": "request", **asked.model_dump(exclude=hidden)} | ({"state": "expired"} if is_over else {}))
+    told += [{"kind": "approval", **row.model_dump(exclude=hidden), "state": _standing(row, at_ms)} for row in given]
     return sorted(told, key=lambda row: -row["at_ms"])[:limit]
+
+
+def _standing(row: tables.Approval, at_ms: int) -> str:
+    """What became of a verdict. That an approval was overtaken by a change shows within seconds, once it is marked void."""
+    if row.withdrawn_at_ms is not None:
+        return "withdrawn"
+    if row.voided_at_ms is not None:
+        return "void"
+    return "expired" if row.verdict == "approved" and row.expires_at_ms <= at_ms else "given"
 
 
 def _break_glasses(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.

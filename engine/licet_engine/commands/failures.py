@@ -44,9 +44,17 @@ _EXTRA_OF: Mapping[str, str] = {
 """Module to the extra of ``licet`` that brings it."""
 
 _OPTION_OF: Mapping[str, str] = {
+    "approval_ttl_s": "--approval-ttl",
     "duration_s": "--for",
     "environments": "--environment",
+    "events": "--event",
     "expires_at_ms": "--expires",
+    "on_behalf_of": "--for",
+    "overlap_s": "--overlap",
+    "remind_before_s": "--remind-before",
+    "request_ttl_s": "--request-ttl",
+    "until_ms": "--for",
+    "url": "--address",
     "budgets": "--budget",
     "kinds": "--kind",
     "packs": "--pack",

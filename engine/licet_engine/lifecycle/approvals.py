@@ -13,7 +13,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -118,6 +118,11 @@ def ask_request(view: View, who: Who, ref: Ref, body: RequestApproval, ids: Ids)
         expires_at_ms=ids.now_ms + view.tenant.request_ttl_s * 1000,
         parts=view.binding_parts(row),
     )
+    mine = _own_requests(view, who, row, body.track)
+    conflict = not_ready(row, ref)
+    if conflict is None and any(earlier.binding == binding for earlier in mine):
+        # Else who asks often enough fills the inbox, and hides what others ask for.
+        conflict = Conflict(f"your request for {ref} on track {body.track} waits already: withdraw it to ask anew")
     told = {
         "request": request.id,
         "version": str(ref),
@@ -131,11 +136,28 @@ def ask_request(view: View, who: Who, ref: Ref, body: RequestApproval, ids: Ids)
         resource=view.model_version_entity(row),
         context={"track": body.track},
         change=Change(
-            inserts=(Insert(ApprovalRequest, request.model_dump()),), events=(Event("approval.requested", told),)
+            inserts=(Insert(ApprovalRequest, request.model_dump()),),
+            # What was asked for before the version changed is asked for by this one.
+            updates=_withdrawn(mine),
+            events=(Event("approval.requested", told),),
         ),
-        conflict=not_ready(row, ref),
+        conflict=conflict,
         result={"request": request.id, "binding": binding, "expires_at_ms": request.expires_at_ms},
     )
+
+
+def _own_requests(view: View, who: Who, row: ModelVersion, track: str) -> list[ApprovalRequest]:
+    """The asker's open requests for a version on a track."""
+    return [
+        request
+        for request in view.approval_requests()
+        if (request.model, request.version, request.track) == (row.model, row.version, track)
+        and request.requested_by == who.name
+    ]
+
+
+def _withdrawn(requests: Sequence[ApprovalRequest]) -> list[Update]:
+    return [Update(ApprovalRequest, {"id": r.id, "state": "open"}, {"state": "withdrawn"}) for r in requests]
 
 
 def verdict_context(view: View, who: Who, track: str, verdict: str, on_behalf_of: str | None) -> dict[str, Any]:
@@ -200,7 +222,7 @@ def ask_approve(view: View, who: Who, ref: Ref, body: GiveVerdict, ids: Ids) -> 
     event = Event("approval.given" if body.verdict == "approved" else "approval.rejected", told)
     change = Change(
         inserts=(Insert(Approval, verdict.model_dump()),),
-        updates=_after_verdict(view, row, body, binding, ids),
+        updates=_after_verdict(view, row, body, ids),
         notes=(note,),
         events=(event,),
     )
@@ -221,9 +243,10 @@ def ask_approve(view: View, who: Who, ref: Ref, body: GiveVerdict, ids: Ids) -> 
     )
 
 
-def _after_verdict(view: View, row: ModelVersion, body: GiveVerdict, binding: str, ids: Ids) -> list[Update]:
+def _after_verdict(view: View, row: ModelVersion, body: GiveVerdict, ids: Ids) -> list[Update]:
     """What else a verdict changes: the requests of its track are answered, and a rejection undoes what it approved."""
-    of_track = {"model": row.model, "version": row.version, "track": body.track, "state": "open", "binding": binding}
+    # Also those made when the version was another: the reviewer saw what had changed since, and answered.
+    of_track = {"model": row.model, "version": row.version, "track": body.track, "state": "open"}
     updates = [Update(ApprovalRequest, of_track, {"state": "answered"}, rows=None)]
     if body.verdict == "rejected":
         # A rejection withdraws whatever the track approved of this version before: were it only what was approved of the
@@ -252,18 +275,13 @@ def ask_withdraw_request(view: View, who: Who, ref: Ref, body: Withdraw, _ids: I
     row = found(view, ref)
     if row is None:
         return None
-    mine = [
-        request
-        for request in view.approval_requests()
-        if (request.model, request.version, request.track) == (row.model, row.version, body.track)
-        and request.requested_by == who.name
-    ]
+    mine = _own_requests(view, who, row, body.track)
     note = Note("approval", {"event": "request-withdrawn", "version": str(ref), "track": body.track, "by": who.id})
     return Proposal(
         resource=view.model_version_entity(row),
         context={"track": body.track, "own": bool(mine)},
         change=Change(
-            updates=[Update(ApprovalRequest, {"id": r.id, "state": "open"}, {"state": "withdrawn"}) for r in mine],
+            updates=_withdrawn(mine),
             notes=(note,),
         ),
         conflict=None if mine else Conflict(f"no request of yours for {ref} on track {body.track} is open"),

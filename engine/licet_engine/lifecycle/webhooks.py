@@ -42,6 +42,8 @@ from licet_engine.store.tables import Webhook, WebhookMessage
 MAX_WEBHOOKS = 16
 """Of one tenant."""
 _MAX_URL_CHARS = 2048
+# A dot that stands for any character would take names of which nobody is ever told.
+_Event = Annotated[str, Field(pattern="^(" + "|".join(EVENTS).replace(".", r"\.") + ")$")]
 
 
 class CreateWebhook(Body):
@@ -54,20 +56,23 @@ class CreateWebhook(Body):
     """
 
     url: Annotated[str, Field(min_length=9, max_length=_MAX_URL_CHARS, pattern=r"^[!-~]+$")]
-    events: list[Annotated[str, Field(pattern="^(" + "|".join(EVENTS) + ")$")]] = Field(
-        default_factory=list, max_length=len(EVENTS)
-    )
+    events: list[_Event] = Field(default_factory=list, max_length=len(EVENTS))
     unsafe_http: bool = False
 
     @model_validator(mode="after")
     def _is_address(self) -> CreateWebhook:
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+        except ValueError as error:
+            raise ValueError("url must have a valid host: an IPv6 address stands in brackets") from error
         if parts.scheme not in {"https", "http"} or not parts.hostname or "@" in parts.netloc or "#" in self.url:
             raise ValueError("url must be https://HOST[:PORT]/PATH, without user, password or fragment")
         try:
-            _ = parts.port
-        except ValueError as error:
-            raise ValueError("url has no valid port: use 1 to 65535") from error
+            is_port = parts.port != 0
+        except ValueError:
+            is_port = False
+        if not is_port:
+            raise ValueError("url must have a valid port, 1 to 65535")
         if parts.scheme == "http" and not (self.unsafe_http and _is_this_machine(parts.hostname)):
             raise ValueError("url must be https; http is taken for a loopback address alone, with unsafe_http")
         return self

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 _DAY_S: Final = 86_400
 _HOUR_S: Final = 3600
 _MAX_SHOWN_CHARS: Final = 80
-_CHOICE: Final = re.compile(r"\^\(([a-z|-]+)\)\$")
+_CHOICE: Final = re.compile(r"\^\(((?:[a-z|-]|\\\.)+)\)\$")
 PATTERNS: Final[Mapping[str, str]] = {
     r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$": "a name of 1 to 63 lower-case letters, digits and '-'",
     r"^[A-Za-z0-9_. -]+$": "the name of a column: letters, digits, '_', '.', '-' and spaces",
@@ -29,6 +29,9 @@ PATTERNS: Final[Mapping[str, str]] = {
     r"^[1-9][0-9]{0,8}$": "the number of a version, such as 2",
     r"^([1-9][0-9]{0,8})?$": "the number of a version, such as 2, or empty for none",
     r"^[a-z][a-z0-9-]*/[a-z0-9][a-z0-9-]*@[1-9][0-9]{0,8}$": "a version of a model, as TENANT/NAME@VERSION",
+    r"^[!-~]+$": "an address without spaces, of ASCII characters",
+    r"^msg_[0-9A-Za-z]{1,64}$": "the ID of a message, as licet webhook history shows it",
+    r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": "the ID of a ticket: at most 64 letters, digits, '_' and '-'",
     r"^-?[0-9]{1,18}(\.[0-9]{1,9})?$": "a decimal number, such as 0.81",
 }
 """What a text of that pattern is."""
@@ -38,7 +41,7 @@ def pattern_text(pattern: str) -> str:
     """What a text must be that matches a pattern."""
     choice = _CHOICE.fullmatch(pattern)
     if choice is not None:
-        return f"one of {', '.join(choice[1].split('|'))}"
+        return f"one of {', '.join(choice[1].replace(chr(92), '').split('|'))}"
     return PATTERNS.get(pattern, f"text that matches {pattern}")
 
 

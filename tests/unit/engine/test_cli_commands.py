@@ -762,6 +762,23 @@ def test_packs_are_shown_without_a_server(licet: Run, script: Any) -> None:
             "--for must be",
         ),
         ("break-glass approve a 12", "tenant.approve-break-glass: id must be an ID", "ID must be an ID"),
+        # Of this command --url is another thing: where the service is.
+        ("webhook create a/w --address x", "webhook.create: url must be https", "--address must be https"),
+        (
+            "webhook create a/w --address x --event y",
+            "webhook.create: events.0 must be one of a.b",
+            "--event must be one of a.b",
+        ),
+        (
+            "tenant administer a --remind-before 10s",
+            "tenant.administer: remind_before_s must be at least 60",
+            "--remind-before must be at least 60",
+        ),
+        (
+            "approval delegate a/b --track legal --for 1d",
+            "approval.delegate: until_ms must be at least 0",
+            "--for must be at least 0",
+        ),
         ("ask approve a/m@1", "model.approve: track is missing", "--track is missing"),
         ("ask hold a/m", "dataset.hold: purpose is missing", "--param purpose is missing"),
         (

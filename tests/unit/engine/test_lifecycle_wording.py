@@ -98,6 +98,29 @@ def test_every_pattern_that_a_verb_uses_is_put_in_words() -> None:
             {"track": "legal", "reason": "x", "binding": "abc"},
             "the binding that licet model read shows",
         ),
+        (
+            "webhook.create",
+            {"url": "https://hooks.example/x", "events": ["approval-given"]},
+            "events.0 must be one of approval.requested, approval.given",
+        ),
+        # A dot stands for itself.
+        (
+            "webhook.create",
+            {"url": "https://hooks.example/x", "events": ["approvalxgiven"]},
+            "must be one of approval.req",
+        ),
+        ("webhook.create", {"url": "https://hooks.example/a b"}, "url must be an address without spaces"),
+        ("webhook.create", {"url": "http://hooks.example/x"}, "url must be https"),
+        ("webhook.create", {"url": "https://[::1/x"}, "url must have a valid host"),
+        ("webhook.create", {"url": "https://hooks.example:0/x"}, "url must have a valid port"),
+        (
+            "webhook.redeliver",
+            {"message": "7"},
+            "message must be the ID of a message, as licet webhook history shows it",
+        ),
+        ("ticket.fetch", {"ticket": "../CHG"}, "ticket must be the ID of a ticket"),
+        ("approval.delegate", {"track": "law", "until_ms": 1}, "track must be one of engineering, model-risk"),
+        ("approval.delegate", {"track": "legal", "until_ms": -1}, "until_ms must be at least 0"),
         ("token.revoke", {"token_id": "123"}, "token_id must be an ID of 32 hexadecimal digits"),
     ],
 )

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
 from databases import Database
+from licet_adapters.errors import Unavailable
+from licet_adapters.ports import Notice, NoticeOutcome
+from licet_engine.courier import Courier
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.domain.refs import now_ms
 from licet_engine.lifecycle import outbox as outbox_module
+from licet_engine.lifecycle.deed import Door
 from licet_engine.lifecycle.outbox import MAX_WAITING, Mailing, Outbox, message_rows
 from licet_engine.lifecycle.verbs import Event
 from licet_engine.store import db, tables
@@ -316,3 +321,55 @@ def test_a_secret_before_signs_for_a_while_and_no_longer(engine: Engine, outbox:
             session.add(found)
         (told,) = outbox.claim(1)
         assert told["secrets"] == expected
+
+
+class OutboxDoor(Door):
+    """The internal door without a socket in between."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__(Path("unused"))
+        self._handlers = outbox.handlers()
+        self.has_heard = threading.Event()
+
+    def call(self, method: str, **params: Any) -> Any:
+        answer = self._handlers[method](params)
+        if method == "message_tried":
+            self.has_heard.set()
+        return answer
+
+
+class Sender:
+    """A notifier that sends nothing: it answers, or fails, as it is told."""
+
+    def __init__(self, outcome: NoticeOutcome | Exception) -> None:
+        self._outcome = outcome
+
+    def send(self, notice: Notice) -> NoticeOutcome:
+        assert notice.secrets == ["wh-a"]
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "reason"),
+    [
+        (NoticeOutcome(delivered=True, status=204, reason="taken"), "delivered", "taken"),
+        (Unavailable("the signer cannot be had"), "pending", "the signer cannot be had"),
+        # Of a fault that nobody foresaw nothing is told to who reads the history: it may quote what was sent.
+        (ValueError("whsec_x"), "pending", "the sender failed; the worker's log says how"),
+    ],
+)
+def test_every_try_counts_however_it_ends(
+    engine: Engine, outcome: NoticeOutcome | Exception, state: str, reason: str
+) -> None:
+    put(engine, "m")
+    door = OutboxDoor(Outbox(engine, most_tries=3, first_pause_s=60, history_s=60))
+    assert Courier(door, Sender(outcome)).send_what_waits() == 1
+    assert door.has_heard.wait(10)
+    with db.tenant_session(engine, "northbank") as session:
+        tried = session.get(tables.WebhookTry, ("northbank", "m", 1))
+    assert tried is not None
+    assert (row(engine, "m").state, tried.reason) == (state, reason)
+    if state == "pending":
+        assert row(engine, "m").next_at_ms > now_ms() + 50_000

@@ -179,10 +179,14 @@ def test_a_reader_sees_one_state_however_long_it_reads(engine: Engine) -> None:
     with db.read_transaction(engine) as reader:
         assert reader.execute(text("SELECT count(*) FROM tenant")).scalar() == 0
         with db.write_transaction(engine) as writer:
-            writer.execute(text("INSERT INTO tenant VALUES ('aa', 'us', false, 1, NULL)"))
+            writer.execute(
+                text("INSERT INTO tenant (tenant_id, region, suspended, created_at_ms) VALUES ('aa', 'us', false, 1)")
+            )
         assert reader.execute(text("SELECT count(*) FROM tenant")).scalar() == 0
         with pytest.raises(DBAPIError):
-            reader.execute(text("INSERT INTO tenant VALUES ('bb', 'us', false, 1, NULL)"))
+            reader.execute(
+                text("INSERT INTO tenant (tenant_id, region, suspended, created_at_ms) VALUES ('bb', 'us', false, 1)")
+            )
     with db.read_transaction(engine) as reader:
         assert reader.execute(text("SELECT count(*) FROM tenant")).scalar() == 1
 
