@@ -202,6 +202,25 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """One accelerator of this machine that may be given to jobs.
+
+    Attributes:
+        uuid: As its driver names it (``GPU-...``); the same after a restart and in any slot.
+        kind: ``cuda``.
+        name: Of the product, for people.
+        memory_mib: Its memory.
+        driver: Version of its driver.
+    """
+
+    uuid: str
+    kind: str
+    name: str
+    memory_mib: int
+    driver: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingJob:
     """One attempt at one training run.
 
@@ -214,6 +233,7 @@ class TrainingJob:
         parameters: The operation's; member ``spec`` says how to train (seed, epochs, features, mitigation, ...).
         inputs: Name to file: the training rows, never held-out rows.
         workdir: Persistent across attempts; holds checkpoints and outputs.
+        devices: UUIDs of the devices that are leased to this attempt; empty for a run on the processor.
     """
 
     tenant: str
@@ -224,6 +244,7 @@ class TrainingJob:
     parameters: Parameters
     inputs: Mapping[str, InputFile]
     workdir: Path
+    devices: Sequence[str] = ()
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -234,8 +255,14 @@ class TrainingJob:
         return spec
 
     def resources(self) -> dict[str, str]:
-        """What the warrant must name: the run, and every input by digest."""
-        return {"run": self.run} | {f"input:{name}": check_digest_hex(f.digest_hex) for name, f in self.inputs.items()}
+        """What the warrant must name: the run, every input by digest, and every device that this attempt may use."""
+        files = {f"input:{name}": check_digest_hex(f.digest_hex) for name, f in self.inputs.items()}
+        return {"run": self.run} | files | leased_devices(self.tenant, self.operation_id, self.devices)
+
+
+def leased_devices(tenant: str, operation_id: str, uuids: Sequence[str]) -> dict[str, str]:
+    """How a warrant names devices: each as the lease that one operation has of it, in the order of the ranks."""
+    return {f"device:{rank}": f"{tenant}/device/{operation_id}/{uuid}" for rank, uuid in enumerate(uuids)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,8 +286,11 @@ class TrainingOutcome:
 
     Attributes:
         output_dir: Holds ``model.safetensors`` and ``architecture.json``, already inspected.
-        digests: ``weights``, ``architecture``, ``code``, ``environment``: SHA-256 in hex.
+        digests: ``weights``, ``architecture``, ``code``, ``environment``, ``execution``: SHA-256 in hex.
         sandbox: How it was confined.
+        execution: On what it ran: ``device`` (``cpu`` or ``cuda``), ``devices`` (of each ``uuid``, ``name``, ``driver``),
+            ``cuda`` (version that torch was built with; empty without), ``ranks`` and ``precision``. Its digest, together
+            with that of the environment, is ``execution``.
         metrics: The last of each figure.
         resumed_from_step: Optimiser step of the checkpoint it went on from; 0 if it began anew.
         stopped: ``should_stop`` said so before the end: there is a checkpoint and no model.
@@ -272,10 +302,15 @@ class TrainingOutcome:
     metrics: Sequence[Metric]
     resumed_from_step: int
     stopped: bool = False
+    execution: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TrainingRunner(Protocol):
     """Adapter ``local-training`` and its peers; operation ``training.run``."""
+
+    def devices(self) -> Sequence[Device]:
+        """Return the devices that jobs may be given here; empty where there are none, or they cannot be told."""
+        ...
 
     def run(
         self,

@@ -107,6 +107,8 @@ class JobRun:
         output_dir: Persistent; the job's alone while it runs.
         arguments: More arguments of the entry.
         limits: What it may use.
+        environment: More variables that it finds.
+        devices: Name in ``/dev`` to the device node that is let in under it; no other is, beside those of every sandbox.
     """
 
     code: JobCode
@@ -115,6 +117,8 @@ class JobRun:
     output_dir: Path
     arguments: Sequence[str] = ()
     limits: Limits = field(default_factory=Limits)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, Path] = field(default_factory=dict)
 
     def collect(
         self, target_dir: Path, *, required: Collection[str], ignored: Collection[str] = (), owner_uid: int
@@ -389,6 +393,7 @@ class Sandbox:
         if bubblewrap is None:
             scratch = str(staged)
             environment = dict(JOB_ENVIRONMENT) | {"HOME": scratch, "MPLCONFIGDIR": scratch, "TMPDIR": scratch}
+            environment |= run.environment
             return plan | {
                 "program": sys.executable, "arguments": command, "environment": environment, "directory": scratch
             }  # fmt: skip
@@ -399,6 +404,8 @@ class Sandbox:
             scratch_bytes=run.limits.scratch_bytes,
             sync_fd=sync_fd,
             sources=sources,
+            environment=run.environment,
+            devices=run.devices,
         )
         program = sources.of(bubblewrap.program)
         environment = {"LD_LIBRARY_PATH": sources.of(bubblewrap.libraries)} if bubblewrap.libraries else {}

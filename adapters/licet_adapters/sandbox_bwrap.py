@@ -5,7 +5,8 @@ Rules kept here:
 - The interpreter is mounted where it stands outside, so that it finds itself; code, inputs and outputs under ``/job``.
 - Bubblewrap resolves every source by path with the job's rights (also those given as descriptors); so where the job has
   another user, the launcher mounts all sources in a hub first, with ours.
-- The root of the sandbox is empty and read-only; only what is listed here is in it.
+- The root of the sandbox is empty and read-only; only what is listed here is in it. Of device nodes these are the
+  harmless ones of every sandbox, and those that this one job was given.
 - ``judge`` names every deviation; anything the probe did not answer is one.
 """
 
@@ -87,6 +88,8 @@ def sandbox_arguments(
     scratch_bytes: int,
     sync_fd: int,
     sources: Sources,
+    environment: Mapping[str, str],
+    devices: Mapping[str, Path],
 ) -> list[str]:
     """Return bubblewrap's arguments up to the command.
 
@@ -96,10 +99,12 @@ def sandbox_arguments(
         scratch_bytes: Size of ``/tmp`` and of ``/dev/shm``.
         sync_fd: Kept open by bubblewrap, closed for the job.
         sources: How paths are called.
+        environment: More variables than those of every job.
+        devices: Name in ``/dev`` to the device node that is let in.
     """
     arguments = ["--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
     arguments += ["--cap-drop", "ALL", "--hostname", "job", "--clearenv", "--sync-fd", str(sync_fd)]
-    for name, value in JOB_ENVIRONMENT.items():
+    for name, value in {**JOB_ENVIRONMENT, **environment}.items():
         arguments += ["--setenv", name, value]
     # Before what is bound: an interpreter may live below /tmp, and what is mounted later hides what was there.
     arguments += ["--size", str(scratch_bytes), "--tmpfs", "/tmp"]  # noqa: S108
@@ -119,6 +124,8 @@ def sandbox_arguments(
         if Path(file).exists():
             arguments += ["--ro-bind", sources.of(Path(file)), file]
     arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(scratch_bytes), "--tmpfs", "/dev/shm"]  # noqa: S108
+    for name, node in devices.items():
+        arguments += ["--dev-bind", sources.of(node), f"/dev/{name}"]
     arguments += ["--remount-ro", "/dev"]
     arguments += ["--ro-bind", sources.of(staged / "code"), "/job/code"]
     arguments += ["--ro-bind", sources.of(staged / "in"), "/job/in"]

@@ -27,6 +27,7 @@ from licet_engine.api.limits import Places
 from licet_engine.api.routes import build_app
 from licet_engine.api.services import Services
 from licet_engine.lifecycle.asking import Desk, Enqueued
+from licet_engine.lifecycle.devices import DeviceLeases, pool_states, waiting_operations
 from licet_engine.lifecycle.operations import Operations
 from licet_engine.lifecycle.outbox import Outbox
 from licet_engine.lifecycle.reminders import Reminders
@@ -71,7 +72,7 @@ class Enqueuer:
         """Enqueue one operation."""
         options: EnqueueOptions = {
             "workflow_name": WORKFLOW,
-            "queue_name": queue_of(item.action),
+            "queue_name": queue_of(item.action, needs_devices=item.needs_devices),
             # The worker performs but a few of one tenant at once, however many wait.
             "queue_partition_key": item.tenant,
             # One workflow for each operation, whatever is retried.
@@ -101,6 +102,7 @@ def build_services(settings: Settings) -> Services:
         tenants,
         notary,
         trust_root,
+        devices=DeviceLeases(engine, idle_s=settings.device_idle_s),
         max_age_s=settings.decision_max_age_s,
         decided=metrics.decided,
         ended=metrics.ended,
@@ -156,6 +158,12 @@ def gauges(services: Services) -> Gauges:
 
     return {
         "licet_operations_open": ("Operations that have not ended, by state.", "state", open_operations),
+        "licet_devices": ("Devices of the pool, by state.", "state", lambda: pool_states(services.engine)),
+        "licet_devices_waited_for": (
+            "Operations that wait for devices.",
+            "",
+            lambda: waiting_operations(services.engine),
+        ),
         "licet_sequencer_queue_depth": (
             "Submissions that wait for the sequencer.",
             "",

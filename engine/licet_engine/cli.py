@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _SECTIONS = {
     "Ask and act": ("ask", "dataset", "train", "run", "model", "approval", "ticket", "endpoint", "hold", "operation"),
-    "Govern": ("tenant", "person", "token", "break-glass", "policy", "webhook"),
+    "Govern": ("tenant", "device", "person", "token", "break-glass", "policy", "webhook"),
     "Prove": ("decision", "evidence", "log", "keys", "verify"),
     "Run the service": ("init", "serve", "doctor", "backup", "restore", "demo"),
 }
@@ -86,6 +86,7 @@ for _command in (
     endpoints.endpoint,
     oversight.operation,
     people.tenant,
+    people.device,
     people.person,
     people.token,
     break_glass,

@@ -142,6 +142,8 @@ class TrainingVerbs(Verbs):
         use: str,
         spec: Mapping[str, Any] | None = None,
         cost: int | None = None,
+        devices: int | None = None,
+        ranks: int | None = None,
         **sent: Unpack[Sent],
     ) -> Answer:
         """Train a model on a dataset, as the run ``ref``."""
@@ -154,6 +156,8 @@ class TrainingVerbs(Verbs):
             use=use,
             spec=None if spec is None else dict(spec),
             cost=cost,
+            devices=devices,
+            ranks=ranks,
         )
 
     def cancel(self, ref: str, **sent: Unpack[Sent]) -> Answer:
@@ -397,6 +401,10 @@ class TenantVerbs(Verbs):
     ) -> Answer:
         """Suspend a tenant, or end its suspension."""
         return self._act("tenant.suspend", tenant, sent, suspended=suspended, reason=reason)
+
+    def allot(self, tenant: str, *, devices: int, **sent: Unpack[Sent]) -> Answer:
+        """Say, as an operator, how many devices of the pool a tenant may have at once."""
+        return self._act("tenant.allot", tenant, sent, devices=devices)
 
     def request_break_glass(
         self, tenant: str, reason: str, *, duration_s: int | None = None, **sent: Unpack[Sent]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from licet_attestations.warrant import MAX_DECISION_AGE_MS
 from licet_engine.domain.errors import ConfigurationError
 
 PREFIX = "LICET_"
+_DEVICE = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 USERS = ("auto", "on", "off")
 _LONGEST_TRY_S = 20
 """A message is claimed for a minute; a look-up and a try, each as long, must be over by then."""
@@ -90,6 +92,8 @@ class Settings:
         checkpoint_ttl_s: How long every checkpoint is kept; of older ones, one a day.
         database_urls: Folder with the URLs of a PostgreSQL database, a file for each role; empty for SQLite in ``data``.
         slot: Number of this supervisor among those that serve one installation; above 1 only on PostgreSQL.
+        devices: UUIDs of the devices of this machine that jobs may be given, separated by commas; empty for none.
+        device_idle_s: After how long without a sign of life of its run a device's lease lapses.
     """
 
     data: Path = Path("data")
@@ -149,6 +153,8 @@ class Settings:
     checkpoint_ttl_s: int = 30 * 86_400
     database_urls: str = ""
     slot: int = 1
+    devices: str = ""
+    device_idle_s: int = 300
 
     @property
     def base_url(self) -> str:
@@ -258,7 +264,13 @@ class Settings:
         """What adapters are configured with, by the name of the setting; read-only."""
         of_adapters = ("s3_", "ticket", "outbound_", "webhook_timeout_s")
         named = (field.name for field in fields(self) if field.name.startswith(of_adapters))
-        return MappingProxyType({name: str(getattr(self, name)) for name in named})
+        options = {name: str(getattr(self, name)) for name in named}
+        return MappingProxyType(options | {"devices": ",".join(self.device_uuids)})
+
+    @property
+    def device_uuids(self) -> tuple[str, ...]:
+        """The allow-list of devices."""
+        return tuple(uuid.strip() for uuid in self.devices.split(",") if uuid.strip())
 
     def to_environment(self) -> dict[str, str]:
         """These settings as environment variables, to hand them to a child process."""
@@ -304,7 +316,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         *("decision_max_age_s", "lease_s", "checkpoint_interval_s", "api_threads", "uid_base", "slot"),
         *("max_requests", "max_waiting_requests", "rate_per_token", "rate_per_tenant", "drain_s", "min_free_bytes"),
         *("idempotency_ttl_s", "telemetry_ttl_s", "failed_work_ttl_s", "workflow_ttl_s", "warrant_mark_ttl_s"),
-        "checkpoint_ttl_s",
+        *("checkpoint_ttl_s", "device_idle_s"),
         *("webhook_tries", "webhook_first_pause_s", "webhook_timeout_s", "webhook_history_s", "ticket_max_age_s"),
     ):
         if getattr(settings, name) <= 0:
@@ -320,6 +332,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
             f"{PREFIX}DECISION_MAX_AGE_S must be below {MAX_DECISION_AGE_MS // 1000}, the oldest decision the signer accepts"
         )
     _check_storage(settings)
+    _check_devices(settings)
     if settings.users not in USERS:
         raise ConfigurationError(f"{PREFIX}USERS must be one of {', '.join(USERS)}, not {settings.users!r}")
     _check_ways_out(settings)
@@ -371,4 +384,16 @@ def _check_storage(settings: Settings) -> None:
     if missing:
         raise ConfigurationError(
             f"{PREFIX}ADAPTERS does not allow {', '.join(missing)}, without which there is no service: add it"
+        )
+
+
+def _check_devices(settings: Settings) -> None:
+    for uuid in settings.device_uuids:
+        if not _DEVICE.match(uuid):
+            raise ConfigurationError(
+                f"{PREFIX}DEVICES names whole devices by UUID (GPU-8-4-4-4-12 hex digits; see nvidia-smi -L), not {uuid!r}"
+            )
+    if settings.device_idle_s <= settings.lease_s:
+        raise ConfigurationError(
+            f"{PREFIX}DEVICE_IDLE_S must be above {PREFIX}LEASE_S ({settings.lease_s}): a run gives a sign of life by half of that"
         )

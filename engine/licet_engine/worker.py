@@ -23,6 +23,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import platform
 import shutil
 import signal
 import threading
@@ -49,6 +50,7 @@ from licet_engine.domain.refs import now_ms
 from licet_engine.evidence.export import Exporter
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.deed import SUPERSEDED, Adapters, Deed, Door, Tools
+from licet_engine.lifecycle.devices import PoolReporter
 from licet_engine.lifecycle.lives import Life, Lives
 from licet_engine.lifecycle.retention import WorkSweeper
 from licet_engine.lifecycle.spool import Spool
@@ -59,7 +61,7 @@ from licet_engine.settings import MAX_SLOT, Settings, load_settings
 from licet_engine.storage import StorageWatch
 from licet_engine.store.access import Role, open_database
 from licet_engine.store.db import always_writing
-from licet_engine.workflow import APPLICATION, LONG_QUEUE, SHORT_QUEUE, WORKFLOW, WORKFLOW_VERSION
+from licet_engine.workflow import APPLICATION, DEVICE_QUEUE, LONG_QUEUE, SHORT_QUEUE, WORKFLOW, WORKFLOW_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,8 @@ MAX_DEATHS: Final = 50
 """Times in a row that the worker may die over one operation, with nothing of it done in between."""
 _LONG_AT_ONCE: Final = 4
 _SHORT_AT_ONCE: Final = 16
+_DEVICES_AT_ONCE: Final = 32
+"""Those that wait for devices do so at work, but cost nothing; none of them decrypts anything before it has its devices."""
 _OF_ONE_TENANT: Final = 3
 """Operations of one tenant that are at work at once in each queue; more wait, and nobody else waits behind them."""
 _POLLING_S: Final = 0.1
@@ -302,6 +306,7 @@ def build_tools(settings: Settings) -> Tools:
         ),
         tables=Tables(),
         instance=trust_root.instance,
+        machine=platform.node() or "machine",
         export=Exporter(engine, door, signer, trust_root, guard).export,
     )
 
@@ -357,11 +362,15 @@ def main(settings: Settings | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     DBOS.launch()
-    for queue, at_once in ((LONG_QUEUE, _LONG_AT_ONCE), (SHORT_QUEUE, _SHORT_AT_ONCE)):
+    for queue, at_once, of_one_tenant in (
+        (LONG_QUEUE, _LONG_AT_ONCE, _OF_ONE_TENANT),
+        (SHORT_QUEUE, _SHORT_AT_ONCE, _OF_ONE_TENANT),
+        (DEVICE_QUEUE, _DEVICES_AT_ONCE, _DEVICES_AT_ONCE // 2),
+    ):
         DBOS.register_queue(
             queue,
             worker_concurrency=at_once,
-            partition_worker_concurrency=_OF_ONE_TENANT,
+            partition_worker_concurrency=of_one_tenant,
             polling_interval_sec=_POLLING_S,
         )
     stored = tools.adapters
@@ -370,6 +379,7 @@ def main(settings: Settings | None = None) -> None:
     ).start()
     if tools.notifier is not None:
         Courier(Door(settings.api_socket, patience_s=5.0), tools.notifier).start()
+    PoolReporter(tools.door, tools.machine, tools.adapters.training.devices).start()
     _announce(settings)
     sweeper = WorkSweeper(settings, tools.door)
     parent = os.getppid()

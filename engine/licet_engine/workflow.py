@@ -8,6 +8,8 @@ APPLICATION: Final = "licet"
 LONG_QUEUE: Final = "long-operations"
 SHORT_QUEUE: Final = "short-operations"
 """Two queues, so that no training stands before a roll-back, a deletion or an export; each is divided by tenant."""
+DEVICE_QUEUE: Final = "device-operations"
+"""What needs devices waits for them among its like, and takes no place from what needs none."""
 LONG_ACTIONS: Final = frozenset(
     {
         *("dataset.read", "dataset.register", "endpoint.deploy", "model.check", "model.download", "model.register"),
@@ -22,6 +24,8 @@ WORKFLOW_VERSION: Final = "1"
 before an upgrade would never be performed."""
 
 
-def queue_of(action: str) -> str:
+def queue_of(action: str, *, needs_devices: bool = False) -> str:
     """The queue in which an accepted operation waits."""
+    if needs_devices:
+        return DEVICE_QUEUE
     return LONG_QUEUE if action in LONG_ACTIONS else SHORT_QUEUE

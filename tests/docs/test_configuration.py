@@ -60,7 +60,7 @@ def test_there_is_no_setting_that_nothing_reads() -> None:
     # What adapters are configured with is handed to them as a mapping, and read there by its name.
     adapters = Path(__file__).parents[2] / "adapters" / "licet_adapters"
     code += "\n".join(path.read_text("utf-8") for path in adapters.rglob("*.py"))
-    derived = {"adapters": "adapter_names", "public_url": "base_url"}
+    derived = {"adapters": "adapter_names", "devices": "device_uuids", "public_url": "base_url"}
     unread = {
         variable(field.name)
         for field in fields(Settings)

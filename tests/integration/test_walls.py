@@ -32,6 +32,7 @@ LISTS = (
 PARAMETERS: dict[str, dict[str, Any]] = {
     "tenant.create": {"region": "eu"},
     "tenant.administer": {"budgets": {"training": 1}},
+    "tenant.allot": {"devices": 1},
     "tenant.suspend": {},
     "person.administer": {"roles": ["administrator"]},
     "token.issue": {},

@@ -23,7 +23,7 @@ ROLES = [
     "security-engineer",
 ]
 OPEN = '@id("team.everything")\npermit (principal, action, resource);'
-OPERATOR_ACTIONS = {"tenant.create", "tenant.administer", "tenant.suspend"} | {
+OPERATOR_ACTIONS = {"tenant.create", "tenant.administer", "tenant.allot", "tenant.suspend"} | {
     f"tenant.{verb}break-glass" for verb in ("", "request-", "end-")
 }
 

@@ -20,6 +20,7 @@ OBTAINABLE = {
     "code:approved",
     "environment:approved",
     "hold:lifted",
+    "quota:devices",
     "region:allowed",
     "signature:model",
     "ticket:approved",

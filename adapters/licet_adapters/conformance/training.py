@@ -131,6 +131,20 @@ class TrainingConformance(GuardConformance):
         with refused("conflict"):
             self._run(world, replace(job, attempt=2))
 
+    def case_devices_are_named_each_once(self, world: World) -> None:
+        """By a runner that has any; one that has none says so."""
+        devices = self._start(world).devices()
+        expect(len({device.uuid for device in devices}), len(devices), "names of devices, each once")
+        expect([device.kind for device in devices if not device.kind], [], "devices of no kind")
+
+    def case_devices_that_the_spec_does_not_take_are_refused(self, world: World) -> None:
+        """Leases that nobody decided on; nothing is trained."""
+        job = replace(self._job(world, "leased"), devices=("GPU-00000000-0000-4000-8000-000000000000",))
+        metrics: list[Metric] = []
+        with refused("input"):
+            self._run(world, job, metrics.append)
+        expect(metrics, [], "figures of a refused run")
+
     def case_held_out_rows_are_refused(self, world: World) -> None:
         """Beside the training rows and in their place; nothing is trained."""
         job = self._job(world, "peeking")

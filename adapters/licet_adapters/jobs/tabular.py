@@ -53,15 +53,21 @@ class Refused(Exception):  # A refusal, named as the house names it.
 
 
 class Reporter:
-    """Writes JSON lines to the descriptor that the worker reads."""
+    """Writes JSON lines to the descriptor that the worker reads.
 
-    def __init__(self, fd: int) -> None:
+    Args:
+        fd: The descriptor.
+        is_heard: Whether anything is written; of several processes that do the same, one speaks.
+    """
+
+    def __init__(self, fd: int, *, is_heard: bool = True) -> None:
         self._fd = fd
+        self._is_heard = is_heard
 
     def send(self, line: Mapping[str, Any]) -> None:
         """Write one line; a worker that is gone ends the job."""
         data = json.dumps(line, allow_nan=False).encode() + b"\n"
-        while data:
+        while data and self._is_heard:
             data = data[os.write(self._fd, data) :]
 
 

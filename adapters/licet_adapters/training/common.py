@@ -41,6 +41,7 @@ class Reports:
         resumed_from_step: As the job said.
         refusal: The job's own reason why it cannot go on.
         loop_us: Time in the training loop, as the job measured it.
+        seen: The devices that the job saw, and the CUDA version of its torch; None if it told of none.
     """
 
     def __init__(self, on_metric: Callable[[Metric], None]) -> None:
@@ -48,6 +49,7 @@ class Reports:
         self.metrics: list[Metric] = []
         self.resumed_from_step = 0
         self.loop_us = 0
+        self.seen: tuple[tuple[str, ...], str] | None = None
         self.refusal: AdapterError | None = None
 
     def take(self, line: dict[str, Any]) -> None:
@@ -68,6 +70,10 @@ class Reports:
                 self.resumed_from_step = _natural(step)
             case {"loop": {"wall_us": wall_us}}:
                 self.loop_us = _natural(wall_us)
+            case {"devices": {"uuids": list() as uuids, "cuda": str() as cuda}}:
+                if len(uuids) > _MAX_VALUES or not all(isinstance(uuid, str) for uuid in uuids):
+                    raise _odd()
+                self.seen = tuple(uuid[:_MAX_MESSAGE_CHARS] for uuid in uuids), cuda[:_MAX_MESSAGE_CHARS]
             case {"error": {"code": str() as code, "message": str() as message}}:
                 if not _CODE.match(code):
                     raise _odd()

@@ -27,6 +27,9 @@ Fraction = Annotated[int, Field(ge=0, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
+MAX_RANKS = 8
+"""Processes of one run, and devices of one run: all of one machine."""
+
 SMALL_NETWORK_WEIGHTS = 1000
 """What a visit of a row costs does not fall any more below so many weights."""
 WEIGHT_VISITS_PER_UNIT = 1_000_000 * SMALL_NETWORK_WEIGHTS
@@ -94,6 +97,10 @@ class TrainingSpec(_Strict):
         weight_decay_micro: Adam's.
         mitigation: Against bias, or None.
         checkpoint_every_epochs: At which epochs a checkpoint may be written.
+        device: What it is computed on; ``cuda`` takes one leased device for each rank.
+        ranks: Processes that share each batch.
+        precision: ``bf16`` computes the network's products in bfloat16 (``torch.autocast``); weights, loss and optimiser
+            stay in float32.
     """
 
     v: Literal[1] = 1
@@ -110,6 +117,14 @@ class TrainingSpec(_Strict):
     weight_decay_micro: int = Field(default=1_000, ge=0, le=1_000_000)
     mitigation: Mitigation | None = None
     checkpoint_every_epochs: int = Field(default=25, ge=1, le=1_000_000)
+    device: Literal["cpu", "cuda"] = "cpu"
+    ranks: int = Field(default=1, ge=1, le=MAX_RANKS)
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def devices(self) -> int:
+        """How many devices it takes."""
+        return self.ranks if self.device == "cuda" else 0
 
     @model_validator(mode="after")
     def _columns_have_one_use(self) -> TrainingSpec:

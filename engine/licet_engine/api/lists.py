@@ -149,12 +149,17 @@ def _tenants(services: Services, who: Who, limit: int, _own_only: bool) -> list[
         found = session.exec(query).all()
         names = [row.tenant_id for row in found]
         places = session.exec(select(tables.Environment).where(col(tables.Environment.tenant_id).in_(names))).all()
+        allotments = session.exec(
+            select(tables.DeviceAllotment).where(col(tables.DeviceAllotment.tenant_id).in_(names))
+        ).all()
     environments: dict[str, dict[str, str]] = {name: {} for name in names}
     for place in sorted(places, key=lambda place: place.name):
         environments[place.tenant_id][place.name] = place.region
+    allotted = {row.tenant_id: row.devices for row in allotments}
     return [
         {
             "tenant": row.tenant_id,
+            "devices": allotted.get(row.tenant_id, 0),
             **row.model_dump(exclude={"tenant_id", "bundle_digest_hex"}),
             "environments": environments[row.tenant_id],
         }
@@ -238,6 +243,8 @@ _ROWS: Final[Mapping[str, Rows]] = {
     ),
     "break-glasses": _break_glasses,
     "tenants": _tenants,
+    # The pool is the platform's own: to who is of another tenant there is none to be listed.
+    "devices": _of(tables.DeviceRow, col(tables.DeviceRow.uuid)),
     "bundles": _of(tables.PolicyBundle, col(tables.PolicyBundle.created_at_ms).desc(), frozenset({"body"})),
     "approvals": _approvals,
     "inbox": _inbox,

@@ -19,6 +19,7 @@ import urllib.error
 import urllib.request
 from contextlib import closing
 from dataclasses import fields
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -489,6 +490,25 @@ def look_at_sandbox(_settings: Settings) -> Iterator[Finding]:
         )
 
 
+def look_at_devices(settings: Settings) -> Iterator[Finding]:
+    """Whether the devices that jobs may be given are there, and torch can use them."""
+    from licet_adapters.training.devices import Machine, find_devices  # noqa: PLC0415  # Only where jobs run.
+
+    if not settings.device_uuids:
+        yield Finding("devices", "ok", "none is allowed: jobs run on the processor")
+        return
+    found = find_devices(settings.device_uuids, Machine())
+    for note in found.notes:
+        yield Finding("devices", "weak", note, "See LICET_DEVICES in docs/configuration.md, and nvidia-smi -L.")
+    if found.devices:
+        named = ", ".join(f"{device.uuid} ({device.name}, driver {device.driver})" for device in found.devices)
+        yield Finding("devices", "ok", f"{len(found.devices)} in the pool: {named}")
+        if "+cpu" in version("torch"):
+            yield Finding(
+                "devices", "weak", "torch is a CPU build: jobs cannot use them", "Install a CUDA build of torch."
+            )
+
+
 LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     look_at_configuration,
     look_at_folder,
@@ -505,6 +525,7 @@ LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     look_at_storage,
     look_at_users,
     look_at_sandbox,
+    look_at_devices,
 )
 
 

@@ -40,11 +40,12 @@ def live_display(name: str) -> Iterator[Callable[[Operation], None]]:
     """
     began_s = time.monotonic()
     if not sys.stderr.isatty():
-        seen: list[tuple[str, int]] = []
+        seen: list[tuple[str, int, str]] = []
 
         def note(operation: Operation) -> None:
-            if (operation.state, operation.attempt) not in seen:
-                seen.append((operation.state, operation.attempt))
+            standing = (operation.state, operation.attempt, str((operation.progress or {}).get("waiting", "")))
+            if standing not in seen:
+                seen.append(standing)
                 click.echo(status_line(operation, time.monotonic() - began_s), err=True)
 
         yield note

@@ -55,7 +55,7 @@ def _seconds(value: float | None) -> int | None:
 
 @click.group()
 def tenant() -> None:
-    """Tenants: create, administer, suspend, resume, list, environments."""
+    """Tenants: create, administer, allot, suspend, resume, list, environments."""
 
 
 @tenant.command()
@@ -141,6 +141,17 @@ def administer(
     desk.finish(answer)
 
 
+@tenant.command()
+@click.argument("tenant")
+@click.option(
+    "--devices", required=True, type=click.IntRange(0, 10_000), help="How many it may have at once; 0 for none."
+)
+@immediate
+def allot(desk: Desk, tenant: str, devices: int) -> None:
+    """Allot devices of the pool to a tenant. For operators of the platform."""
+    desk.finish(desk.client.tenant.allot(tenant, devices=devices, **desk.sent))
+
+
 _WHY = click.option("--reason", help="Why; it stands in the tenant's log.")
 
 
@@ -172,6 +183,20 @@ def list_tenants(desk: Desk, limit: int) -> None:
 
 
 lister(tenant, "environments", "List the environments of a tenant.", name="environments")
+
+
+@click.group()
+def device() -> None:
+    """Devices of the pool: list."""
+
+
+@device.command(name="list")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at most.")
+@remote
+def list_devices(desk: Desk, limit: int) -> None:
+    """List the devices and who has them. For operators of the platform."""
+    rows = desk.client.list("platform", "devices", limit=limit)
+    desk.show({"items": rows}, list_lines("devices", rows))
 
 
 @click.group()

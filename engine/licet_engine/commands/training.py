@@ -14,6 +14,8 @@ from licet_engine.commands.options import JSON_PAIR, REFERENCE, read_json_object
 if TYPE_CHECKING:
     from licet_engine.commands.desk import Desk
 
+_MAX_RANKS = 8
+
 
 @click.group()
 def train() -> None:
@@ -32,6 +34,19 @@ def train() -> None:
     "--spec-file", type=click.Path(path_type=Path), help="JSON object with the specification; --spec wins over it."
 )
 @click.option("--cost", type=click.IntRange(0), help="What it takes from the training budget.")
+@click.option(
+    "--devices",
+    type=click.IntRange(0, _MAX_RANKS),
+    help="Devices of the pool, a rank on each; 0, the processor, if not given.",
+)
+@click.option(
+    "--ranks",
+    type=click.IntRange(1, _MAX_RANKS),
+    help="Processes that share each batch, on the processor; 1 if not given.",
+)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "bf16"]), help="bf16 for products in bfloat16; fp32 if not given."
+)
 @mutation
 def launch(
     desk: Desk,
@@ -43,20 +58,37 @@ def launch(
     spec: tuple[tuple[str, Any], ...],
     spec_file: Path | None,
     cost: int | None,
+    devices: int | None,
+    ranks: int | None,
+    precision: str | None,
 ) -> None:
     """Train a model on a dataset, as the run TENANT/RUN.
 
     The specification: seed, epochs, hidden (units of each hidden layer, [16,8]), learning_rate_micro, weight_decay_micro, exclude (columns),
     mitigation_weight_micro (of a demographic-parity penalty; 0 for none), group (protected column whose groups the penalty
-    compares; checks review all), decision_threshold_micro, held_out_micro, split_seed, checkpoint_every_epochs. Fractions are in millionths.
+    compares; checks review all), decision_threshold_micro, held_out_micro, split_seed, checkpoint_every_epochs, precision. Fractions
+    are in millionths.
+
+    A run that needs devices waits for them in the order of asking; licet run read shows it as waiting.
 
     \b
       licet train launch northbank/run-1 --dataset northbank/hmda --environment us-east \\
         --use credit-risk --spec epochs=200 --spec 'hidden=[32,16]' --wait
     """  # noqa: D301  # The backspace tells click not to wrap what follows.
+    if devices and ranks not in {None, devices}:
+        raise click.UsageError(f"on {devices} devices there are as many ranks: leave --ranks out")
     given = {**({} if spec_file is None else read_json_object(spec_file, "--spec-file")), **dict(spec)}
+    given |= {} if precision is None else {"precision": precision}
     answer = desk.client.training.launch(
-        ref, dataset=dataset, environment=environment, use=use, spec=given or None, cost=cost, **desk.sent
+        ref,
+        dataset=dataset,
+        environment=environment,
+        use=use,
+        spec=given or None,
+        cost=cost,
+        devices=devices,
+        ranks=ranks,
+        **desk.sent,
     )
     desk.finish(answer)
 

@@ -35,6 +35,7 @@ from licet_engine.domain.errors import Busy, Conflict, InvalidInput, LicetError
 from licet_engine.domain.refs import PLATFORM, VOID_LOG, Ref, new_id, parse_ref, parse_tenant
 from licet_engine.lifecycle import deploying
 from licet_engine.lifecycle import facts as facts_of
+from licet_engine.lifecycle.devices import devices_of
 from licet_engine.lifecycle.entries import decision_entry, rows_of
 from licet_engine.lifecycle.facts import Entity, View
 from licet_engine.lifecycle.outbox import Mailing, mailing_of, message_rows
@@ -77,6 +78,8 @@ class Enqueued:
     action: str
     traceparent: str = ""
     """The trace that it belongs to, if there is one."""
+    needs_devices: bool = False
+    """Whether it may have to wait for devices, and so waits among its like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -597,7 +600,10 @@ class Desk:
             # What the decision changes itself is no reason to decide again.
             stands_on = question.in_force.facts_version + (1 if _changes_facts(change) else 0)
             companions.append(Insert(tables.Operation, [_operation_row(question, answer, stands_on)]))
-            enqueue.append(Enqueued(who.tenant, answer.operation, asked.verb.action, traceparent()))
+            needs_devices = devices_of(proposal.parameters or {}) > 0
+            enqueue.append(
+                Enqueued(who.tenant, answer.operation, asked.verb.action, traceparent(), needs_devices=needs_devices)
+            )
         if asked.key and (change.inserts or change.updates or answer.operation):
             companions.append(Insert(tables.IdempotencyKey, [_key_row(question, answer)]))
         expect = {who.tenant: question.in_force.facts_version}

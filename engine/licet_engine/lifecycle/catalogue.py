@@ -10,6 +10,7 @@ from licet_engine.lifecycle import (
     breakglass,
     checks,
     data,
+    devices,
     models,
     oversight,
     people,
@@ -26,7 +27,7 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
     {
         verb.action: verb
         for family in (
-            *(people, breakglass, policy, data, training, models, checks),
+            *(people, devices, breakglass, policy, data, training, models, checks),
             *(approvals, promotion, tickets, serving, webhooks, oversight),
         )
         for verb in family.VERBS

@@ -38,6 +38,7 @@ from licet_attestations.signer.client import SignerClient
 from licet_attestations.statement import Statement
 from licet_engine.domain.errors import LicetError, Unavailable
 from licet_engine.domain.refs import now_ms
+from licet_engine.lifecycle.devices import devices_of
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 _CHUNK_BYTES: Final = 1 << 20
 _REPORT_EVERY_S: Final = 0.25
 _MAX_REPORTED: Final = 200
+_WAIT_PAUSE_S: Final = 1.0
 
 Act = Callable[[bytes, int], dict[str, Any]]
 """Does one thing under a warrant, as the attempt of that number; returns canonical JSON."""
@@ -127,6 +129,7 @@ class Tools:
     spool: Spool
     tables: Tables
     instance: str
+    machine: str
     export: Callable[[Deed, bytes], dict[str, Any]]
     notifier: Notifier | None = None
 
@@ -177,6 +180,7 @@ class Deed:
         self.started_at_ms: int = begun["created_at_ms"]
         self._renewed_at_s = time.monotonic()
         self._go_on = True
+        self._lost = ""
         self._reported_at_s = 0.0
         self._unreported: list[dict[str, Any]] = []
 
@@ -327,14 +331,34 @@ class Deed:
         """Whether the lease is lost; decides again when half of it is over."""
         if self._go_on and time.monotonic() - self._renewed_at_s > self._tools.settings.lease_s / 2:
             self._flush()
-            self._go_on = self._tools.door.call("renew", tenant=self.tenant, operation=self.id, attempt=self.attempt)[
-                "go_on"
-            ]
+            told = self._tools.door.call("renew", tenant=self.tenant, operation=self.id, attempt=self.attempt)
+            self._go_on, self._lost = told["go_on"], told["lost"]
             self._renewed_at_s = time.monotonic()
         return not self._go_on
 
-    def stopped(self) -> Stopped:
-        """The error with which a stopped operation ends."""
+    def lease_devices(self) -> tuple[str, ...]:
+        """Lease the devices that the operation needs, and wait until they can be had; none for one that needs none.
+
+        Raises:
+            RpcFault: It was cancelled or denied, or the pool will never have so many.
+        """
+        while devices_of(self.parameters):
+            devices = self._tools.door.call(
+                "lease",
+                tenant=self.tenant,
+                operation=self.id,
+                attempt=self.attempt,
+                worker=self._tools.machine,
+            )["devices"]
+            if devices:
+                return tuple(devices)
+            time.sleep(_WAIT_PAUSE_S)
+        return ()
+
+    def stopped(self) -> LicetError:
+        """The error with which a stopped attempt ends, and its operation too unless it can be begun again."""
+        if self._lost:
+            return Unavailable(f"{self.action} was stopped: it lost its {self._lost}, and must wait for them again")
         return Stopped(f"{self.action} was stopped: it was cancelled, or decided again and denied")
 
     # --- files -----------------------------------------------------------------------------------------------------

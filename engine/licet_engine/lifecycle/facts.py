@@ -13,7 +13,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sqlalchemy import func
@@ -35,6 +35,7 @@ from licet_engine.store.tables import (
     Decision,
     Delegation,
     Deployment,
+    DeviceAllotment,
     Endpoint,
     Environment,
     Hold,
@@ -104,11 +105,20 @@ class View:
         facts_version: Version of the tenant's facts that this state is.
         policy_digest_hex: Digest of the policies that speak on promotion; part of every binding.
         now_ms: Time of the question.
+        devices_present: Tells how many devices one worker has; no fact, and asked only where a run wants some.
     """
 
     def __init__(
-        self, session: TenantSession, tenant: Tenant, *, facts_version: int, policy_digest_hex: str, now_ms: int
+        self,
+        session: TenantSession,
+        tenant: Tenant,
+        *,
+        facts_version: int,
+        policy_digest_hex: str,
+        now_ms: int,
+        devices_present: Callable[[], int] = lambda: 0,
     ) -> None:
+        self.devices_present = devices_present
         self._session = session
         self.tenant = tenant
         self.facts_version = facts_version
@@ -132,6 +142,10 @@ class View:
     def environments(self) -> list[Environment]:
         """Every environment of the tenant."""
         return list(self._session.exec(select(Environment).order_by(col(Environment.name))).all())
+
+    def device_allotment(self) -> DeviceAllotment | None:
+        """How many devices the tenant may have at once, if that was ever set."""
+        return self._session.exec(select(DeviceAllotment)).first()
 
     def run(self, name: str) -> Run | None:
         """The run of that name."""
@@ -455,7 +469,24 @@ class View:
             "pipelines": self._people(row.pipelines, "ServiceAccount"),
             "state": row.state,
         }
-        return entity("Run", self._id(row.name), attrs)
+        return entity("Run", self._id(row.name), attrs | self._compute(row))
+
+    def _compute(self, row: Run) -> dict[str, Any]:
+        """What a run takes beyond one process in float32; nothing for one that takes no more."""
+        spec = row.spec.get("spec", {})
+        device, ranks, precision = spec.get("device", "cpu"), spec.get("ranks", 1), spec.get("precision", "fp32")
+        if (device, ranks, precision) == ("cpu", 1, "fp32"):
+            return {}
+        allotment = self.device_allotment()
+        return {
+            "compute": {
+                "device": device,
+                "devices": 0 if device == "cpu" else ranks,
+                "device_quota": 0 if allotment is None else allotment.devices,
+                "ranks": ranks,
+                "precision": precision,
+            }
+        }
 
     def binding(self, row: ModelVersion) -> str:
         """What an approval of the version, as it stands now, binds to."""

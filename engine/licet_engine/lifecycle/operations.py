@@ -34,6 +34,7 @@ from licet_engine.domain.refs import Ref, new_id, now_ms, parse_ref
 from licet_engine.lifecycle import serving, training
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.deed import SUPERSEDED
+from licet_engine.lifecycle.devices import Claim, DeviceLeases, devices_of
 from licet_engine.lifecycle.endpoints import CHANGES
 from licet_engine.lifecycle.entries import decision_entry, rows_of
 from licet_engine.lifecycle.facts import View
@@ -53,6 +54,7 @@ ENDED: Final = frozenset({"done", "failed", "refused"})
 logger = logging.getLogger(__name__)
 
 _MAX_METRICS: Final = 10_000
+_TRAIN: Final = "train"
 
 
 class NoSuchOperation(LicetError):
@@ -112,6 +114,7 @@ class Operations:
         tenants: What is in force.
         notary: Has checkpoints signed.
         trust_root: Keys that attestations must bear.
+        devices: Who has which device.
         max_age_s: How old a decision may be for a warrant.
         decided: Told of each decision that is made again: its action, and whether it allowed.
         ended: Told of each operation that ends: its action and state.
@@ -125,6 +128,7 @@ class Operations:
         notary: Notary,
         trust_root: TrustRoot,
         *,
+        devices: DeviceLeases,
         max_age_s: int,
         decided: Callable[[str, bool], None] = lambda _action, _allowed: None,
         ended: Callable[[str, str], None] = lambda _action, _state: None,
@@ -136,6 +140,7 @@ class Operations:
         self._tenants = tenants
         self._notary = notary
         self._trust_root = trust_root
+        self._devices = devices
         self._max_age_ms = max_age_s * 1000
 
     def handlers(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
@@ -145,6 +150,8 @@ class Operations:
             "begin": lambda p: self.begin(p["tenant"], p["operation"]),
             "license": lambda p: self.license(p["tenant"], p["operation"], p["attempt"], p["step"]),
             "renew": lambda p: self.renew(p["tenant"], p["operation"], p["attempt"]),
+            "lease": lambda p: self.lease(p["tenant"], p["operation"], p["attempt"], p["worker"]),
+            "devices": lambda p: self._devices.report(p["worker"], p["devices"]),
             "report": lambda p: self.report(p["tenant"], p["operation"], p["attempt"], p["metrics"]),
             "attest": lambda p: self.attest(p["tenant"], p["operation"], p["envelope"]),
             "finish": lambda p: self.finish(p["tenant"], p["operation"], p["attempt"], p["result"]),
@@ -186,9 +193,13 @@ class Operations:
             Refused: Decided again, the answer is no.
             Superseded: A newer attempt began.
         """
-        row = self._operation(tenant, operation_id, attempt)
-        if row.state != "running" or self._is_cancelled(tenant, row):
-            raise Refused(f"{row.action} on {row.resource} is {row.state} or was cancelled: no warrant is made for it")
+        row = self._at_work(tenant, operation_id, attempt)
+        needed = devices_of(row.parameters)
+        # Any warrant is a sign of life; it must have them still where it is about to use them.
+        if needed and not self._devices.renew(operation_id, needed) and step == _TRAIN:
+            raise Unavailable(
+                f"{row.action} on {row.resource} has not the devices it needs any more; they are leased anew"
+            )
         index, at_ms = self._placed(tenant, row.last_decision_id or row.decision_id)
         # Whatever became true or false since (a hold, a swap, a suspension) may make it another decision.
         if self._tenants.now_ms(tenant) - at_ms > self._max_age_ms or self._facts_version(tenant) != row.facts_version:
@@ -199,12 +210,34 @@ class Operations:
         """Decide again on a long operation; whether it may go on."""
         row = self._operation(tenant, operation_id, attempt)
         if row.state in ENDED or self._is_cancelled(tenant, row):
-            return {"go_on": False}
+            return {"go_on": False, "lost": ""}
         try:
             self._decide_again(tenant, row, "lease")
         except Refused:
-            return {"go_on": False}
-        return {"go_on": True}
+            return {"go_on": False, "lost": ""}
+        needed = devices_of(row.parameters)
+        if needed and not self._devices.renew(operation_id, needed):
+            return {"go_on": False, "lost": "devices"}
+        return {"go_on": True, "lost": ""}
+
+    def lease(self, tenant: str, operation_id: str, attempt: int, worker: str) -> dict[str, Any]:
+        """Lease the devices that an operation needs; none are told while it waits for them.
+
+        Raises:
+            Refused: It was cancelled, or may not have so many.
+            Conflict: The worker has not so many.
+            Superseded: A newer attempt began.
+        """
+        row = self._at_work(tenant, operation_id, attempt)
+        return {"devices": self._devices.lease(Claim(tenant, operation_id, worker, devices_of(row.parameters)))}
+
+    def _at_work(self, tenant: str, operation_id: str, attempt: int) -> tables.Operation:
+        row = self._operation(tenant, operation_id, attempt)
+        if row.state != "running" or self._is_cancelled(tenant, row):
+            raise Refused(
+                f"{row.action} on {row.resource} is {row.state} or was cancelled: nothing more is done for it"
+            )
+        return row
 
     def _is_cancelled(self, tenant: str, row: tables.Operation) -> bool:
         if row.action != "training.launch":
@@ -413,7 +446,7 @@ class Operations:
         result: dict[str, Any] | None,
         error: dict[str, Any] | None,
     ) -> dict[str, Any]:
-        made: list[str] = []
+        made: list[tables.Operation] = []
 
         def make() -> Submission:
             with self._tenants.view(tenant) as found:
@@ -431,7 +464,7 @@ class Operations:
                     change = replace(change, events=(*change.events, _failed(tenant, row, error)))
                 mailing = mailing_of(view) if change.events else Mailing()
                 messages = message_rows(tenant, mailing, change.events, view.now_ms, row.decision_id)
-                made.append(row.action)
+                made.append(row)
                 ending = self._ending(tenant, row, state, change, in_force, result=result, error=error)
                 return replace(ending, companions=(*ending.companions, *messages))
 
@@ -445,7 +478,10 @@ class Operations:
             ) from conflict
         for changed, version in receipt.facts_versions.items():
             self._tenants.seen(changed, version, receipt.placed[0].time_ms)
-        self._ended(made[-1], state)
+        self._ended(made[-1].action, state)
+        # A crash before this leaves leases that nobody renews, and that lapse.
+        if devices_of(made[-1].parameters):
+            self._devices.release(operation_id)
         return {"state": state}
 
     def _change_at_end(

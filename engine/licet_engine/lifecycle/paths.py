@@ -68,8 +68,8 @@ def _for_training(view: View, resource: Mapping[str, Any]) -> list[Obtainable]:
                 Change("set", ("code_approved",), code in place.code_allowed, run),
             ),
         )
+        # Its own among them: they exclude each other, so that to stay where it is is a choice, too.
         for place in view.environments()
-        if place.name != attrs["environment"]
     ]
     found.append(
         Obtainable(
@@ -78,6 +78,15 @@ def _for_training(view: View, resource: Mapping[str, Any]) -> list[Obtainable]:
             patch=(Change("set", ("budget_remaining",), max(attrs["cost"], attrs["budget_remaining"]), run),),
         )
     )
+    if wanted := attrs.get("compute", {}).get("devices", 0):
+        tenant = view.tenant.tenant_id
+        found.append(
+            Obtainable(
+                name="quota:devices",
+                describe=f"have an operator allot {wanted} devices: licet tenant allot {tenant} --devices {wanted}",
+                patch=(Change("set", ("compute", "device_quota"), max(wanted, attrs["compute"]["device_quota"]), run),),
+            )
+        )
     return found
 
 

@@ -74,6 +74,7 @@ def training_statement(deed: Deed, trained: Mapping[str, Any], files: Mapping[st
                 "operation": deed.id,
                 "attempt": trained["attempt"],
                 "resumedFromStep": trained["resumed_from_step"],
+                "execution": trained["execution"],
                 "sandbox": trained["sandbox"],
             },
             "resolvedDependencies": [
@@ -81,6 +82,7 @@ def training_statement(deed: Deed, trained: Mapping[str, Any], files: Mapping[st
                 {"name": "training-rows", "digest": {"sha256": split.train.digest_hex}},
                 {"name": "code", "uri": "pkg:pypi/licet#train_tabular.py", "digest": {"sha256": digests["code"]}},
                 {"name": "environment", "digest": {"sha256": digests["environment"]}},
+                {"name": "execution", "digest": {"sha256": digests["execution"]}},
             ],
         },
         "runDetails": {

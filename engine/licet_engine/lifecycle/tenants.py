@@ -23,6 +23,7 @@ from licet_attestations import canonical
 from licet_engine.decide.bundle import CompiledBundle
 from licet_engine.domain.errors import Unauthenticated, Unavailable
 from licet_engine.domain.refs import now_ms
+from licet_engine.lifecycle.devices import devices_present
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.people import TOKEN_PREFIX, token_hash_hex
 from licet_engine.lifecycle.verbs import Who
@@ -147,6 +148,7 @@ class Tenants:
                     facts_version=version,
                     policy_digest_hex=state.policy_digest_hex,
                     now_ms=self.now_ms(tenant),
+                    devices_present=lambda: devices_present(self._engine),
                 ),
                 state,
             )

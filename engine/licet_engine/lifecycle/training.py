@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from licet_adapters.errors import InputRefused
-from licet_adapters.ports import MODEL_FILES, Metric, ObjectRef, TrainingJob
-from licet_adapters.training.spec import TrainingSpec, parse_spec, training_units
+from licet_adapters.ports import MODEL_FILES, Metric, ObjectRef, TrainingJob, leased_devices
+from licet_adapters.training.spec import MAX_RANKS, TrainingSpec, parse_spec, training_units
 from licet_engine.domain.errors import Conflict, InvalidInput, LicetError
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
@@ -51,6 +51,7 @@ class Spec(Body):
         held_out_micro: Share of the rows that is kept from training.
         split_seed: Of the split into training and held-out rows.
         checkpoint_every_epochs: How much a kill may cost.
+        precision: ``fp32``, or ``bf16`` for products in bfloat16; weights, loss and optimiser stay in float32.
     """
 
     seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 7
@@ -65,16 +66,40 @@ class Spec(Body):
     held_out_micro: Annotated[int, Field(ge=50_000, le=500_000)] = 350_000
     split_seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 20
     checkpoint_every_epochs: Annotated[int, Field(ge=1, le=10_000)] = 25
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class LaunchTraining(Body):
-    """What to train, on what, where, and for which use."""
+    """What to train, on what, where, and for which use.
+
+    Attributes:
+        dataset: What it is trained on.
+        environment: Where.
+        use: What the model is for.
+        cost: What it takes from the budget, at least.
+        devices: Devices of the pool; a rank on each. 0 trains on the processor.
+        ranks: Processes that share each batch; where devices are asked for, one for each.
+        spec: How.
+    """
 
     dataset: Annotated[str, Field(max_length=128)]
     environment: Word
     use: Word
     cost: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
+    devices: Annotated[int, Field(ge=0, le=MAX_RANKS)] = 0
+    ranks: Annotated[int, Field(ge=1, le=MAX_RANKS)] | None = None
     spec: Spec = Spec()
+
+    @model_validator(mode="after")
+    def _a_rank_on_each_device(self) -> LaunchTraining:
+        if self.devices and self.ranks not in {None, self.devices}:
+            raise ValueError(f"on {self.devices} devices there are as many ranks: leave ranks out, or give the same")
+        return self
+
+    @property
+    def execution(self) -> dict[str, Any]:
+        """On what it is computed, as the job is told."""
+        return {"device": "cuda" if self.devices else "cpu", "ranks": self.devices or self.ranks or 1}
 
 
 class LogMetric(Body):
@@ -109,9 +134,16 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
         conflict = Conflict(f"dataset {body.dataset} is {dataset.state}: only a ready one can be trained on")
     else:
         try:
-            job = _job(dataset, body.spec)
+            job = _job(dataset, body)
         except InvalidInput as error:
             conflict = error
+        # Of the pool nothing is told that was not decided to be told: how many there are is no fact.
+        if body.devices and conflict is None and (present := view.devices_present()) < body.devices:
+            conflict = Conflict(
+                f"{body.devices} devices are asked for, and no worker of this installation has more than {present}: ask for"
+                " fewer, or train on the processor with ranks",
+                code="no-devices",
+            )
     # The asker may set more aside than the run is known to need, not less.
     cost = max(body.cost, training_units(dataset.rows, body.spec.epochs, len(dataset.columns), body.spec.hidden))
     row = Run(
@@ -156,8 +188,9 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
     return Proposal(resource=view.run_entity(row), parameters=parameters, change=change, conflict=conflict)
 
 
-def _job(dataset: Dataset, spec: Spec) -> dict[str, Any]:
-    """What the job is told: the rows it gets, and how to train on them."""
+def _job(dataset: Dataset, body: LaunchTraining) -> dict[str, Any]:
+    """What the job is told: the rows it gets, and how and on what to train on them."""
+    spec = body.spec
     group = spec.group or (dataset.protected[0] if dataset.protected else "")
     if group and group not in dataset.protected:
         raise InvalidInput(
@@ -185,6 +218,8 @@ def _job(dataset: Dataset, spec: Spec) -> dict[str, Any]:
         "learning_rate_micro": spec.learning_rate_micro,
         "weight_decay_micro": spec.weight_decay_micro,
         "checkpoint_every_epochs": spec.checkpoint_every_epochs,
+        "precision": spec.precision,
+        **body.execution,
     }
     if spec.mitigation_weight_micro:
         if not group:
@@ -228,6 +263,8 @@ def do_launch(deed: Deed) -> Mapping[str, Any]:
     source = ObjectRef(
         tenant=deed.tenant, object_id=p["object_id"], digest_hex=p["digest_hex"], size_bytes=p["size_bytes"]
     )
+    # Before anything is decrypted: it may have to wait.
+    devices = deed.lease_devices()
     with deed.plaintext() as folder:
         split = deed.fetch_split(source, folder, parameters=p)
 
@@ -241,6 +278,7 @@ def do_launch(deed: Deed) -> Mapping[str, Any]:
                 parameters=p,
                 inputs={"train.csv": split.train},
                 workdir=deed.workdir,
+                devices=devices,
             )
             outcome = deed.adapters.training.run(warrant, job, deed.report, deed.should_stop)
             if outcome.stopped:
@@ -265,10 +303,12 @@ def do_launch(deed: Deed) -> Mapping[str, Any]:
                 },
                 "metrics": _last_figures(outcome.metrics),
                 "resumed_from_step": outcome.resumed_from_step,
+                "execution": dict(outcome.execution),
                 "attempt": attempt,
             }
 
         resources = {"run": p["run"], "input:train.csv": split.train.digest_hex}
+        resources |= leased_devices(deed.tenant, deed.id, devices)
         trained = deed.step("train", run, adapter="local-training", operation="training.run", resources=resources)
     files = {name: _keep(deed, trained, name) for name in MODEL_FILES}
     statement = provenance.training_statement(deed, trained, files, split=split)
@@ -373,7 +413,9 @@ def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Propo
         return None
     result = row.model_dump(exclude={"tenant_id"}) | {"attempt": _attempt(view, row)}
     if row.state == "accepted" and result["attempt"]:
-        result["state"] = "running"
+        operation = view.operation(row.operation_id or "")
+        waits = operation is not None and "waiting" in (operation.progress or {})
+        result["state"] = "waiting" if waits else "running"
     return Proposal(resource=view.run_entity(row), result={"run": result})
 
 

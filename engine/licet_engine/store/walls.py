@@ -11,7 +11,7 @@ Rules kept here:
 The roles:
 
 - *owner* makes the tables and grants rights; runs migrations and fsck, and may see every tenant where it says so.
-- *api* reads. It writes telemetry, the attempts of operations and checkpoints, and no fact. Over all tenants it sees only tokens'
+- *api* reads. It writes telemetry, the attempts of operations, leases of devices and checkpoints, and no fact. Over all tenants it sees only tokens'
   hashes, the tenants, the heads of logs, operations and what operators asked to see.
 - *sequencer* writes what is logged and decided, and nothing else. It reads heads, leaves, tiles and budgets; of other tables only the
   columns that a change may state as its condition, never a text, a document or a record. What is logged it cannot change.
@@ -38,11 +38,14 @@ _IN_SCOPE: Final = f"tenant_id = ANY ({_SCOPE}::text[])"
 _EVERYWHERE: Final = f"'{EVERY_TENANT}' = ANY ({_SCOPE}::text[])"
 
 API_SEES_EVERYWHERE: Final = frozenset(
-    {"api_token", "break_glass", "log_head", "operation", "tenant", "webhook", "webhook_message"}
+    {
+        *("api_token", "break_glass", "device_allotment", "log_head", "operation", "tenant"),
+        *("webhook", "webhook_message"),
+    }
 )
 """Of which tables the api may see every tenant's rows: a token names no tenant before it is looked up; every log that grew gets a
-checkpoint; whether a tenant exists is asked of every name alike; operators see what they asked of tenants, and metrics count;
-messages of every tenant wait for the workers, which send them in turn."""
+checkpoint; whether a tenant exists is asked of every name alike; operators see what they asked of tenants and allotted to them, and
+metrics count; messages of every tenant wait for the workers, which send them in turn."""
 
 # Telemetry, and how far an operation came, are no facts, and so not the sequencer's.
 API_WRITES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
@@ -57,6 +60,16 @@ API_WRITES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "DELETE": (),
     },
     "webhook_try": {"INSERT": (), "DELETE": ()},
+    # Who has which device, and who waits, is neither logged nor decided on.
+    "device": {
+        "INSERT": (),
+        "UPDATE": (
+            *("kind", "name", "memory_mib", "driver", "worker", "seen_at_ms"),
+            *("operation_id", "of_tenant", "leased_at_ms", "renewed_at_ms"),
+        ),
+        "DELETE": (),
+    },
+    "device_wait": {"INSERT": (), "UPDATE": ("worker", "by_quota", "seen_at_ms"), "DELETE": ()},
     # What is over its time is removed by the api.
     "idempotency_key": {"DELETE": ()},
     "traffic_event": {"DELETE": ()},
@@ -73,8 +86,8 @@ SEQUENCER_ONLY_ADDS: Final = frozenset(
 )
 """Tables whose rows the sequencer can neither change nor remove: what is logged stays as it was logged."""
 
-NOT_THE_SEQUENCERS: Final = frozenset({"log_checkpoint"})
-"""Written by the api, from what the signer gave it."""
+NOT_THE_SEQUENCERS: Final = frozenset({"device", "device_wait", "log_checkpoint"})
+"""Written by the api: checkpoints from what the signer gave it, and who has which device."""
 
 WORKER_READS: Final = frozenset(
     {"attestation", "fact_blob", "log_checkpoint", "log_head", "log_leaf", "log_record", "log_tile", "policy_bundle"}

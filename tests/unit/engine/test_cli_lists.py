@@ -97,6 +97,9 @@ ROWS: tuple[Any, ...] = (
         **T, id="msg_1", webhook="wh-1", event="webhook.test", body="{}", created_at_ms=1, queued_at_ms=1, next_at_ms=1
     ),
     tables.WebhookTry(**T, message="msg_1", number=1, at_ms=1, status=500, reason="answered 500"),
+    tables.DeviceRow(
+        **T, uuid="GPU-1", kind="cuda", name="H100", memory_mib=1, driver="1", worker="worker-1", seen_at_ms=1
+    ),
     tables.Decision(**T, id="d", leaf_index=0, action="log.read", principal="p", resource="r", allowed=True, at_ms=1),
 )
 

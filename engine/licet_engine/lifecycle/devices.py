@@ -1,0 +1,341 @@
+"""Devices: what the pool is, who may have how many, and who has which.
+
+Rules kept here:
+
+- A device is leased to one operation at a time: taken and given back under the lock of the pool's rows, so that this holds
+  over every api and worker. It lasts over a crash of any of them.
+- A lease lapses when its operation gives no sign of life for so long: whoever begins it again finds it, or waits anew. What
+  a lapsed lease's holder may still be doing on the device is the adapter's to see: it holds a lock of the kernel's.
+- Of a tenant, no more devices are leased at once than it is allotted. Whoever asks for more than that at once was denied
+  by policy before; who must wait for runs of its own keeps nobody else waiting.
+- Who waits is served in the order of asking, also where a later one would need less.
+- Leases are no facts, and no decision is made on them. The rows are the platform's own: no tenant reads them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import Field
+from sqlalchemy import Engine
+from sqlmodel import col, select
+
+from licet_adapters.ports import Device
+from licet_engine.domain.errors import Conflict, InvalidInput, LicetError
+from licet_engine.domain.refs import PLATFORM, Ref, now_ms
+from licet_engine.lifecycle.facts import View
+from licet_engine.lifecycle.verbs import Body, Change, Ids, Insert, Note, Proposal, RefForm, Update, Verb, Who
+from licet_engine.store.db import TenantSession, tenant_session
+from licet_engine.store.tables import DeviceAllotment, DeviceRow, DeviceWait, Operation
+
+if TYPE_CHECKING:
+    from licet_engine.lifecycle.deed import Door
+
+logger = logging.getLogger(__name__)
+
+_MAX_REPORTED: Final = 64
+_REPORT_EVERY_S: Final = 30.0
+_BY_QUOTA: Final = "other runs of this tenant have all that it is allotted"
+_BY_POOL: Final = "every device of the pool is at work, or promised to who asked before"
+
+
+class AllotDevices(Body):
+    """How many devices a tenant may have at once; 0 for none."""
+
+    devices: Annotated[int, Field(ge=0, le=10_000)]
+
+
+def ask_allot(view: View, _who: Who, ref: Ref, body: AllotDevices, ids: Ids) -> Proposal:
+    """What a tenant may take of the pool from now on; what it has already is decided again at its next sign of life."""
+    values = {"devices": body.devices, "at_ms": ids.now_ms}
+    known = view.device_allotment() is not None
+    note = Note("facts", {"event": "devices-allotted", "devices": body.devices})
+    change = (
+        Change(updates=(Update(DeviceAllotment, {}, values),), notes=(note,))
+        if known
+        else Change(inserts=(Insert(DeviceAllotment, values),), notes=(note,))
+    )
+    conflict = None
+    if ref.tenant == PLATFORM:
+        conflict = Conflict("the platform's own tenant trains nothing: allot devices to a tenant")
+    return Proposal(
+        resource=view.tenant_entity(),
+        change=change,
+        conflict=conflict,
+        result={"tenant": ref.tenant, "devices": body.devices},
+    )
+
+
+class NotAllotted(LicetError):
+    """The tenant's allotment was lowered below what the operation needs: it will never have that many."""
+
+    status = 403
+    default_code = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an operation asks of the pool.
+
+    Attributes:
+        tenant: Whose.
+        operation: Which.
+        worker: By which machine's workers it is performed: only that one's devices are of use.
+        count: How many devices.
+    """
+
+    tenant: str
+    operation: str
+    worker: str
+    count: int
+
+
+def devices_present(engine: Engine) -> int:
+    """How many devices the best equipped worker has: a run's devices are of one machine."""
+    with tenant_session(engine, PLATFORM) as session:
+        workers = [row.worker for row in session.exec(select(DeviceRow)).all()]
+    return max(map(workers.count, set(workers)), default=0)
+
+
+def pool_states(engine: Engine) -> dict[str, float]:
+    """How many devices of the pool are ``free``, and how many ``leased``."""
+    with tenant_session(engine, PLATFORM) as session:
+        leased = [row.operation_id is not None for row in session.exec(select(DeviceRow)).all()]
+    return {"free": float(leased.count(False)), "leased": float(leased.count(True))}
+
+
+def waiting_operations(engine: Engine) -> float:
+    """How many operations wait for devices."""
+    with tenant_session(engine, PLATFORM) as session:
+        return float(len(session.exec(select(DeviceWait)).all()))
+
+
+class DeviceLeases:
+    """Who has which device. Constructed once by the api.
+
+    Args:
+        engine: Of the store.
+        idle_s: After how long without a sign of life a lease lapses.
+    """
+
+    def __init__(self, engine: Engine, *, idle_s: int) -> None:
+        self._engine = engine
+        self._idle_ms = idle_s * 1000
+
+    def report(self, worker: str, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Take note of the devices that a worker has now; one that is gone is leased to nobody any more.
+
+        Raises:
+            InvalidInput: What is reported is no list of devices.
+        """
+        try:
+            reported = {device.uuid: device for device in (Device(**device) for device in devices)}
+        except TypeError as error:
+            raise InvalidInput("devices are reported each with uuid, kind, name, memory_mib and driver") from error
+        if len(devices) > _MAX_REPORTED:
+            raise InvalidInput(f"a worker reports at most {_MAX_REPORTED} devices, not {len(devices)}")
+        if self._knows(worker, reported):
+            return {}
+        with tenant_session(self._engine, PLATFORM, write=True) as session:
+            for row in _pool(session):
+                if row.worker == worker and row.uuid not in reported:
+                    session.delete(row)
+            known = {row.uuid: row for row in _pool(session)}
+            for device in reported.values():
+                values = {**asdict(device), "worker": worker, "seen_at_ms": now_ms()}
+                row = known.get(device.uuid) or DeviceRow(tenant_id=PLATFORM, **values)
+                for name, value in values.items():
+                    setattr(row, name, value)
+                session.add(row)
+        logger.info("devices of a worker", extra={"worker": worker, "devices": sorted(reported)})
+        return {}
+
+    def _knows(self, worker: str, reported: Mapping[str, Device]) -> bool:
+        with tenant_session(self._engine, PLATFORM) as session:
+            rows = session.exec(select(DeviceRow).where(DeviceRow.worker == worker)).all()
+        names = ("uuid", "kind", "name", "memory_mib", "driver")
+        return {row.uuid: tuple(getattr(row, name) for name in names) for row in rows} == {
+            device.uuid: tuple(getattr(device, name) for name in names) for device in reported.values()
+        }
+
+    def lease(self, claim: Claim) -> list[str]:
+        """Lease devices to an operation, or tell its row what it waits for.
+
+        Returns:
+            Their UUIDs, in a lasting order; none while it waits. Called again by the same operation it gives the same ones.
+
+        Raises:
+            NotAllotted: The tenant may not have so many.
+            Conflict: The worker does not have so many at all.
+        """
+        with tenant_session(self._engine, claim.tenant) as session:
+            allotment = session.exec(select(DeviceAllotment)).first()
+        quota = 0 if allotment is None else allotment.devices
+        if claim.count > quota:
+            raise NotAllotted(f"{claim.count} devices are needed, and {claim.tenant} is allotted {quota}")
+        with tenant_session(self._engine, PLATFORM, write=True) as session:
+            at_ms = now_ms()
+            pool = _pool(session)
+            for row in pool:
+                if row.operation_id is not None and row.renewed_at_ms < at_ms - self._idle_ms:
+                    logger.warning("a device's lease lapsed", extra={"device": row.uuid, "operation": row.operation_id})
+                    _free(row)
+            here = sum(row.worker == claim.worker for row in pool)
+            if claim.count > here:
+                raise Conflict(
+                    f"{claim.count} devices are needed, and the pool of this worker has {here}; see licet device list",
+                    code="no-devices",
+                )
+            waits_for, taken = self._take(session, claim, pool, quota=quota, at_ms=at_ms)
+        self._tell(claim, waits_for)
+        return taken
+
+    def _take(
+        self,
+        session: TenantSession,
+        claim: Claim,
+        pool: Sequence[DeviceRow],
+        *,
+        quota: int,
+        at_ms: int,
+    ) -> tuple[str, list[str]]:
+        """What the operation waits for, or which devices it has."""
+        here = [row for row in pool if row.worker == claim.worker]
+        mine = [row for row in here if row.operation_id == claim.operation]
+        waits = session.exec(select(DeviceWait)).all()
+        known = next((row for row in waits if row.operation_id == claim.operation), None)
+        if len(mine) != claim.count:
+            for (
+                row
+            ) in pool:  # Some are gone, or of another worker: those that are left go back, and it takes its turn anew.
+                if row.operation_id == claim.operation:
+                    _free(row)
+            wait = known or DeviceWait(
+                tenant_id=PLATFORM,
+                operation_id=claim.operation,
+                of_tenant=claim.tenant,
+                worker=claim.worker,
+                wanted=claim.count,
+                since_ms=at_ms,
+                seen_at_ms=at_ms,
+            )
+            wait.worker, wait.seen_at_ms = claim.worker, at_ms
+            wait.by_quota = claim.count + sum(row.of_tenant == claim.tenant for row in pool) > quota
+            free = [row for row in here if row.operation_id is None]
+            if wait.by_quota or len(free) - self._promised(session, waits, wait) < claim.count:
+                session.add(wait)
+                return (_BY_QUOTA if wait.by_quota else _BY_POOL), []
+            mine = free[: claim.count]
+        if known is not None:
+            session.delete(known)
+        for row in mine:
+            if row.operation_id is None:
+                row.operation_id, row.of_tenant, row.leased_at_ms = claim.operation, claim.tenant, at_ms
+            row.renewed_at_ms = at_ms
+            session.add(row)
+        return "", [row.uuid for row in mine]
+
+    def _promised(self, session: TenantSession, waits: Sequence[DeviceWait], mine: DeviceWait) -> int:
+        """How many devices go to those who asked before; who gives no sign of life any more waits no more."""
+        promised = 0
+        for other in waits:
+            if other.seen_at_ms < mine.seen_at_ms - self._idle_ms:
+                session.delete(other)
+            elif other.worker == mine.worker and not other.by_quota:
+                is_before = (other.since_ms, other.operation_id) < (mine.since_ms, mine.operation_id)
+                promised += other.wanted if is_before else 0
+        return promised
+
+    def _tell(self, claim: Claim, waits_for: str) -> None:
+        """Say in the operation's row that it waits, and for what; or that it does not wait any more."""
+        query = select(Operation).where(Operation.id == claim.operation)
+        counted = f"{claim.count} {'devices' if claim.count > 1 else 'device'}"
+        told = f"for {counted}: {waits_for}" if waits_for else None
+        with tenant_session(self._engine, claim.tenant) as session:
+            row = session.exec(query).first()
+        if row is None or (row.progress or {}).get("waiting") == told:
+            return
+        with tenant_session(self._engine, claim.tenant, write=True) as session:
+            row = session.exec(query).one()
+            row.progress = {"attempt": row.attempt} | ({} if told is None else {"waiting": told})
+            row.updated_at_ms = now_ms()
+            session.add(row)
+
+    def renew(self, operation: str, count: int) -> bool:
+        """Renew an operation's leases; return whether it has them still, all of them."""
+        with tenant_session(self._engine, PLATFORM, write=True) as session:
+            mine = [row for row in _pool(session) if row.operation_id == operation]
+            for row in mine:
+                row.renewed_at_ms = now_ms()
+                session.add(row)
+            return len(mine) == count
+
+    def release(self, operation: str) -> None:
+        """Give back what an operation has, and its place among those who wait."""
+        with tenant_session(self._engine, PLATFORM, write=True) as session:
+            for row in _pool(session):
+                if row.operation_id == operation:
+                    _free(row)
+                    session.add(row)
+            for wait in session.exec(select(DeviceWait).where(DeviceWait.operation_id == operation)).all():
+                session.delete(wait)
+
+
+def _pool(session: TenantSession) -> Sequence[DeviceRow]:
+    """Every device, locked until the session ends where the database can lock rows; in the order in which all lock them."""
+    return session.exec(select(DeviceRow).order_by(col(DeviceRow.uuid)).with_for_update()).all()
+
+
+def _free(row: DeviceRow) -> None:
+    row.operation_id, row.of_tenant, row.leased_at_ms, row.renewed_at_ms = None, None, 0, 0
+
+
+def devices_of(parameters: Mapping[str, Any]) -> int:
+    """How many devices an accepted operation needs."""
+    spec = parameters.get("spec")
+    return int(spec["ranks"]) if isinstance(spec, Mapping) and spec.get("device") == "cuda" else 0
+
+
+class PoolReporter:
+    """Tells the api which devices this worker has, again and again, on a thread of its own.
+
+    Args:
+        door: Of the api.
+        worker: Of which machine: its workers share what it has.
+        find: Finds the devices; may take its time.
+    """
+
+    def __init__(self, door: Door, worker: str, find: Callable[[], Sequence[Device]]) -> None:
+        self._door = door
+        self._worker = worker
+        self._find = find
+        self._thread = threading.Thread(target=self._run, name="licet-devices", daemon=True)
+
+    def start(self) -> None:
+        """Begin; it goes on until the process ends."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            try:
+                found = [asdict(device) for device in self._find()]
+                self._door.call("devices", worker=self._worker, devices=found)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again, and must be.
+                logger.warning("devices cannot be reported", extra={"reason": f"{type(error).__name__}: {error}"})
+            pause.wait(_REPORT_EVERY_S)
+
+
+VERBS = (
+    Verb(
+        action="tenant.allot",
+        summary="Allot devices of the pool to a tenant.",
+        form=RefForm.TENANT,
+        body=AllotDevices,
+        propose=ask_allot,
+    ),
+)

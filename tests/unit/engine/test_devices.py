@@ -1,0 +1,281 @@
+"""Leases of devices: one operation at a time, within the allotment, in the order of asking, and never for ever."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from sqlmodel import select
+
+from databases import Database
+from licet_engine.domain.errors import Conflict, InvalidInput
+from licet_engine.lifecycle import devices as devices_module
+from licet_engine.lifecycle.devices import (
+    Claim,
+    DeviceLeases,
+    NotAllotted,
+    devices_of,
+    devices_present,
+    pool_states,
+    waiting_operations,
+)
+from licet_engine.settings import load_settings
+from licet_engine.store import db
+from licet_engine.store.tables import DeviceAllotment, DeviceRow, DeviceWait, Operation, Tenant
+from licet_engine.workflow import DEVICE_QUEUE, LONG_QUEUE, queue_of
+
+IDLE_S = 60
+A, B, C, D = (f"GPU-{digit * 8}-0000-4000-8000-{digit * 12}" for digit in "abcd")
+
+
+def told(uuid: str) -> dict[str, Any]:
+    return {"uuid": uuid, "kind": "cuda", "name": "NVIDIA H100", "memory_mib": 81559, "driver": "550.54"}
+
+
+class Bench:
+    """A database with two tenants, and a clock that can be set."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.now_ms = 1_800_000_000_000
+        self.leases = DeviceLeases(engine, idle_s=IDLE_S)
+
+    def allot(self, tenant: str, devices: int) -> None:
+        with db.tenant_session(self.engine, tenant, write=True) as session:
+            for row in session.exec(select(DeviceAllotment)).all():
+                session.delete(row)
+            session.flush()
+            session.add(DeviceAllotment(tenant_id=tenant, devices=devices, at_ms=1))
+
+    def pool(self, *uuids: str, worker: str = "worker-1") -> None:
+        self.leases.report(worker, [told(uuid) for uuid in uuids])
+
+    def lease(self, tenant: str, operation: str, count: int = 1, worker: str = "worker-1") -> list[str]:
+        self.now_ms += 1
+        return self.leases.lease(Claim(tenant, operation, worker, count))
+
+    def operation(self, tenant: str, name: str) -> None:
+        with db.tenant_session(self.engine, tenant, write=True) as session:
+            session.add(
+                Operation(
+                    tenant_id=tenant,
+                    id=name,
+                    action="training.launch",
+                    resource=f"{tenant}/{name}",
+                    state="running",
+                    decision_id="d",
+                    principal="ana",
+                    created_at_ms=1,
+                    updated_at_ms=1,
+                )
+            )
+
+    def progress(self, tenant: str, name: str) -> dict[str, Any]:
+        with db.tenant_session(self.engine, tenant) as session:
+            return dict(session.exec(select(Operation).where(Operation.id == name)).one().progress or {})
+
+    def holders(self) -> dict[str, str | None]:
+        with db.tenant_session(self.engine, "platform") as session:
+            return {row.uuid: row.operation_id for row in session.exec(select(DeviceRow)).all()}
+
+    def waiting(self) -> set[str]:
+        with db.tenant_session(self.engine, "platform") as session:
+            return {row.operation_id for row in session.exec(select(DeviceWait)).all()}
+
+
+@pytest.fixture
+def bench(prepared: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    engine = prepared.open()
+    for tenant in ("northbank", "lakeside"):
+        with db.tenant_session(engine, tenant, write=True) as session:
+            session.add(Tenant(tenant_id=tenant, region="us", created_at_ms=1))
+    made = Bench(engine)
+    monkeypatch.setattr(devices_module, "now_ms", lambda: made.now_ms)
+    for tenant in ("northbank", "lakeside"):
+        made.allot(tenant, 4)
+    yield made
+    engine.dispose()
+
+
+def test_a_device_is_leased_to_one_operation_and_told_again_to_the_same(bench: Bench) -> None:
+    bench.pool(A, B)
+    assert bench.lease("northbank", "one") == [A]
+    assert bench.lease("lakeside", "two") == [B]
+    assert bench.lease("northbank", "one") == [A]
+    assert bench.lease("northbank", "three") == []
+    assert bench.holders() == {A: "one", B: "two"}
+    assert pool_states(bench.engine) == {"free": 0, "leased": 2}
+    assert waiting_operations(bench.engine) == 1
+
+
+def test_of_many_who_ask_at_once_each_device_goes_to_one(bench: Bench) -> None:
+    bench.pool(A, B, C)
+    barrier = threading.Barrier(8)
+    got: list[list[str]] = []
+
+    def ask(name: str, tenant: str) -> None:
+        leases = DeviceLeases(bench.engine, idle_s=IDLE_S)
+        barrier.wait()
+        got.append(leases.lease(Claim(tenant, name, "worker-1", 1)))
+
+    names = [(f"op-{number}", ("northbank", "lakeside")[number % 2]) for number in range(8)]
+    threads = [threading.Thread(target=ask, args=name) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(uuid for uuids in got for uuid in uuids) == sorted([A, B, C])
+    assert len(bench.waiting()) == 5
+
+
+def test_what_is_given_back_goes_to_who_waits(bench: Bench) -> None:
+    bench.pool(A)
+    bench.operation("lakeside", "two")
+    assert bench.lease("northbank", "one") == [A]
+    assert bench.lease("lakeside", "two") == []
+    assert "every device of the pool" in bench.progress("lakeside", "two")["waiting"]
+    bench.leases.release("one")
+    assert bench.lease("lakeside", "two") == [A]
+    assert "waiting" not in bench.progress("lakeside", "two")
+    assert bench.waiting() == set()
+
+
+def test_a_tenant_has_no_more_at_once_than_it_is_allotted_and_keeps_nobody_waiting(bench: Bench) -> None:
+    bench.pool(A, B, C)
+    bench.allot("northbank", 2)
+    bench.operation("northbank", "two")
+    assert bench.lease("northbank", "one") == [A]
+    assert bench.lease("northbank", "two", 2) == []
+    assert "of this tenant" in bench.progress("northbank", "two")["waiting"]
+    # It asked before, and could not have had them: others are served.
+    assert bench.lease("lakeside", "three", 2) == [B, C]
+    bench.leases.release("one")
+    assert bench.lease("northbank", "two", 2) == []
+    bench.leases.release("three")
+    assert len(bench.lease("northbank", "two", 2)) == 2
+
+
+def test_who_needs_many_is_not_passed_by_who_needs_few(bench: Bench) -> None:
+    bench.pool(A, B)
+    assert bench.lease("northbank", "small") == [A]
+    assert bench.lease("lakeside", "large", 2) == []
+    assert bench.lease("northbank", "later") == []
+    bench.leases.release("small")
+    assert bench.lease("northbank", "later") == []
+    assert bench.lease("lakeside", "large", 2) == [A, B]
+
+
+def test_what_is_left_over_by_who_waits_may_be_had(bench: Bench) -> None:
+    bench.pool(A, B, C, D)
+    assert bench.lease("northbank", "first", 3) == [A, B, C]
+    assert bench.lease("lakeside", "second", 1) == [D]
+    assert bench.lease("lakeside", "third", 2) == []
+    bench.leases.release("first")
+    # Two of the three free ones are promised to the third.
+    assert bench.lease("northbank", "fourth") == [A]
+    assert bench.lease("lakeside", "third", 2) == [B, C]
+
+
+def test_a_lease_lapses_when_its_run_gives_no_sign_of_life(bench: Bench) -> None:
+    bench.pool(A)
+    assert bench.lease("northbank", "one") == [A]
+    bench.now_ms += IDLE_S * 1000 - 1
+    assert bench.lease("lakeside", "two") == []
+    assert bench.leases.renew("one", 1)
+    bench.now_ms += IDLE_S * 1000 - 10
+    assert bench.lease("lakeside", "two") == []
+    bench.now_ms += 20
+    assert bench.lease("lakeside", "two") == [A]
+    # Who lost it is told so, and takes its turn anew.
+    assert not bench.leases.renew("one", 1)
+    assert bench.lease("northbank", "one") == []
+
+
+def test_who_stopped_asking_keeps_nobody_waiting(bench: Bench) -> None:
+    bench.pool(A, B)
+    assert bench.lease("northbank", "one") == [A]
+    assert bench.lease("lakeside", "gone", 2) == []
+    assert bench.lease("northbank", "two") == []
+    bench.now_ms += IDLE_S * 1000 - 1
+    assert bench.leases.renew("one", 1)
+    bench.now_ms += 10
+    assert bench.lease("northbank", "two") == [B]
+    assert bench.waiting() == set()
+
+
+def test_a_device_that_fell_off_is_leased_no_more_and_what_is_left_goes_back(bench: Bench) -> None:
+    bench.pool(A, B, C)
+    assert bench.lease("northbank", "one", 2) == [A, B]
+    bench.pool(A, C)
+    assert not bench.leases.renew("one", 2)
+    assert bench.lease("northbank", "one", 2) == [A, C]
+    bench.pool(C)
+    with pytest.raises(Conflict) as refusal:
+        bench.lease("northbank", "one", 2)
+    assert refusal.value.code == "no-devices"
+
+
+def test_only_devices_of_the_worker_that_performs_it_are_of_use(bench: Bench) -> None:
+    bench.pool(A, worker="worker-1")
+    bench.pool(B, C, worker="worker-2")
+    assert devices_present(bench.engine) == 2
+    assert bench.lease("northbank", "one", 2, worker="worker-2") == [B, C]
+    with pytest.raises(Conflict):
+        bench.lease("northbank", "two", 2, worker="worker-1")
+    bench.pool(worker="worker-2")
+    assert bench.holders() == {A: None}
+
+
+def test_an_allotment_that_was_lowered_ends_who_needs_more(bench: Bench) -> None:
+    bench.pool(A, B)
+    bench.allot("northbank", 1)
+    with pytest.raises(NotAllotted) as refusal:
+        bench.lease("northbank", "one", 2)
+    assert refusal.value.code == "refused"
+    bench.allot("northbank", 0)
+    with pytest.raises(NotAllotted):
+        bench.lease("northbank", "one", 1)
+
+
+@pytest.mark.parametrize("reported", [[{"uuid": A}], [{**told(A), "more": 1}], [told(f"{A}{n}") for n in range(65)]])
+def test_a_report_that_is_no_list_of_devices_changes_nothing(bench: Bench, reported: list[dict[str, Any]]) -> None:
+    bench.pool(A)
+    with pytest.raises(InvalidInput):
+        bench.leases.report("worker-1", reported)
+    assert bench.holders() == {A: None}
+
+
+def test_a_report_that_says_the_same_keeps_the_leases(bench: Bench) -> None:
+    bench.pool(A, B)
+    assert bench.lease("northbank", "one") == [A]
+    bench.pool(A, B)
+    bench.leases.report("worker-1", [told(A), {**told(B), "driver": "560.1"}])
+    assert bench.holders() == {A: "one", B: None}
+
+
+def test_what_needs_devices_waits_in_a_queue_of_its_own() -> None:
+    assert devices_of({"spec": {"device": "cuda", "ranks": 2}}) == 2
+    assert devices_of({"spec": {"device": "cpu", "ranks": 2}}) == devices_of({}) == devices_of({"spec": "x"}) == 0
+    assert queue_of("training.launch", needs_devices=True) == DEVICE_QUEUE
+    assert queue_of("training.launch") == LONG_QUEUE
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"LICET_DEVICES": "0"}, "LICET_DEVICES names whole devices by UUID"),
+        ({"LICET_DEVICES": f"{A},MIG-{A[4:]}"}, "not 'MIG-"),
+        ({"LICET_DEVICE_IDLE_S": "30"}, "must be above LICET_LEASE_S"),
+    ],
+)
+def test_a_pool_that_is_not_said_clearly_is_refused_at_the_start(variables: dict[str, str], said: str) -> None:
+    with pytest.raises(Exception, match=said):
+        load_settings(variables)
+
+
+def test_the_allow_list_is_read_as_it_is_written() -> None:
+    assert load_settings({"LICET_DEVICES": f" {A} ,{B},"}).device_uuids == (A, B)
+    assert load_settings({}).device_uuids == ()
