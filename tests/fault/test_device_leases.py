@@ -3,10 +3,15 @@
 Each worker leases devices of one pool in one database, holds them on the machine, and works as a job that outlives it by a
 moment. What a job does on a device stands in a journal: it takes the device's file exclusively, which fails loudly where
 another job has it. The seed can be set: ``LICET_TEST_SEED``.
+
+And a real training is killed with its worker while it holds devices: its lease is adopted, or lapses and goes round, and the run
+goes on from its checkpoint. It computes on the processor, as no machine that runs these tests needs a CUDA device; everything
+around it, from the lease to the kernel's lock on the device, is what a run on CUDA has.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
@@ -14,13 +19,22 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 from sqlmodel import select
 
-from licet_engine.lifecycle.devices import DeviceLeases
-from licet_engine.store import db, migrations
+from databases import Database
+from licet_adapters.conformance.tabular import TRAIN_INPUT, TrainingExample, write_input
+from licet_adapters.conformance.world import TENANT, World
+from licet_adapters.errors import Unavailable
+from licet_adapters.ports import Metric, TrainingJob, TrainingOutcome
+from licet_adapters.training.devices import DevicePool, Machine
+from licet_adapters.training.local import LocalTraining
+from licet_engine.lifecycle.devices import Claim, DeviceLeases, pool_states
+from licet_engine.store import db
 from licet_engine.store.tables import DeviceAllotment, DeviceRow, Tenant
 
 pytestmark = pytest.mark.slow
@@ -61,7 +75,8 @@ from licet_engine.lifecycle.devices import Claim, DeviceLeases
 from licet_engine.store.db import open_engine
 folder, number, seed = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 chance = random.Random(seed)
-leases = DeviceLeases(open_engine(folder / "licet.db"), idle_s=%(idle_s)d)
+database = (folder / "database").read_text()
+leases = DeviceLeases(open_engine(database, every_tenant=True), idle_s=%(idle_s)d)
 machine = Machine(str(folder / "nvidia-smi"), folder / "gpus", folder / "dev")
 pool = DevicePool(%(uuids)r, folder / "state", machine)
 for turn in range(10_000):
@@ -99,19 +114,25 @@ def _machine(folder: Path) -> None:
         (folder / "gpus" / str(index) / "information").write_text(f"GPU UUID: {uuid}\nDevice Minor: {index}\n")
 
 
-@pytest.mark.timeout(200)
-def test_no_device_serves_two_runs_whoever_is_killed(tmp_path: Path) -> None:
-    _machine(tmp_path)
-    engine = db.open_engine(tmp_path / "licet.db")
-    migrations.upgrade(engine)
-    for tenant in ("tenant0", "tenant1"):
+def _pool(engine: Engine, tenants: tuple[str, ...], *, idle_s: int) -> DeviceLeases:
+    """Tenants that are allotted two devices each, and the pool that they share."""
+    for tenant in tenants:
         with db.tenant_session(engine, tenant, write=True) as session:
             session.add(Tenant(tenant_id=tenant, region="us", created_at_ms=1))
             session.flush()
             session.add(DeviceAllotment(tenant_id=tenant, devices=2, at_ms=1))
-    leases = DeviceLeases(engine, idle_s=IDLE_S)
+    leases = DeviceLeases(engine, idle_s=idle_s)
     told = {"kind": "cuda", "name": "Test", "memory_mib": 1024, "driver": "1.0"}
     leases.report("worker-1", [{"uuid": uuid, **told} for uuid in UUIDS])
+    return leases
+
+
+@pytest.mark.timeout(200)
+def test_no_device_serves_two_runs_whoever_is_killed(prepared: Database, tmp_path: Path) -> None:
+    _machine(tmp_path)
+    prepared.write(tmp_path / "database")
+    engine = prepared.open()
+    _pool(engine, ("tenant0", "tenant1"), idle_s=IDLE_S)
     code = WORKER % {"idle_s": IDLE_S, "long_s": LONG_S, "uuids": UUIDS, "job": JOB}
     seed = os.environ.get("LICET_TEST_SEED", "devices")
     chance = random.Random(seed)  # noqa: S311  # Chooses moments, no secrets.
@@ -157,3 +178,139 @@ def test_no_device_serves_two_runs_whoever_is_killed(tmp_path: Path) -> None:
         rows = session.exec(select(DeviceRow)).all()
     assert len(rows) == len(UUIDS)
     engine.dispose()
+
+
+# --- a training that is killed with its worker ---------------------------------------------------------------------------
+
+SPEC = {**TrainingExample().spec, "epochs": 600, "checkpoint_every_epochs": 5, "ranks": 2}
+OTHER = "lakeside"
+ADOPTED_IDLE_S, LAPSED_IDLE_S = 600, 2
+
+
+class Field:
+    """A machine with devices, the leases of them, and a training that holds two."""
+
+    def __init__(self, folder: Path, database: Database, idle_s: int) -> None:
+        folder.chmod(0o700)
+        _machine(folder)
+        self.folder = folder
+        self.database = database
+        self.idle_s = idle_s
+        self.world = World(folder)
+        self.engine = database.open()
+        self.leases = _pool(self.engine, (TENANT, OTHER), idle_s=idle_s)
+
+    def job(self, name: str, attempt: int = 1) -> TrainingJob:
+        return TrainingJob(
+            tenant=TENANT,
+            operation_id=hashlib.sha256(name.encode()).hexdigest()[:32],
+            step="train",
+            attempt=attempt,
+            run=f"{TENANT}/{name}",
+            parameters={"spec": SPEC},
+            inputs={TRAIN_INPUT: write_input(self.folder / "inputs" / TRAIN_INPUT, TrainingExample().train)},
+            workdir=self.folder / "work" / name,
+        )
+
+    def claim(self, job: TrainingJob) -> Claim:
+        return Claim(TENANT, job.operation_id, "worker-1", 2)
+
+    def train(self, job: TrainingJob, warrant: bytes, devices: list[str], report: int | None = None) -> TrainingOutcome:
+        """Hold the devices for the job's folder, as a run on them does, and train to the end."""
+        machine = Machine(str(self.folder / "nvidia-smi"), self.folder / "gpus", self.folder / "dev")
+
+        def on_metric(metric: Metric) -> None:
+            if report is not None:
+                os.write(report, b"%d\n" % metric.epoch)
+
+        (job.workdir / "job").mkdir(mode=0o700, parents=True, exist_ok=True)
+        with DevicePool(UUIDS, self.folder / "state", machine).held(devices, job.workdir / "job"):
+            training = LocalTraining(self.world.context("local-training"))
+            return training.run(warrant, job, on_metric, lambda: False)
+
+    def warrant(self, job: TrainingJob) -> bytes:
+        return self.world.warrant_for("training.launch", "local-training", "training.run", job)
+
+    def kill_a_worker_at_work(self, job: TrainingJob, *, after_epoch: int) -> list[str]:
+        """Have a worker lease devices and train; kill it once it is so far. Return what it had leased."""
+        warrant, (reader, writer) = self.warrant(job), os.pipe()
+        worker = os.fork()
+        if worker == 0:
+            try:
+                # Its own connections, as every process has.
+                leases = DeviceLeases(self.database.open(), idle_s=self.idle_s)
+                self.train(job, warrant, leases.lease(self.claim(job)), writer)
+            finally:
+                os._exit(1)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as lines:
+            reached = any(int(line) >= after_epoch for line in lines)
+        os.kill(worker, signal.SIGKILL)
+        assert os.waitpid(worker, 0)[1] == signal.SIGKILL
+        assert reached, "the worker ended before it was killed"
+        return self.holders(job.operation_id)
+
+    def holders(self, operation: str) -> list[str]:
+        with db.tenant_session(self.engine, "platform") as session:
+            return sorted(row.uuid for row in session.exec(select(DeviceRow)).all() if row.operation_id == operation)
+
+
+@pytest.fixture
+def field(request: pytest.FixtureRequest, prepared: Database, tmp_path: Path) -> Iterator[Field]:
+    made = Field(tmp_path, prepared, request.param)
+    yield made
+    made.engine.dispose()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("field", [ADOPTED_IDLE_S], indirect=True)
+def test_a_killed_workers_devices_stay_its_runs_which_goes_on_to_the_very_bits(field: Field) -> None:
+    whole_job = field.job("whole")
+    whole = field.train(whole_job, field.warrant(whole_job), [])
+    job = field.job("killed")
+    assert field.kill_a_worker_at_work(job, after_epoch=60) == UUIDS[:2]
+    # Nobody else has them, whatever died.
+    other = Claim(OTHER, "f" * 32, "worker-1", 2)
+    assert field.leases.lease(other) == []
+    # Killed again, as the one that adopted it; then it comes to its end.
+    again = field.job("killed", attempt=2)
+    assert field.kill_a_worker_at_work(again, after_epoch=200) == UUIDS[:2]
+    assert field.leases.lease(other) == []
+    last = field.job("killed", attempt=3)
+    resumed = field.train(last, field.warrant(last), field.leases.lease(field.claim(last)))
+    assert field.holders(job.operation_id) == UUIDS[:2]
+    assert resumed.resumed_from_step > 0
+    assert resumed.digests == whole.digests
+    field.leases.release(job.operation_id)
+    assert field.leases.lease(other) == UUIDS[:2]
+    assert pool_states(field.engine) == {"free": 1.0, "leased": 2.0}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("field", [LAPSED_IDLE_S], indirect=True)
+def test_a_killed_workers_lease_lapses_and_its_run_waits_for_devices_anew_and_goes_on(field: Field) -> None:
+    job = field.job("killed")
+    assert field.kill_a_worker_at_work(job, after_epoch=60) == UUIDS[:2]
+    other = Claim(OTHER, "f" * 32, "worker-1", 2)
+    until_s = time.monotonic() + LAPSED_IDLE_S + 10
+    while not (taken := field.leases.lease(other)):
+        assert time.monotonic() < until_s, "the lease of a dead worker does not lapse"
+        time.sleep(0.1)
+    # What is leased is had as well: the kernel let go of the device with the worker, and the job died with it.
+    machine = Machine(str(field.folder / "nvidia-smi"), field.folder / "gpus", field.folder / "dev")
+    (field.folder / "other").mkdir()
+    with DevicePool(UUIDS, field.folder / "state", machine).held(taken, field.folder / "other"):
+        again = field.job("killed", attempt=2)
+        assert taken == UUIDS[:2]
+        assert field.leases.renew(other.operation, 2)
+        assert field.leases.lease(field.claim(again)) == []
+        # Whoever does not know that it lost its lease is let at nothing.
+        with pytest.raises(Unavailable) as busy:
+            field.train(again, field.warrant(again), UUIDS[:2])
+        assert busy.value.code == "devices.busy"
+    field.leases.release(other.operation)
+    last = field.job("killed", attempt=3)
+    resumed = field.train(last, field.warrant(last), field.leases.lease(field.claim(last)))
+    assert field.holders(job.operation_id) == UUIDS[:2]
+    assert resumed.resumed_from_step > 0
+    assert resumed.metrics[-1].epoch == SPEC["epochs"] - 1

@@ -120,10 +120,12 @@ class DeviceLeases:
     Args:
         engine: Of the store.
         idle_s: After how long without a sign of life a lease lapses.
+        clock: Milliseconds since the epoch, the same for every api.
     """
 
-    def __init__(self, engine: Engine, *, idle_s: int) -> None:
+    def __init__(self, engine: Engine, *, idle_s: int, clock: Callable[[], int] = now_ms) -> None:
         self._engine = engine
+        self._clock = clock
         self._idle_ms = idle_s * 1000
 
     def report(self, worker: str, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -146,7 +148,7 @@ class DeviceLeases:
                     session.delete(row)
             known = {row.uuid: row for row in _pool(session)}
             for device in reported.values():
-                values = {**asdict(device), "worker": worker, "seen_at_ms": now_ms()}
+                values = {**asdict(device), "worker": worker, "seen_at_ms": self._clock()}
                 row = known.get(device.uuid) or DeviceRow(tenant_id=PLATFORM, **values)
                 for name, value in values.items():
                     setattr(row, name, value)
@@ -178,7 +180,7 @@ class DeviceLeases:
         if claim.count > quota:
             raise NotAllotted(f"{claim.count} devices are needed, and {claim.tenant} is allotted {quota}")
         with tenant_session(self._engine, PLATFORM, write=True) as session:
-            at_ms = now_ms()
+            at_ms = self._clock()
             pool = _pool(session)
             for row in pool:
                 if row.operation_id is not None and row.renewed_at_ms < at_ms - self._idle_ms:
@@ -209,9 +211,8 @@ class DeviceLeases:
         waits = session.exec(select(DeviceWait)).all()
         known = next((row for row in waits if row.operation_id == claim.operation), None)
         if len(mine) != claim.count:
-            for (
-                row
-            ) in pool:  # Some are gone, or of another worker: those that are left go back, and it takes its turn anew.
+            # Some are gone, or of another worker: those that are left go back, and it takes its turn anew.
+            for row in pool:
                 if row.operation_id == claim.operation:
                     _free(row)
             wait = known or DeviceWait(
@@ -262,7 +263,7 @@ class DeviceLeases:
         with tenant_session(self._engine, claim.tenant, write=True) as session:
             row = session.exec(query).one()
             row.progress = {"attempt": row.attempt} | ({} if told is None else {"waiting": told})
-            row.updated_at_ms = now_ms()
+            row.updated_at_ms = self._clock()
             session.add(row)
 
     def renew(self, operation: str, count: int) -> bool:
@@ -270,7 +271,7 @@ class DeviceLeases:
         with tenant_session(self._engine, PLATFORM, write=True) as session:
             mine = [row for row in _pool(session) if row.operation_id == operation]
             for row in mine:
-                row.renewed_at_ms = now_ms()
+                row.renewed_at_ms = self._clock()
                 session.add(row)
             return len(mine) == count
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,6 @@ from sqlmodel import select
 
 from databases import Database
 from licet_engine.domain.errors import Conflict, InvalidInput
-from licet_engine.lifecycle import devices as devices_module
 from licet_engine.lifecycle.devices import (
     Claim,
     DeviceLeases,
@@ -41,7 +41,10 @@ class Bench:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.now_ms = 1_800_000_000_000
-        self.leases = DeviceLeases(engine, idle_s=IDLE_S)
+        self.leases = self.another_api()
+
+    def another_api(self) -> DeviceLeases:
+        return DeviceLeases(self.engine, idle_s=IDLE_S, clock=lambda: self.now_ms)
 
     def allot(self, tenant: str, devices: int) -> None:
         with db.tenant_session(self.engine, tenant, write=True) as session:
@@ -87,13 +90,12 @@ class Bench:
 
 
 @pytest.fixture
-def bench(prepared: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(prepared: Database) -> Iterator[Bench]:
     engine = prepared.open()
     for tenant in ("northbank", "lakeside"):
         with db.tenant_session(engine, tenant, write=True) as session:
             session.add(Tenant(tenant_id=tenant, region="us", created_at_ms=1))
     made = Bench(engine)
-    monkeypatch.setattr(devices_module, "now_ms", lambda: made.now_ms)
     for tenant in ("northbank", "lakeside"):
         made.allot(tenant, 4)
     yield made
@@ -117,7 +119,7 @@ def test_of_many_who_ask_at_once_each_device_goes_to_one(bench: Bench) -> None:
     got: list[list[str]] = []
 
     def ask(name: str, tenant: str) -> None:
-        leases = DeviceLeases(bench.engine, idle_s=IDLE_S)
+        leases = bench.another_api()
         barrier.wait()
         got.append(leases.lease(Claim(tenant, name, "worker-1", 1)))
 
@@ -129,6 +131,79 @@ def test_of_many_who_ask_at_once_each_device_goes_to_one(bench: Bench) -> None:
         thread.join(30)
     assert sorted(uuid for uuids in got for uuid in uuids) == sorted([A, B, C])
     assert len(bench.waiting()) == 5
+
+
+def test_of_many_at_work_at_once_no_two_are_on_a_device_and_no_tenant_is_over_its_allotment(bench: Bench) -> None:
+    bench.pool(A, B, C)
+    bench.allot("northbank", 2)
+    guard, barrier = threading.Lock(), threading.Barrier(6)
+    at_work: dict[str, str] = {}
+    wrong: list[str] = []
+    done: list[str] = []
+
+    def work(number: int) -> None:
+        leases = bench.another_api()
+        tenant, count = ("northbank", "lakeside")[number % 2], 1 + number % 3 % 2
+        barrier.wait()
+        for turn in range(5):
+            claim = Claim(tenant, f"op-{number}-{turn}", "worker-1", count)
+            until_s = time.monotonic() + 60
+            while not (got := leases.lease(claim)):
+                if time.monotonic() > until_s:
+                    wrong.append(f"{claim.operation} waits for ever")
+                    return
+                time.sleep(0.005)
+            with guard:
+                wrong.extend(f"{uuid} is {at_work[uuid]}'s and {claim.operation}'s" for uuid in got if uuid in at_work)
+                at_work.update(dict.fromkeys(got, tenant))
+                if list(at_work.values()).count("northbank") > 2:
+                    wrong.append(f"northbank has more than it is allotted: {at_work}")
+            time.sleep(0.01)
+            with guard:
+                for uuid in got:
+                    at_work.pop(uuid, None)
+            leases.release(claim.operation)
+            done.append(claim.operation)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert wrong == []
+    assert len(done) == 30
+    assert set(bench.holders().values()) == {None}
+    assert bench.waiting() == set()
+
+
+def test_those_who_wait_are_served_in_the_order_of_asking_whoever_asks_again_first(bench: Bench) -> None:
+    bench.pool(A)
+    assert bench.lease("northbank", "at-work") == [A]
+    waiting = [("lakeside", "first"), ("northbank", "second"), ("lakeside", "third")]
+    assert [bench.lease(*who) for who in waiting] == [[], [], []]
+    bench.leases.release("at-work")
+    for tenant, operation in waiting:
+        # The last to come is the first to ask again, each time.
+        assert {later: bench.lease(of, later) for of, later in reversed(waiting) if later > operation} == {
+            later: [] for _, later in waiting if later > operation
+        }
+        assert bench.lease(tenant, operation) == [A]
+        bench.leases.release(operation)
+
+
+def test_who_begins_again_what_a_dead_worker_had_begun_has_its_devices_before_they_lapse(bench: Bench) -> None:
+    bench.pool(A, B)
+    assert bench.lease("northbank", "one", 2) == [A, B]
+    bench.now_ms += IDLE_S * 1000 - 10
+    # The worker died, and another api is asked, for another worker of the same machine.
+    assert bench.another_api().lease(Claim("northbank", "one", "worker-1", 2)) == [A, B]
+    bench.now_ms += IDLE_S * 1000 - 10
+    assert bench.lease("lakeside", "two") == []
+    # Begun on another machine it can have that one's only, and leaves none behind here.
+    bench.pool(C, D, worker="worker-2")
+    assert bench.lease("northbank", "one", 2, worker="worker-2") == [C, D]
+    assert bench.lease("lakeside", "two") == [A]
+    assert bench.holders() == {A: "two", B: None, C: "one", D: "one"}
 
 
 def test_what_is_given_back_goes_to_who_waits(bench: Bench) -> None:
