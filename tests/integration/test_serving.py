@@ -129,12 +129,14 @@ def hook(house: Installation) -> Iterator[tuple[Receiver, Webhook]]:
     """Who is told of roll-backs, with the verification of others' software."""
     receiver = Receiver()
     admin = house.client("northbank/admin")
-    created = admin.webhook.create("northbank/oncall", receiver.url, events=["endpoint.rolled-back"], unsafe_http=True)
+    created = admin.webhook.create(
+        "northbank/oncall", receiver.url, events=["endpoint.rolled-back", "endpoint.failed"], unsafe_http=True
+    )
     yield receiver, Webhook(created.require().result["secret"])
     receiver.close()
 
 
-def told_of_roll_back(hook: tuple[Receiver, Webhook], operation: str) -> dict[str, Any]:
+def told_of_the_end(hook: tuple[Receiver, Webhook], operation: str) -> dict[str, Any]:
     """What was told of the end of a deployment, once, and signed."""
     receiver, verifier = hook
 
@@ -326,7 +328,7 @@ def test_traffic_is_shifted_by_hand_only_to_what_could_be_deployed(
     } == {"1"}
     assert states(house) == [(1, "live"), (2, "rolled-back")]
     ended = house.client("northbank/ana").endpoint.show(CREDIT)["deployments"][0]
-    message = told_of_roll_back(hook, f"northbank/{ended['id']}")
+    message = told_of_the_end(hook, f"northbank/{ended['id']}")
     assert (message["version"], message["weights"]) == ("northbank/scorer@2", {"1": 100})
     assert message["cause"] == {"by": "ci", "reason": "looked at again"}
     assert deploy(house, 2, strategy="blue-green", bake_s=0).state == "done"
@@ -355,7 +357,7 @@ def test_drifted_requests_return_all_traffic_to_the_version_before_and_that_is_a
     newest = told["deployments"][0]
     assert (newest["version"], newest["state"]) == (3, "rolled-back")
     assert newest["cause"]["kind"] == "drift"
-    message = told_of_roll_back(hook, f"northbank/{newest['id']}")
+    message = told_of_the_end(hook, f"northbank/{newest['id']}")
     assert (message["version"], message["weights"]) == ("northbank/scorer@3", {"2": 100})
     assert message["cause"] == newest["cause"]
     assert {ana.endpoint.invoke(CREDIT, rows_request([row(i)])).version for i in range(5)} == {"2"}
@@ -366,6 +368,27 @@ def test_drifted_requests_return_all_traffic_to_the_version_before_and_that_is_a
 
     # What was deployed, and that it was taken back.
     poll("both statements", lambda: len(attested()) == 2)
+
+
+def test_an_alarm_on_a_first_version_ends_it_and_that_is_told(
+    house: Installation, hook: tuple[Receiver, Webhook]
+) -> None:
+    ana, lone = house.client("northbank/ana"), "northbank/lone"
+    assert deploy(house, 3, endpoint=lone, alarms=ALARMS).state == "done"
+
+    def feed() -> bool:
+        body = rows_request([{"income": 400.0 + i, "ratio": 9.0} for i in range(50)])
+        with contextlib.suppress(LicetClientError):
+            for _ in range(5):
+                ana.endpoint.invoke(lone, body)
+        return states(house, lone) == [(3, "failed")]
+
+    poll("the end", feed, within_s=60)
+    newest = ana.endpoint.show(lone)["deployments"][0]
+    message = told_of_the_end(hook, f"northbank/{newest['id']}")
+    assert (message["version"], message["weights"], message["cause"]["kind"]) == ("northbank/scorer@3", {"3": 100}, "drift")
+    ci = house.client("northbank/ci")
+    assert house.done(ci, ci.endpoint.retire(lone)).state == "done"
 
 
 def test_a_held_version_is_neither_deployed_nor_invoked_and_a_hold_on_its_data_stops_neither(

@@ -22,7 +22,9 @@ from licet_engine.store.tables import DeviceAllotment, DeviceRow, DeviceWait, Te
 IDLE_MS = 60_000
 UUIDS = tuple(f"GPU-{digit * 8}-0000-4000-8000-{digit * 12}" for digit in "abcd")
 TENANTS = ("lakeside", "northbank")
-OPERATIONS = {f"{tenant}-{count}{letter}": (tenant, count) for tenant in TENANTS for count in (1, 2, 3) for letter in "xy"}
+OPERATIONS = {
+    f"{tenant}-{count}{letter}": (tenant, count) for tenant in TENANTS for count in (1, 2, 3) for letter in "xy"
+}
 WORKER = "machine"
 _NAMES = st.sampled_from(sorted(OPERATIONS))
 STEPS = st.one_of(

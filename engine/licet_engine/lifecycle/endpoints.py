@@ -38,18 +38,21 @@ def name_of(operation: Operation) -> str:
     return operation.resource.partition("/")[2]
 
 
-def rolled_back(endpoint: str, deployment: Deployment, weights: Mapping[str, int], cause: Mapping[str, Any]) -> Event:
-    """What webhooks are told of a deployment whose traffic was returned to the version before.
+def over(
+    endpoint: str, deployment: Deployment, state: str, weights: Mapping[str, int], cause: Mapping[str, Any]
+) -> Event:
+    """What webhooks are told of a deployment that ended other than it should.
 
     Args:
         endpoint: As ``TENANT/NAME``.
         deployment: The one that is over.
-        weights: How the traffic is divided now.
+        state: ``rolled-back``, or ``failed`` where there was no version before to which traffic could return.
+        weights: How the traffic is divided now; empty where nothing answers.
         cause: Why.
     """
     tenant = deployment.tenant_id
     return Event(
-        "endpoint.rolled-back",
+        f"endpoint.{state}",
         {
             "endpoint": endpoint,
             "operation": f"{tenant}/{deployment.id}",

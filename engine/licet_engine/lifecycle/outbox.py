@@ -43,6 +43,7 @@ EVENTS: Final = (
     "approval.expiring",
     "operation.failed",
     "endpoint.rolled-back",
+    "endpoint.failed",
     "webhook.test",
 )
 """Everything that webhooks may be told of."""

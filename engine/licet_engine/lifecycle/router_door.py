@@ -30,7 +30,7 @@ from licet_engine.domain.errors import Busy, Conflict, InvalidInput
 from licet_engine.domain.refs import now_ms, parse_ref
 from licet_engine.lifecycle.asking import Desk, parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
-from licet_engine.lifecycle.endpoints import CHANGES, ON_ENDPOINT, rolled_back
+from licet_engine.lifecycle.endpoints import CHANGES, ON_ENDPOINT, over
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.operations import Operations
 from licet_engine.lifecycle.outbox import mailing_of, message_rows
@@ -470,10 +470,9 @@ def _move(view: View, row: tables.Endpoint, endpoint: str, event: Mapping[str, A
             change: dict[str, Any] = {"state": state}
             if deployment is own and state in {"rolled-back", "failed"}:
                 change |= {"cause": event["cause"], "ended_at_ms": event["at_ms"]}
-            companions.append(Update(tables.Deployment, {"tenant_id": tenant, "id": deployment.id}, change))
-            if deployment is own and state == "rolled-back":
-                told = rolled_back(endpoint, deployment, event["weights"], event["cause"])
+                told = over(endpoint, deployment, state, event["weights"], event["cause"])
                 companions += message_rows(tenant, mailing_of(view), (told,), event["at_ms"], deployment.decision_id)
+            companions.append(Update(tables.Deployment, {"tenant_id": tenant, "id": deployment.id}, change))
     return Submission(
         entries=[_entry(tenant, "traffic", fixed)],
         expect={tenant: facts_version},

@@ -24,7 +24,7 @@ from licet_engine.lifecycle.endpoints import (
     main_version,
     name_of,
     not_live,
-    rolled_back,
+    over,
     told,
 )
 from licet_engine.lifecycle.facts import View
@@ -173,7 +173,9 @@ def finish_shift(view: View, operation: Operation, result: Mapping[str, Any], no
             values = {"state": "rolled-back", "cause": cause, "ended_at_ms": now_ms}
             updates.append(Update(Deployment, {"id": deployment.id}, values))
             if deployment.state != "rolled-back":
-                events.append(rolled_back(operation.parameters["endpoint"], deployment, result["weights"], cause))
+                events.append(
+                    over(operation.parameters["endpoint"], deployment, "rolled-back", result["weights"], cause)
+                )
         elif deployment.state in ON_ENDPOINT:
             updates.append(
                 Update(Deployment, {"id": deployment.id}, {"state": _state_of(deployment, taking, result["shadow"])})
