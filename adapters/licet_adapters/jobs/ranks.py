@@ -164,7 +164,9 @@ def joined(spec: dict[str, Any]) -> Iterator[Ranks]:
     if spec["ranks"] == 1:
         yield Ranks(device=device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_MEET_WITHIN)
+    on_cuda = device.type == "cuda"
+    # Bound to its device, so that the barrier is held there, and ranks that cannot reach each other learn of it now.
+    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=_MEET_WITHIN, device_id=device if on_cuda else None)
     yield Ranks(rank=rank, count=dist.get_world_size(), device=device)
     # Not reached by who fails: it must be gone at once, and its end is what the others learn of.
     dist.barrier()

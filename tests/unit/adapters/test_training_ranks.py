@@ -105,13 +105,16 @@ def is_alive(pid: int) -> bool:
 
 def kill_rank(bench: Bench, job: TrainingJob, rank: int, *, after_epoch: int) -> tuple[JobFailed, set[int]]:
     """Run a job and kill one of its ranks once it is so far; return how that ended, and all that were at work."""
+    # What other tests have started (a database server, perhaps) is none of the job's.
+    before = set(descendants(os.getpid()))
     seen: set[int] = set()
     killed = threading.Event()
 
     def on_metric(metric: Metric) -> None:
         if metric.epoch >= after_epoch and not killed.is_set():
             pids = rank_pids()
-            seen.update(descendants(os.getpid()))
+            seen.update(set(descendants(os.getpid())) - before)
+            assert set(pids.values()) <= seen
             os.kill(pids[rank], signal.SIGKILL)
             killed.set()
 

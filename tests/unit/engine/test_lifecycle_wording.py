@@ -73,7 +73,7 @@ def test_every_pattern_that_a_verb_uses_is_put_in_words() -> None:
         (
             "training.launch",
             {**LAUNCH, "epoch": 3},
-            "epoch is not known; this takes dataset, environment, use, cost, spec",
+            "epoch is not known; this takes dataset, environment, use, cost, devices, ranks, spec",
         ),
         ("training.launch", {**LAUNCH, "cost": "much"}, "cost must be a whole number"),
         ("training.launch", [], "parameters must be an object"),
