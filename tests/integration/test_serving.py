@@ -386,7 +386,11 @@ def test_an_alarm_on_a_first_version_ends_it_and_that_is_told(
     poll("the end", feed, within_s=60)
     newest = ana.endpoint.show(lone)["deployments"][0]
     message = told_of_the_end(hook, f"northbank/{newest['id']}")
-    assert (message["version"], message["weights"], message["cause"]["kind"]) == ("northbank/scorer@3", {"3": 100}, "drift")
+    assert (message["version"], message["weights"], message["cause"]["kind"]) == (
+        "northbank/scorer@3",
+        {"3": 100},
+        "drift",
+    )
     ci = house.client("northbank/ci")
     assert house.done(ci, ci.endpoint.retire(lone)).state == "done"
 
