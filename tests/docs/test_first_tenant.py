@@ -35,6 +35,7 @@ def folder(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LICET_")}
     environment["LICET_URL"] = f"http://127.0.0.1:{port}"
+    environment["LICET_ROUTER_PORT"] = str(free_port())
     command = [sys.executable, "-m", "licet_engine.cli", "serve", "--init", "--port", str(port)]
     with (tmp_path / "serve.log").open("wb") as log:
         process = subprocess.Popen(
