@@ -65,6 +65,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("cli")
     port = _free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LICET_")}
+    environment["LICET_ROUTER_PORT"] = str(_free_port())
     command = [sys.executable, "-m", "licet_engine.cli", "serve", "--init"]
     command += ["--data", str(folder / "data"), "--port", str(port)]
     with (folder / "serve.log").open("wb") as log:

@@ -64,9 +64,9 @@ class NoSuchOperation(LicetError):
 
 
 class _Ended(Exception):  # No error: somebody else ended the operation; never leaves this module.
-    def __init__(self, state: str) -> None:
+    def __init__(self, row: tables.Operation) -> None:
         super().__init__("the operation has ended")
-        self.state = state
+        self.row = row
 
 
 class Refused(LicetError):
@@ -457,7 +457,7 @@ class Operations:
                 if row is None:
                     raise NoSuchOperation(f"operation {tenant}/{operation_id} was never accepted")
                 if row.state in ENDED:
-                    raise _Ended(row.state)
+                    raise _Ended(row)
                 _fence(row, attempt)
                 change = self._change_at_end(view, row, result, error, view.now_ms, is_last=len(made) >= MAX_TRIES)
                 if state == "failed":
@@ -471,7 +471,8 @@ class Operations:
         try:
             receipt = self._sequencer.append_fresh(make, again_on=(SubmissionConflict,))
         except _Ended as ended:
-            return {"state": ended.state}
+            self._give_back(ended.row)
+            return {"state": ended.row.state}
         except SubmissionConflict as conflict:
             raise Conflict(
                 f"operation {tenant}/{operation_id} cannot be ended as {state}: its rows are not as expected"
@@ -479,10 +480,13 @@ class Operations:
         for changed, version in receipt.facts_versions.items():
             self._tenants.seen(changed, version, receipt.placed[0].time_ms)
         self._ended(made[-1].action, state)
-        # A crash before this leaves leases that nobody renews, and that lapse.
-        if devices_of(made[-1].parameters):
-            self._devices.release(operation_id)
+        self._give_back(made[-1])
         return {"state": state}
+
+    def _give_back(self, ended: tables.Operation) -> None:
+        """Give back the devices of an operation; a crash before this leaves leases that nobody renews, and that lapse."""
+        if devices_of(ended.parameters):
+            self._devices.release(ended.id)
 
     def _change_at_end(
         self,
