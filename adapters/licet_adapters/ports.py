@@ -646,6 +646,10 @@ def version_number(version: str) -> int:
     return int(match[3])
 
 
+MAX_CAUSE_CHARS = 200
+"""Of any one text in what is told of a change of traffic."""
+
+
 def check_weights(weights: object) -> dict[str, int]:
     """Return ``weights`` if they divide an endpoint's traffic: version numbers as text to whole percent, 100 in sum.
 

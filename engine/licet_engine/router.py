@@ -77,7 +77,8 @@ def tell_status(router: Router, door: RouterDoor) -> None:
             door.call("status", tenant=tenant, endpoint=endpoint, figures=dict(router.figures(endpoint)))
         except (rpc.RpcFault, rpc.RpcUnavailable, AdapterError) as error:
             logger.warning("how an endpoint is doing was not told", extra={"endpoint": endpoint, "reason": str(error)})
-            return
+            if not isinstance(error, rpc.RpcFault):
+                return  # The api is away, for the others, too.
 
 
 def sweep_marks(settings: Settings) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from licet_adapters.errors import InputRefused
+from licet_adapters.ports import MAX_CAUSE_CHARS
 from licet_adapters.serving.drift import FeatureDrift, RowWindow, alpha_of_look, compare, drifted
 from licet_adapters.serving.histogram import Outcome, Tally, Window, percentile_us
 from licet_adapters.serving.plan import (
@@ -64,7 +65,11 @@ class Fired:
             "window_s": self.window_s,
             "count": self.count,
         }
-        return cause | ({"detail": self.detail} if self.detail else {})
+        detail = self.detail
+        if len(detail) > MAX_CAUSE_CHARS:
+            # Columns are named by tenants, and may have long names.
+            detail = detail[: MAX_CAUSE_CHARS - 3] + "..."
+        return cause | ({"detail": detail} if detail else {})
 
 
 def require_evaluable(alarms: Sequence[Alarm], reference: Reference | None) -> None:

@@ -5,6 +5,7 @@ Rules kept here:
 - What is to be told is on the disk first, is told in order, and told until it is taken: every method of the door may be
   called again with the same content after a lost answer.
 - A return on an alarm is attested by a statement made from the event alone, so that signed again it is the same.
+- What is refused of one endpoint is told again after a pause of its own. It holds up no other endpoint: those are other tenants'.
 - Nothing here stands in the way of a request: all of it runs beside the event loop, and an api that is away is waited for.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from licet_adapters.errors import AdapterError
@@ -20,7 +22,7 @@ from licet_attestations.rpc import RpcFault
 from licet_attestations.statement import DEPLOYMENT, Statement, Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from concurrent.futures import Executor
 
     from licet_adapters.serving.endpoint import Endpoint
@@ -30,6 +32,14 @@ BATCH_EVERY_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """Until when an endpoint is left alone, in seconds of the loop, and for how long that is."""
+
+    until_s: float
+    pause_s: float
 
 
 class Reporter:
@@ -45,6 +55,9 @@ class Reporter:
     def __init__(self, endpoints: Mapping[str, Endpoint], door: Door, signer: Minting, executor: Executor) -> None:
         self._endpoints, self._door, self._signer, self._executor = endpoints, door, signer, executor
         self._wake = asyncio.Event()
+        # Endpoints of which the api took no event, or no batch.
+        self._events_rest: dict[str, _Rest] = {}
+        self._counts_rest: dict[str, _Rest] = {}
 
     def wake(self) -> None:
         """There is an event to tell."""
@@ -87,14 +100,34 @@ class Reporter:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, lambda: self._door.call(method, **params))
 
+    async def _of_each(self, rests: dict[str, _Rest], tell: Callable[[Endpoint], Awaitable[None]]) -> None:
+        """Tell of every endpoint but those that rest; whose telling is refused rests from now on."""
+        loop = asyncio.get_running_loop()
+        for name, endpoint in list(self._endpoints.items()):
+            rest = rests.get(name)
+            if rest is not None and loop.time() < rest.until_s:
+                continue
+            try:
+                await tell(endpoint)
+            except RpcFault as fault:
+                # The api is there, and takes this not.
+                pause_s = _FIRST_PAUSE_S if rest is None else min(rest.pause_s * 2, _LONGEST_PAUSE_S)
+                rests[name] = _Rest(loop.time() + pause_s, pause_s)
+                loop.call_later(pause_s, self._wake.set)
+                logger.warning("refused, and told again later", extra={"endpoint": name, "reason": str(fault)})
+            else:
+                rests.pop(name, None)
+
     # --- traffic -------------------------------------------------------------------------------------------------------
 
     async def _tell_events(self) -> None:
-        for endpoint in list(self._endpoints.values()):
-            while endpoint.state.outbox:
-                event = endpoint.state.outbox[0]
-                await self._tell_event(endpoint, event)
-                await endpoint.told(event["serial"])
+        await self._of_each(self._events_rest, self._tell_events_of)
+
+    async def _tell_events_of(self, endpoint: Endpoint) -> None:
+        while endpoint.state.outbox:
+            event = endpoint.state.outbox[0]
+            await self._tell_event(endpoint, event)
+            await endpoint.told(event["serial"])
 
     async def _tell_event(self, endpoint: Endpoint, event: Mapping[str, Any]) -> None:
         state = endpoint.state
@@ -117,13 +150,15 @@ class Reporter:
     # --- invocations ---------------------------------------------------------------------------------------------------
 
     async def _tell_counts(self) -> None:
+        await self._of_each(self._counts_rest, self._tell_count_of)
+
+    async def _tell_count_of(self, endpoint: Endpoint) -> None:
         loop = asyncio.get_running_loop()
-        for endpoint in list(self._endpoints.values()):
-            batch = await loop.run_in_executor(self._executor, endpoint.counter.cut)
-            if batch is not None:
-                state = endpoint.state
-                await self._call("invocations", tenant=state.tenant, endpoint=state.endpoint, batch=batch)
-                await loop.run_in_executor(self._executor, endpoint.counter.acknowledge)
+        batch = await loop.run_in_executor(self._executor, endpoint.counter.cut)
+        if batch is not None:
+            state = endpoint.state
+            await self._call("invocations", tenant=state.tenant, endpoint=state.endpoint, batch=batch)
+            await loop.run_in_executor(self._executor, endpoint.counter.acknowledge)
 
 
 def rollback_statement(tenant: str, endpoint: str, event: Mapping[str, Any]) -> Statement:

@@ -24,7 +24,7 @@ from sqlalchemy import Engine, delete
 from sqlmodel import col, select
 
 from licet_adapters.errors import AdapterError
-from licet_adapters.ports import check_weights
+from licet_adapters.ports import MAX_CAUSE_CHARS, check_weights
 from licet_attestations import canonical
 from licet_engine.domain.errors import Busy, Conflict, InvalidInput
 from licet_engine.domain.refs import now_ms, parse_ref
@@ -50,7 +50,6 @@ _MAX_TRIES: Final = 8
 _MAX_GROUPS: Final = 50_000
 _CHUNK: Final = 500
 _MAX_CAUSE_MEMBERS: Final = 16
-_MAX_CAUSE_CHARS: Final = 200
 _MAX_NUMBER: Final = 2**53 - 1
 _MAX_REFUSED: Final = 10_000
 _MAX_STATUS: Final = 10_000
@@ -433,7 +432,7 @@ def _event(sent: Any) -> dict[str, Any]:
         raise InvalidInput("event: shadow is a version number, or empty")
     told = [*cause, *(value for value in cause.values() if isinstance(value, str))]
     plain = all(isinstance(value, (str, int)) for value in cause.values())
-    if len(cause) > _MAX_CAUSE_MEMBERS or not plain or any(len(text) > _MAX_CAUSE_CHARS for text in told):
+    if len(cause) > _MAX_CAUSE_MEMBERS or not plain or any(len(text) > MAX_CAUSE_CHARS for text in told):
         raise InvalidInput("event: cause has a few members of text and integers")
     return {
         "kind": kind,
