@@ -424,3 +424,22 @@ def test_only_an_administrator_adds_a_webhook_and_only_to_https(world: Installat
     assert "/in" not in listed
     assert "127.0.0.1" in listed
     assert "whsec_" not in world.output()
+
+
+def test_an_approval_of_whoever_was_deactivated_never_counts_again(world: Installation, version: str) -> None:
+    admin, ana = world.client(f"{TENANT}/admin"), world.client(f"{TENANT}/ana")
+
+    def standing() -> set[str]:
+        told = ana.model.read(version).require().result["version"]["approvals"]
+        return {approval["approver"] for approval in told if approval["current"]}
+
+    world.person(f"{TENANT}/nina", roles=["model-risk"])
+    nina = world.client(f"{TENANT}/nina")
+    assert world.done(nina, approve(world, "nina", version, "model-risk")).state == "done"
+    assert "nina" in standing()
+    for active in (False, True):
+        admin.person.administer(f"{TENANT}/nina", roles=["model-risk"], active=active).require()
+        assert "nina" not in standing()
+    # She may approve anew, as it stands now.
+    assert world.done(nina, approve(world, "nina", version, "model-risk")).state == "done"
+    assert "nina" in standing()

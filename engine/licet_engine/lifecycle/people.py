@@ -16,7 +16,7 @@ from licet_engine.lifecycle.data import Hex, Id, Word
 from licet_engine.lifecycle.facts import View, tenant_entity
 from licet_engine.lifecycle.provenance import RUNTIME_DIGEST_HEX, TRAINING_CODE_DIGEST_HEX
 from licet_engine.lifecycle.verbs import Body, Change, Ids, Insert, NoBody, Note, Proposal, RefForm, Update, Verb, Who
-from licet_engine.store.tables import ApiToken, Budget, Environment, PolicyBundle, Principal, Tenant
+from licet_engine.store.tables import ApiToken, Approval, Budget, Environment, PolicyBundle, Principal, Tenant
 from licet_policies import LicetPoliciesError, PackChoice, compose
 
 ROLES = (
@@ -331,11 +331,16 @@ def ask_person(view: View, _who: Who, ref: Ref, body: AdministerPerson, ids: Ids
                 f"{ref.tenant}/{body.owner} is no person of this tenant, so cannot own a service account"
             )
     note = Note("people", {"event": "principal", "subject": str(ref), "kind": body.kind, **values})
-    change = (
-        Change(inserts=(Insert(Principal, row.model_dump()),), notes=(note,))
-        if present is None
-        else Change(updates=(Update(Principal, {"name": ref.name}, values),), notes=(note,))
-    )
+    change = Change(inserts=(Insert(Principal, row.model_dump()),), notes=(note,))
+    if present is not None:
+        updates = [Update(Principal, {"name": ref.name}, values)]
+        if not body.active:
+            # For good: or whoever approved for somebody who is away could approve on another track, and both would count in the end.
+            updates += [
+                Update(Approval, {name: ref.name, "voided_at_ms": None}, {"voided_at_ms": ids.now_ms}, rows=None)
+                for name in ("approver", "on_behalf_of")
+            ]
+        change = Change(updates=updates, notes=(note,))
     return Proposal(
         resource=view.principal_entity(row if present is None else present),
         change=change,

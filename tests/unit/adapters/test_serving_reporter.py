@@ -1,0 +1,92 @@
+"""What one tenant's endpoint has to tell, and the api does not take, holds up nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from licet_adapters.ports import MAX_CAUSE_CHARS
+from licet_adapters.serving.alarms import Fired
+from licet_adapters.serving.reporter import Reporter
+from licet_attestations.rpc import RpcFault, RpcUnavailable
+
+
+class Told:
+    """An endpoint with one event and one batch to tell."""
+
+    def __init__(self, name: str) -> None:
+        event = {"kind": "step", "operation_id": "o", "serial": 1}
+        self.state = SimpleNamespace(tenant=name.partition("/")[0], endpoint=name, outbox=[event])
+        self.counter = SimpleNamespace(cut=lambda: {"first": 1}, acknowledge=lambda: None)
+
+    async def told(self, serial: int) -> None:
+        assert serial == 1
+        self.state.outbox.clear()
+
+
+class Door:
+    """The api's door, which takes nothing of one tenant's for a while."""
+
+    def __init__(self, refused: int, error: Exception) -> None:
+        self.took: list[tuple[str, str]] = []
+        self.asked = 0
+        self._refused, self._error = refused, error
+
+    def call(self, method: str, **params: Any) -> Any:
+        if params["tenant"] == "lakeside":
+            self.asked += 1
+            if self.asked <= self._refused:
+                raise self._error
+        self.took.append((params["tenant"], method))
+        return {}
+
+
+def report(door: Door, seconds: float) -> dict[str, Told]:
+    endpoints = {name: Told(name) for name in ("lakeside/first", "northbank/second")}
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            reporter = Reporter(cast("Any", endpoints), cast("Any", door), cast("Any", None), executor)
+            reporter.wake()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await reporter.run()
+
+    asyncio.run(run())
+    return endpoints
+
+
+def test_an_event_that_is_refused_for_ever_holds_up_no_other_endpoint() -> None:
+    door = Door(10_000, RpcFault("invalid-input", "cause has a few members"))
+    endpoints = report(door, 2.0)
+    assert endpoints["lakeside/first"].state.outbox
+    assert not endpoints["northbank/second"].state.outbox
+    assert ("northbank", "traffic") in door.took
+    assert ("northbank", "invocations") in door.took
+    # Told again after a pause that grows, not as fast as can be.
+    assert 2 <= door.asked < 12
+
+
+def test_what_was_refused_is_taken_later() -> None:
+    door = Door(2, RpcFault("busy", "the facts change too fast"))
+    assert not report(door, 3.0)["lakeside/first"].state.outbox
+    assert ("lakeside", "traffic") in door.took
+
+
+def test_an_api_that_is_away_is_waited_for_once_and_not_for_each_endpoint() -> None:
+    door = Door(1, RpcUnavailable("nobody listens"))
+    endpoints = report(door, 3.0)
+    assert not endpoints["lakeside/first"].state.outbox
+    assert not endpoints["northbank/second"].state.outbox
+
+
+@pytest.mark.parametrize("chars", [10, MAX_CAUSE_CHARS, MAX_CAUSE_CHARS + 1, 5000])
+def test_the_names_of_columns_never_make_a_cause_that_the_api_does_not_take(chars: int) -> None:
+    fired = Fired(kind="drift", value=1, threshold=0, window_s=1, count=1, detail="c" * chars)
+    detail = fired.to_json()["detail"]
+    assert len(detail) == min(chars, MAX_CAUSE_CHARS)
+    assert detail.endswith("...") == (chars > MAX_CAUSE_CHARS)
