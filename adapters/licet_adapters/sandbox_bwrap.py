@@ -6,7 +6,8 @@ Rules kept here:
 - Bubblewrap resolves every source by path with the job's rights (also those given as descriptors); so where the job has
   another user, the launcher mounts all sources in a hub first, with ours.
 - The root of the sandbox is empty and read-only; only what is listed here is in it. Of device nodes these are the
-  harmless ones of every sandbox, and those that this one job was given.
+  harmless ones of every sandbox, and those that this one job was given. Of ``/sys`` there is nothing, and for a job that
+  was given devices what CUDA cannot begin without, read-only.
 - ``judge`` names every deviation; anything the probe did not answer is one.
 """
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 _SYSTEM_DIRS = ("usr", "bin", "lib", "lib32", "lib64", "sbin")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives")
+# What the driver's library and NCCL read of the machine before they find a device: without the first, CUDA ends its
+# initialisation with error 304 wherever there are device nodes. All of it is hardware, none of it a job's or a tenant's.
+_DEVICE_SYSTEM_DIRS = (
+    *("devices/system/node", "devices/system/cpu", "devices/pci*"),
+    *("bus/pci/devices", "class/pci_bus", "module/nvidia", "module/nvidia_uvm"),
+)
 _PREFIX_PARTS = ("bin", "lib", "lib64", "pyvenv.cfg")
 _HELP_TIMEOUT_S = 10
 # One thread: on two cores more threads cost more than they give, and sums in another order are other sums.
@@ -124,13 +131,23 @@ def sandbox_arguments(
         if Path(file).exists():
             arguments += ["--ro-bind", sources.of(Path(file)), file]
     arguments += ["--proc", "/proc", "--dev", "/dev", "--size", str(scratch_bytes), "--tmpfs", "/dev/shm"]  # noqa: S108
-    for name, node in devices.items():
-        arguments += ["--dev-bind", sources.of(node), f"/dev/{name}"]
+    arguments += _device_arguments(devices, sources)
     arguments += ["--remount-ro", "/dev"]
     arguments += ["--ro-bind", sources.of(staged / "code"), "/job/code"]
     arguments += ["--ro-bind", sources.of(staged / "in"), "/job/in"]
     arguments += ["--bind", sources.of(output_dir), "/job/out"]
     return [*arguments, "--remount-ro", "/", "--chdir", "/tmp", "--"]  # noqa: S108
+
+
+def _device_arguments(devices: Mapping[str, Path], sources: Sources) -> list[str]:
+    """Let device nodes in, and what of ``/sys`` a job with any needs, as far as this machine has it."""
+    arguments: list[str] = []
+    for name, node in devices.items():
+        arguments += ["--dev-bind", sources.of(node), f"/dev/{name}"]
+    for pattern in _DEVICE_SYSTEM_DIRS if devices else ():
+        for folder in sorted(Path("/sys").glob(pattern)):
+            arguments += ["--ro-bind", sources.of(folder), str(folder)]
+    return arguments
 
 
 def _interpreter_paths() -> list[Path]:

@@ -4,6 +4,8 @@ Rules kept here:
 
 - Only what is on the allow-list counts, by UUID. Without a list nothing is looked for; what is not found, or whose device
   node cannot be told for certain, is left out. So the pool errs towards being empty.
+- A tool that does not answer for a moment is no news of a device: what it told last stands for a while, or one slow answer
+  would take every device of the machine from the runs that are at work on them.
 - The number in a node's name (``/dev/nvidia3``) is the driver's *minor number*, which only the driver tells. An index, as
   tools count it, is another number wherever a container sees some of the devices: by it a job could be let at a
   device that is somebody else's.
@@ -22,7 +24,7 @@ import shutil
 import subprocess
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +43,8 @@ _COLUMNS = 5
 _MAX_DEVICES = 64
 _TIMEOUT_S = 20
 _KEPT_S = 60.0
+_STANDS_S = 300.0
+"""For how long what was told last stands where the tool does not answer."""
 _LOCK_WAIT_S = 10.0
 _LOCK_PAUSE_S = 0.05
 _SHARED_NODES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
@@ -71,11 +75,13 @@ class Found:
         devices: The allowed ones, in the order of the allow-list.
         nodes: UUID to device node.
         notes: Plain sentences: which allowed device is not among them, and why.
+        is_told: Whether the driver's tool answered.
     """
 
     devices: tuple[Device, ...] = ()
     nodes: Mapping[str, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    is_told: bool = True
 
 
 def find_devices(allowed: Sequence[str], machine: Machine) -> Found:
@@ -84,17 +90,18 @@ def find_devices(allowed: Sequence[str], machine: Machine) -> Found:
         return Found()
     program = shutil.which(machine.program)
     if program is None:
-        return Found(notes=(f"{machine.program} is not installed: no device can be found",))
+        return Found(notes=(f"{machine.program} is not installed: no device can be found",), is_told=False)
     try:
         ended = subprocess.run(
             [program, *_QUERY], capture_output=True, check=False, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Found(notes=(f"{machine.program} cannot be run: {error}",))
+        return Found(notes=(f"{machine.program} cannot be run: {error}",), is_told=False)
     text = ended.stdout.decode("utf-8", "replace")
     if ended.returncode != 0:
         said = (text + ended.stderr.decode("utf-8", "replace")).strip().splitlines() or ["nothing"]
-        return Found(notes=(f"{machine.program} ended with status {ended.returncode} and said: {said[0][:200]}",))
+        note = f"{machine.program} ended with status {ended.returncode} and said: {said[0][:200]}"
+        return Found(notes=(note,), is_told=False)
     present = dict(filter(None, map(_parse, text.splitlines()[:_MAX_DEVICES])))
     minors = _minors(machine.driver_dir)
     devices: list[Device] = []
@@ -168,14 +175,19 @@ class DevicePool:
         self._machine = machine or Machine()
         self._guard = threading.Lock()
         self._found: Found | None = None
-        self._found_at_s = 0.0
+        self._found_at_s = self._told_at_s = 0.0
 
     def look(self) -> Found:
         """What there is; looked for anew once a minute, since a device can fall off its bus."""
         with self._guard:
             if self._found is None or time.monotonic() - self._found_at_s > _KEPT_S:
-                self._found = find_devices(self._allowed, self._machine)
+                found = find_devices(self._allowed, self._machine)
                 self._found_at_s = time.monotonic()
+                if found.is_told:
+                    self._told_at_s = self._found_at_s
+                elif self._found is not None and self._found_at_s - self._told_at_s <= _STANDS_S:
+                    found = replace(self._found, notes=found.notes)
+                self._found = found
             return self._found
 
     @contextlib.contextmanager

@@ -132,6 +132,27 @@ def test_a_tool_that_hangs_is_not_waited_for(bench: Bench, monkeypatch: pytest.M
     assert "cannot be run" in bench.find(FIRST).notes[0]
 
 
+def test_a_tool_that_fails_for_a_moment_takes_no_device_from_anybody_and_one_that_fails_for_long_takes_all(
+    bench: Bench, pool: DevicePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices_module, "_KEPT_S", -1.0)
+    assert [device.uuid for device in pool.look().devices] == [FIRST, SECOND]
+    bench.answers("Unable to determine the device handle\n", status=15)
+    for _ in range(2):
+        found = pool.look()
+        assert [device.uuid for device in found.devices] == [FIRST, SECOND]
+        assert "Unable to determine" in found.notes[0]
+    with pool.held((FIRST,), tmp_path):
+        pass
+    monkeypatch.setattr(devices_module, "_STANDS_S", -1.0)
+    assert pool.look().devices == ()
+    # What is told stands at once, also where it is less than before.
+    bench.answers(ANSWER)
+    assert len(pool.look().devices) == 2
+    bench.answers(ANSWER.splitlines(keepends=True)[1])
+    assert [device.uuid for device in pool.look().devices] == [SECOND]
+
+
 def test_a_slice_of_a_device_and_one_without_figures_are_not_taken(bench: Bench) -> None:
     bench.driver_knows(THIRD, 6)
     (bench.dev_dir / "nvidia6").symlink_to("/dev/null")
@@ -259,15 +280,40 @@ parser = argparse.ArgumentParser()
 for name in ("--inputs", "--output", "--report-fd"):
     parser.add_argument(name)
 asked = parser.parse_args()
-zeros = open("/dev/nvidia2", "rb").read(4)
+zeros = open("/dev/nvidia2", "rb").read(4) if os.path.exists("/dev/nvidia2") else b""
 try:
     open("/dev/nvidia9", "w")
     made = "made"
 except OSError:
     made = "refused"
-told = {"names": sorted(os.listdir("/dev")), "zeros": zeros.hex(), "made": made, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
+system = sorted(os.listdir("/sys")) if os.path.isdir("/sys") else []
+read_only = [bool(os.statvfs(f"/sys/devices/system/{name}").f_flag & os.ST_RDONLY) for name in ("cpu", "node") if system]
+told = {"system": system, "read_only": read_only, "names": sorted(os.listdir("/dev")), "zeros": zeros.hex(), "made": made, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
 os.write(int(asked.report_fd), json.dumps(told).encode() + b"\\n")
 """
+
+
+def test_of_the_machine_a_job_reads_what_cuda_needs_and_nothing_without_devices(
+    pool: DevicePool, tmp_path: Path
+) -> None:
+    sandbox = Sandbox(tmp_path / "sandbox")
+    if sandbox.probe().kind == "none":
+        pytest.skip("no sandbox can be had here")
+    code = JobCode(entry="look.py", files={"look.py": LOOK.encode()})
+    told: list[dict[str, Any]] = []
+    for uuids in ((), (SECOND,)):
+        output = tmp_path / f"out{len(uuids)}"
+        output.mkdir()
+        with pool.held(uuids, output) as held:
+            run = JobRun(code=code, inputs={}, documents={}, output_dir=output, devices=held.nodes)
+            end = sandbox.run(run, told.append, lambda: False)
+        assert end.status == 0, end.stderr_tail
+    without, with_device = told
+    assert without["system"] == []
+    # Never the whole: of block devices, file systems, networks and groups of processes a job learns nothing.
+    assert "devices" in with_device["system"]
+    assert set(with_device["system"]) <= {"bus", "class", "devices", "module"}
+    assert with_device["read_only"] == [True, True]
 
 
 def test_only_leased_devices_can_be_seen_in_the_sandbox(pool: DevicePool, tmp_path: Path) -> None:
