@@ -31,6 +31,7 @@ from licet_engine.store.access import Role
 _START_WITHIN_S: Final = 30.0
 _PASSWORD: Final = "{}-pass-word"  # Of roles that live as long as a test.
 _ADMIN: Final = "postgres"
+_CONNECTIONS: Final = {Role.OWNER: 40, Role.API: 130, Role.SEQUENCER: 40, Role.WORKER: 80}
 _OPERATIONS: Final = Path(__file__).parents[1] / "docs" / "operations.md"
 
 
@@ -164,8 +165,8 @@ class PostgresServer:
         ) as connection:
             yield connection
 
-    def _make_roles(self) -> None:
-        """Make the roles as the operations guide says."""
+    def _documented(self) -> list[str]:
+        """The statements by which the operations guide makes roles and a database."""
         (block,) = (
             block
             for block in re.findall(r"```sql\n(.*?)```", _OPERATIONS.read_text(), re.DOTALL)
@@ -173,16 +174,28 @@ class PostgresServer:
         )
         for role in Role:
             block = block.replace(f"'{role.value.upper()}-PASSWORD'", f"'{_PASSWORD.format(role.value)}'")
+        return [statement.strip() for statement in block.split(";") if statement.strip()]
+
+    def _make_roles(self) -> None:
+        """Make the roles as the operations guide says."""
         with self.admin() as connection:
-            for statement in filter(str.strip, block.split(";")):
-                connection.execute(statement.encode())
+            for statement in self._documented():
+                if statement.startswith("CREATE ROLE"):
+                    connection.execute(statement.encode())
+            for role in Role:
+                # The guide's limits are for one slot; here several installations share the server.
+                connection.execute(f"ALTER ROLE licet_{role.value} CONNECTION LIMIT {_CONNECTIONS[role]}".encode())
 
     def create(self, *, like: str = "template0") -> str:
-        """Make a database; return its name."""
+        """Make a database as the operations guide says; return its name."""
         self._made += 1
         name = f"licet_{self._made}"
         with self.admin() as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {like} OWNER licet_owner ENCODING 'UTF8'".encode())
+            for statement in self._documented():
+                if not statement.startswith("CREATE ROLE"):
+                    changed = statement.replace("DATABASE licet ", f"DATABASE {name} ").replace("template0", like)
+                    assert changed != statement, statement
+                    connection.execute(changed.encode())
         return name
 
     def drop(self, name: str) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from dbos import DBOS
-from sqlalchemy import Engine
+from psycopg.errors import LockNotAvailable
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import select
 
 from licet_attestations import canonical
@@ -21,10 +25,10 @@ from licet_engine.lifecycle.people import first_bundle, new_token, tenant_rows
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Submission
 from licet_engine.settings import Settings
-from licet_engine.store import migrations, walls
-from licet_engine.store.access import Role, database_url, open_database, verify_access
-from licet_engine.store.db import UnsafeAllTenants, write_transaction
-from licet_engine.store.postgres import is_postgres
+from licet_engine.store import breaches, migrations, walls
+from licet_engine.store.access import Role, database_url, open_database, role_names, verify_access, without_secrets
+from licet_engine.store.db import UnsafeAllTenants, read_transaction, write_transaction
+from licet_engine.store.postgres import LOCK_WAIT_S, DatabaseUnavailable, is_postgres
 from licet_engine.store.tables import ApiToken, Tenant
 
 OPERATOR = "operator"
@@ -130,19 +134,21 @@ def prepare_database(settings: Settings) -> None:
     On PostgreSQL this takes the owner's URL. Where that is not there, the tables must be up to date already.
 
     Raises:
-        ConfigurationError: A role cannot be used, the owner is needed and is not there, or a table lacks its wall.
+        ConfigurationError: A role cannot be used, the owner is needed and is not there, or something in it is not as it should be: says what, and how to mend it.
     """
     if settings.database_urls and not settings.database_url_file(Role.OWNER.value).exists():
         verify_prepared(settings)
         return
     for role in Role:
         verify_access(settings, role)
+    url = database_url(settings, Role.OWNER)
     engine = open_database(settings, Role.OWNER, every_tenant=True)
     try:
-        with migrations.alone(engine):
+        with _told_of(url, engine), migrations.alone(engine):
+            if is_postgres(engine):
+                _clear_the_way(settings, engine)
             migrations.upgrade(engine)
-            # NOTE: The text with the password goes no further than this process.
-            DBOS.migrate(database_url(settings, Role.OWNER).render_as_string(hide_password=False))
+            _migrate_workflows(url)
             if is_postgres(engine):
                 _raise_walls(settings, engine)
             else:
@@ -152,43 +158,130 @@ def prepare_database(settings: Settings) -> None:
 
 
 def verify_prepared(settings: Settings, *, within_s: float = 0.0) -> None:
-    """Wait until the tables of a PostgreSQL database are up to date, without changing anything.
+    """Wait until a PostgreSQL database is up to date and its walls stand, without changing anything.
 
     Args:
         settings: Of the installation.
-        within_s: How long; another may be at it.
+        within_s: How long, while another is at it.
 
     Raises:
-        ConfigurationError: A role cannot be used, or they are not up to date by then.
+        ConfigurationError: A role cannot be used, or it is not as it should be by then.
     """
     for role in (Role.API, Role.SEQUENCER, Role.WORKER):
         verify_access(settings, role)
     until_s = time.monotonic() + within_s
     engine = open_database(settings, Role.API)
     try:
-        while not migrations.is_current(engine):
-            if time.monotonic() >= until_s:
-                raise ConfigurationError(
-                    "the database is not at the version that this licet needs: see that"
-                    f" {settings.database_url_file(Role.OWNER.value)} holds the owner's URL, stop every slot, and start again"
-                )
+        while True:
+            is_busy = migrations.is_being_prepared(engine)
+            wrong = _what_is_wrong(settings, engine)
+            if wrong is None:
+                break
+            is_behind = not migrations.is_current(engine)
+            # What is wrong while nobody prepares it will be wrong in a minute.
+            if time.monotonic() >= until_s or not (is_busy or is_behind):
+                raise ConfigurationError(wrong)
             time.sleep(0.2)
     finally:
         engine.dispose()
 
 
+def _what_is_wrong(settings: Settings, engine: Engine) -> str | None:
+    if not migrations.is_current(engine):
+        return (
+            "the database is not at the version that this licet needs: see that"
+            f" {settings.database_url_file(Role.OWNER.value)} holds the owner's URL, stop every slot, and start again"
+        )
+    with read_transaction(engine, PLATFORM) as connection:
+        breach = breaches.first(connection, role_names(settings), version_table=migrations.VERSION_TABLE)
+    return None if breach is None else _worded(breach)
+
+
+def _worded(breach: breaches.Breach) -> str:
+    return f"the database is not as it should be: {breach.what}. {breach.mend}"
+
+
+def _clear_the_way(settings: Settings, engine: Engine) -> None:
+    """See that nothing runs as the owner but what Licet and the workflow engine wrote, before the owner writes anything."""
+    roles = _four_roles(settings)
+    with write_transaction(engine) as connection:
+        _limit_waits(connection)
+        for disarm in (True, False):
+            breach = breaches.planted(connection, roles, version_table=migrations.VERSION_TABLE)
+            if breach is not None:
+                raise ConfigurationError(_worded(breach))
+            if disarm:
+                walls.disarm(connection, roles)
+
+
+def _migrate_workflows(url: URL) -> None:
+    if url.get_backend_name() == "postgresql" and "options" not in url.query:
+        url = url.update_query_dict({"options": f"-c lock_timeout={LOCK_WAIT_S:.0f}s"})
+    # NOTE: The text with the password goes no further than this process.
+    DBOS.migrate(url.render_as_string(hide_password=False))
+
+
 def _raise_walls(settings: Settings, engine: Engine) -> None:
+    roles = _four_roles(settings)
+    with write_transaction(engine) as connection:
+        _limit_waits(connection)
+        bare = walls.unprotected(connection, version_table=migrations.VERSION_TABLE)
+        if bare:
+            raise ConfigurationError(f"row security is not forced on {', '.join(bare)}: a defect of a migration")
+        walls.grant(connection, roles, version_table=migrations.VERSION_TABLE)
+        breach = breaches.first(connection, roles, version_table=migrations.VERSION_TABLE)
+    if breach is not None:
+        raise ConfigurationError(_worded(breach))
+
+
+def _four_roles(settings: Settings) -> walls.RoleNames:
     names = {role: str(database_url(settings, role).username) for role in Role}
     if len(set(names.values())) < len(names):
         raise ConfigurationError(
             f"two of the files in {settings.database_urls} name the same database role; each needs one of its own"
         )
-    roles = walls.RoleNames(api=names[Role.API], sequencer=names[Role.SEQUENCER], worker=names[Role.WORKER])
-    with write_transaction(engine) as connection:
-        bare = walls.unprotected(connection, version_table=migrations.VERSION_TABLE)
-        if bare:
-            raise ConfigurationError(f"row security is not forced on {', '.join(bare)}: a defect of a migration")
-        walls.grant(connection, roles, version_table=migrations.VERSION_TABLE)
+    return role_names(settings)
+
+
+def _limit_waits(connection: Connection) -> None:
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S:.0f}s'"))
+
+
+@contextmanager
+def _told_of(url: URL, engine: Engine) -> Iterator[None]:
+    """Say to whoever starts it why the owner cannot prepare the database, in the server's words but without what is secret."""
+    try:
+        yield
+    except (DBAPIError, DatabaseUnavailable) as error:
+        cause = error if isinstance(error, DBAPIError) else error.__cause__
+        if not is_postgres(engine) or not isinstance(cause, DBAPIError):
+            raise
+        if isinstance(cause.orig, LockNotAvailable):
+            raise ConfigurationError(
+                f"the database could not be prepared: {_who_locks(engine)} for {LOCK_WAIT_S:.0f} s; stop it and start again"
+            ) from None
+        told = without_secrets(url, str(cause.orig))
+        raise ConfigurationError(
+            f"the database cannot be prepared as the role {url.username!r}: {type(cause.orig).__name__}: {told}"
+        ) from None
+
+
+def _who_locks(engine: Engine) -> str:
+    """Who holds a table of this database."""
+    with read_transaction(engine) as connection:
+        held = connection.execute(
+            text(
+                "SELECT s.usename, s.pid FROM pg_locks l JOIN pg_stat_activity s ON s.pid = l.pid"
+                " JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()"
+                " JOIN pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p') AND c.relowner = d.datdba"
+                " WHERE l.granted AND l.pid <> pg_backend_pid() ORDER BY s.backend_start, s.pid LIMIT 1"
+            )
+        ).first()
+    return (
+        "something kept a table locked"
+        if held is None
+        else f"the role {held[0]!r} (process {held[1]} of the server) kept a table locked"
+    )
 
 
 def _first_operator(settings: Settings, region: str) -> str:

@@ -85,6 +85,53 @@ def test_a_database_that_cannot_be_used_is_told_by_file_role_and_reason_and_neve
         assert str(settings.database_url_file(role.value)) in text
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("licet_api:pa@SECRETss@127.0.0.1:1/licet", "licet_api:pa@SECR:ETss@127.0.0.1:1/licet"),
+        *("licet_api:pa@SEC?RET@127.0.0.1:1/licet", "licet_api:pa@SEC/RET@127.0.0.1:1/licet"),
+        *("licet_api:SECRET@[::1/licet", "licet_api:SECRET@127.0.0.1:notaport/licet", "licet_api:SECRET/licet"),
+        *("licet_api:SECRET@127.0.0.1:99999/licet", "licet_api:SECRET@127.0.0.1:1/licet?bad=1"),
+        *(
+            "licet_api@127.0.0.1:1/licet?password=SECRET",
+            "licet_api:SEC%2FRET@127.0.0.1:1/licet?connect_timeout=SEC/RET",
+        ),
+        *("licet_api:SEC[RET@127.0.0.1:1/licet", "licet_api:x%ZZSECRET@127.0.0.1:1/licet"),
+        "licet_api:SECRET@SECRET.invalid:1/licet?options=SECRET",
+    ],
+)
+def test_nothing_of_a_password_is_told_however_the_url_is_written(settings: Settings, url: str) -> None:
+    path = settings.database_url_file("api")
+    path.write_text(f"postgresql://{url}")
+    with pytest.raises(ConfigurationError) as refused:
+        prepare_database(settings)
+    found = next(iter(doctor.look_at_database(settings)))
+    assert found.state == "broken"
+    for text in (refused.value.message, found.detail):
+        assert str(path) in text
+        assert "SEC" not in text
+        assert "RET" not in text
+    assert refused.value.__cause__ is None
+
+
+def test_an_unescaped_at_sign_is_told_to_be_escaped_and_works_then(
+    settings: Settings, postgres: PostgresServer
+) -> None:
+    path = settings.database_url_file("worker")
+    right = path.read_text()
+    with postgres.admin() as admin:
+        admin.execute("ALTER ROLE licet_worker PASSWORD 'p@ss'")
+    try:
+        path.write_text(right.replace("worker-pass-word", "p@ss"))
+        with pytest.raises(ConfigurationError, match=rf"{path} has more than one @: write each .* as %40"):
+            prepare_database(settings)
+        path.write_text(right.replace("worker-pass-word", "p%40ss"))
+        prepare_database(settings)
+    finally:
+        with postgres.admin() as admin:
+            admin.execute("ALTER ROLE licet_worker PASSWORD 'worker-pass-word'")
+
+
 @pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
 def test_a_superuser_is_refused_in_every_place(settings: Settings, role: Role) -> None:
     put_url(settings, role, (f"licet_{role.value}:{role.value}-", "postgres:postgres-"))

@@ -251,18 +251,19 @@ def _look_into_postgres(settings: Settings) -> Iterator[Finding]:
     from sqlalchemy import text  # noqa: PLC0415  # Servers only.
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415  # As above.
 
-    from licet_engine.store.access import Role, open_database  # noqa: PLC0415  # As above.
+    from licet_engine.store import breaches  # noqa: PLC0415  # As above.
+    from licet_engine.store.access import Role, open_database, role_names  # noqa: PLC0415  # As above.
     from licet_engine.store.db import read_transaction  # noqa: PLC0415  # As above.
     from licet_engine.store.migrations import VERSION_TABLE  # noqa: PLC0415  # As above.
     from licet_engine.store.postgres import EVERY_TENANT  # noqa: PLC0415  # As above.
-    from licet_engine.store.walls import unprotected  # noqa: PLC0415  # As above.
 
     engine = open_database(settings, Role.API)
     try:
         with read_transaction(engine, EVERY_TENANT) as connection:
             versions = list(connection.execute(text("SELECT version_num FROM licet_schema_version")).scalars())
             newest_ms = connection.execute(text("SELECT max(last_time_ms) FROM log_head")).scalar()
-            bare = unprotected(connection, version_table=VERSION_TABLE)
+            breach = breaches.first(connection, role_names(settings), version_table=VERSION_TABLE)
+            told = breaches.connection_limits(connection, role_names(settings))
             lax = [
                 name
                 for name in ("fsync", "full_page_writes")
@@ -277,14 +278,15 @@ def _look_into_postgres(settings: Settings) -> Iterator[Finding]:
         return
     finally:
         engine.dispose()
-    if bare:
-        yield Finding("database", "broken", f"row security is not forced on {', '.join(bare)}", _MEND_POSTGRES)
+    if breach is not None:
+        yield Finding("database", "broken", breach.what, breach.mend)
+    yield from (Finding("connections", "weak", limit.what, limit.mend) for limit in told)
     if lax:
         named = " and ".join(lax)
         yield Finding(
             "database", "weak", f"off: {named}; a power cut loses decisions", f"Set {named} on in PostgreSQL."
         )
-    elif not bare:
+    elif breach is None:
         yield Finding("database", "ok", "PostgreSQL answers each role; every wall between tenants stands")
     yield from _judge_tables(versions, newest_ms or 0)
 

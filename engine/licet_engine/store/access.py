@@ -13,6 +13,7 @@ import os
 import stat
 from enum import Enum
 from typing import Final
+from urllib.parse import quote, quote_plus
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL, make_url
@@ -21,8 +22,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from licet_engine.domain.errors import ConfigurationError
 from licet_engine.settings import Settings
 from licet_engine.store.db import open_engine
+from licet_engine.store.walls import RoleNames
 
 _MAX_URL_BYTES: Final = 4096
+_SECRET_OPTIONS: Final = ("password", "sslpassword", "oauth_client_secret")
 
 
 class Role(Enum):
@@ -55,14 +58,46 @@ def database_url(settings: Settings, role: Role) -> URL:
         ) from error
     if mode & 0o077:
         raise ConfigurationError(f"{path} has mode {mode:04o} and holds a password: chmod 0600 {path}")
+    if text.count("@") > 1:
+        # What stands before the last of them would be taken for the name of a machine, and told in errors, though it is of the password.
+        raise ConfigurationError(
+            f"{path} has more than one @: write each in the name, the password or an option as %40"
+        )
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # Its own message, and its cause, would show the text.
         raise ConfigurationError(f"{path} holds no URL of the form postgresql://ROLE:PASSWORD@HOST/DATABASE") from None
     if url.get_backend_name() != "postgresql" or not url.username or not url.database:
         raise ConfigurationError(f"{path} holds no URL of the form postgresql://ROLE:PASSWORD@HOST/DATABASE")
     return url
+
+
+def role_names(settings: Settings) -> RoleNames:
+    """What the roles of the processes are called in a PostgreSQL database.
+
+    Raises:
+        ConfigurationError: As for `database_url`.
+    """
+    api, sequencer, worker = (
+        str(database_url(settings, role).username) for role in (Role.API, Role.SEQUENCER, Role.WORKER)
+    )
+    return RoleNames(api=api, sequencer=sequencer, worker=worker)
+
+
+def without_secrets(url: URL, told: str) -> str:
+    """What a driver says of a connection, in one line, without what is secret in its URL."""
+    secrets = {str(url.password or "")}
+    for option in _SECRET_OPTIONS:
+        given = url.query.get(option, ())
+        secrets.update([given] if isinstance(given, str) else given)
+    written = {
+        form for secret in secrets for form in (secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1])
+    }
+    # The longest first: a part of it may be another's whole.
+    for form in sorted(filter(None, written), key=len, reverse=True):
+        told = told.replace(form, "***")
+    return " ".join(told.split())
 
 
 def open_database(settings: Settings, role: Role, *, pool_size: int = 8, every_tenant: bool = False) -> Engine:
@@ -94,9 +129,7 @@ def verify_access(settings: Settings, role: Role) -> None:
     except ConfigurationError as error:
         raise ConfigurationError(f"{settings.database_url_file(role.value)}: {error.message}") from error
     except DBAPIError as error:
-        told = " ".join(str(error.orig).split())
-        if url.password:
-            told = told.replace(str(url.password), "***")
+        told = without_secrets(url, str(error.orig))
         path = settings.database_url_file(role.value)
         raise ConfigurationError(
             f"the database that {path} names cannot be used as the role {url.username!r}: {told}"

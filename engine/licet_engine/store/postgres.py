@@ -6,7 +6,8 @@ Rules kept here:
   that. A transaction that said nothing is not answered with nothing: its statements fail.
 - A transaction that reads sees one state of the database (REPEATABLE READ), like one of SQLite. One that writes is READ COMMITTED:
   whatever it rests on it has locked, or states as a condition of the statement that writes.
-- Nobody who sees through row security gets in: a superuser or a role with BYPASSRLS is refused at the connection.
+- Nobody who sees through row security gets in: a superuser or a role with BYPASSRLS is refused at the connection. So is a role that is a
+  member of another, whose rights it would have, or that can make roles or databases or copy the server's.
 - What is committed is durable, whatever the server's default says.
 - Neither the password nor the values of a statement appear in an error.
 - A connection that was lost is found when the next transaction begins, and replaced there, before anything was done on it. What
@@ -39,13 +40,19 @@ _DEFAULT_SCOPE: Final = "licet_default_scope"
 _CONNECT_TIMEOUT_S: Final = 5
 _POOL_TIMEOUT_S: Final = 10
 _IDLE_IN_TRANSACTION_MS: Final = 60_000
+LOCK_WAIT_S: Final = 90.0
+"""How long whoever prepares the database waits for a lock: longer than a transaction of ours may be idle."""
 _SET_SCOPE: Final = text(f"SELECT set_config('{SCOPE_SETTING}', CAST(CAST(:tenants AS text[]) AS text), true)")
 # Not an empty array, which would hide every row without a word: this text is none, so that a policy which casts it fails.
 _SET_NO_SCOPE: Final = text(f"SELECT set_config('{SCOPE_SETTING}', '', true)")
 _INSPECT: Final = """
 SELECT rolsuper OR rolbypassrls, rolname, current_setting('server_encoding'),
-       CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false) END
-FROM pg_roles WHERE rolname = current_user
+       CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false) END,
+       concat_ws(', ', CASE WHEN rolcreaterole THEN 'CREATEROLE' END, CASE WHEN rolcreatedb THEN 'CREATEDB' END,
+                       CASE WHEN rolreplication THEN 'REPLICATION' END),
+       (SELECT string_agg(g.rolname, ', ' ORDER BY g.rolname)
+        FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid)
+FROM pg_roles r WHERE rolname = current_user
 """
 
 
@@ -122,13 +129,23 @@ def _prepare(dbapi_connection: Any) -> None:
     dbapi_connection.adapters.register_dumper(str, _Text)
     with dbapi_connection.cursor() as cursor:
         cursor.execute(_INSPECT)
-        sees_through, role, encoding, _ = cursor.fetchone()
+        sees_through, role, encoding, _, powers, groups = cursor.fetchone()
     # Committed: the pool rolls a connection back, which would undo the setting.
     dbapi_connection.commit()
     if sees_through:
         raise ConfigurationError(
             f"the database role {role!r} is a superuser or has BYPASSRLS, so no wall between tenants holds for it; "
             "connect as a plain role"
+        )
+    if powers:
+        mend = " ".join(f"NO{power}" for power in powers.split(", "))
+        raise ConfigurationError(
+            f'the database role {role!r} has {powers}, and must be a plain role: ALTER ROLE "{role}" {mend}'
+        )
+    if groups:
+        raise ConfigurationError(
+            f"the database role {role!r} is a member of {groups}, and may do what that may; connect as a role that is a member of none"
+            f' (as the administrator: REVOKE ... FROM "{role}")'
         )
     if encoding != "UTF8":
         raise ConfigurationError(f"the database is encoded as {encoding}; create one with ENCODING 'UTF8'")

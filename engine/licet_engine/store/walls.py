@@ -6,7 +6,9 @@ Rules kept here:
   and a test fails where one did not.
 - A row is seen, and written, only in a transaction that said that it is about its tenant. The text that says so is cast to an array,
   which fails where nothing was said; emptiness would be taken for an answer.
-- Every process has a role of its own, with the rights below and no others; what nobody is given here, nobody has.
+- Every process has a role of its own, with the rights below and no others; what nobody is given here, nobody has. What somebody has all
+  the same, or planted, is found by `licet_engine.store.breaches`.
+- Nobody but the owner may have others' statements run what they wrote: no triggers, no foreign keys, no functions.
 
 The roles:
 
@@ -15,12 +17,13 @@ The roles:
   hashes, the tenants, the heads of logs, operations and what operators asked to see.
 - *sequencer* writes what is logged and decided, and nothing else. It reads heads, leaves, tiles and budgets; of other tables only the
   columns that a change may state as its condition, never a text, a document or a record. What is logged it cannot change.
-- *worker* has the workflow engine's tables, and reads what an export needs.
+- *worker* reads and writes the rows of the workflow engine's tables, but for the number of its version, and reads what an export needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +34,9 @@ from licet_engine.store.tables import TENANT_TABLES, JsonText
 
 WORKFLOW_SCHEMA: Final = "dbos"
 """Where the workflow engine keeps its tables."""
+
+WORKFLOW_VERSIONS: Final = "dbos_migrations"
+"""Where the workflow engine keeps count of its migrations: who can write there has the owner write where they like, at its next start."""
 
 # A subquery, so that it is worked out once for a statement and not once for a row.
 _SCOPE: Final = f"(SELECT current_setting('{SCOPE_SETTING}')::text[])"
@@ -103,6 +109,43 @@ class RoleNames:
     sequencer: str
     worker: str
 
+    def __iter__(self) -> Iterator[str]:
+        return iter((self.api, self.sequencer, self.worker))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Right:
+    """One right on one thing.
+
+    Attributes:
+        kind: ``TABLE``, ``SEQUENCE``, ``SCHEMA``, ``ROUTINE`` or ``DATABASE``.
+        schema: Of the thing, or the schema itself.
+        name: Of the thing; of a routine with its arguments.
+        column: If it is on one column alone.
+        role: Who has it; ``PUBLIC`` for everybody.
+        privilege: As the database calls it.
+    """
+
+    kind: str
+    schema: str
+    name: str
+    column: str
+    role: str
+    privilege: str
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One policy of row security, its expressions in the form of `plain`."""
+
+    table: str
+    name: str
+    roles: tuple[str, ...]
+    command: str
+    using: str
+    check: str
+    is_permissive: bool = True
+
 
 def protect(connection: Connection, *table_names: str) -> None:
     """Force row security on tables. Called by the migration that makes them; does nothing on SQLite.
@@ -162,6 +205,25 @@ def unprotected(connection: Connection, *, version_table: str) -> list[str]:
     return list(rows.scalars())
 
 
+def disarm(connection: Connection, roles: RoleNames) -> None:
+    """Take from the roles whatever could have the owner run what they wrote, before the owner writes anything.
+
+    Args:
+        connection: Of the owner, in a transaction that writes.
+        roles: Their names.
+    """
+    named = ", ".join(_quoted(connection, role) for role in roles)
+    workflow = _workflow_tables(connection)
+    for schema in (_own_schema(connection), *([WORKFLOW_SCHEMA] if workflow else [])):
+        target = f"ALL TABLES IN SCHEMA {_quoted(connection, schema)}"
+        connection.execute(text(f"REVOKE TRIGGER, REFERENCES, TRUNCATE ON {target} FROM {named} CASCADE"))
+    if WORKFLOW_VERSIONS in workflow:
+        table = f"{_quoted(connection, WORKFLOW_SCHEMA)}.{_quoted(connection, WORKFLOW_VERSIONS)}"
+        connection.execute(text(f"REVOKE INSERT, UPDATE, DELETE ON {table} FROM {named} CASCADE"))
+    # What the workflow engine's migrations are about to make is nobody else's either.
+    connection.execute(text("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON ROUTINES FROM PUBLIC"))
+
+
 def grant(connection: Connection, roles: RoleNames, *, version_table: str) -> None:
     """Give every role its rights on the tables that are there, and take all others from it.
 
@@ -170,45 +232,105 @@ def grant(connection: Connection, roles: RoleNames, *, version_table: str) -> No
         roles: Their names.
         version_table: Where migrations keep count; every process may look at it.
     """
-    there = set(inspect(connection).get_table_names())
-    schema = connection.execute(text("SELECT quote_ident(current_schema())")).scalar_one()
-    quoted = {
-        name: _quoted(connection, role)
-        for name, role in (("api", roles.api), ("sequencer", roles.sequencer), ("worker", roles.worker))
-    }
-    statements: list[str] = []
-    for role in quoted.values():
-        statements += [
-            f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {role}",
-            f"GRANT USAGE ON SCHEMA {schema} TO {role}",
-            f"GRANT SELECT ON {_quoted(connection, version_table)} TO {role}",
-        ]
-    for table in sorted(TENANT_TABLES, key=lambda table: table.name):
-        if table.name in there:
-            statements += _rights_on(connection, table, **quoted)
-    statements += _workflow_rights(connection, **quoted)
-    for statement in statements:
+    _open_to_api(connection, roles.api)
+    named = ", ".join(_quoted(connection, role) for role in roles)
+    database = _quoted(connection, str(connection.execute(text("SELECT current_database()")).scalar_one()))
+    connection.execute(text(f"REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM {named} CASCADE"))
+    there = [_own_schema(connection), *([WORKFLOW_SCHEMA] if inspect(connection).has_schema(WORKFLOW_SCHEMA) else [])]
+    for schema in there:
+        quoted = _quoted(connection, schema)
+        for things in (f"ALL TABLES IN SCHEMA {quoted}", f"ALL SEQUENCES IN SCHEMA {quoted}", f"SCHEMA {quoted}"):
+            connection.execute(text(f"REVOKE ALL ON {things} FROM {named} CASCADE"))
+    if WORKFLOW_SCHEMA in there:
+        routines = f"ALL ROUTINES IN SCHEMA {_quoted(connection, WORKFLOW_SCHEMA)}"
+        connection.execute(text(f"REVOKE ALL ON {routines} FROM PUBLIC, {named} CASCADE"))
+    for statement in _grants(connection, rights(connection, roles, version_table=version_table)):
         connection.execute(text(statement))
 
 
-def _rights_on(connection: Connection, table: Table, *, api: str, sequencer: str, worker: str) -> Iterable[str]:
-    name = _quoted(connection, table.name)
-    yield f"GRANT SELECT ON {name} TO {api}"
-    yield f"DROP POLICY IF EXISTS licet_api ON {name}"
-    if table.name in API_SEES_EVERYWHERE:
-        yield f"CREATE POLICY licet_api ON {name} FOR SELECT TO {api} USING ({_EVERYWHERE})"
+def rights(connection: Connection, roles: RoleNames, *, version_table: str) -> frozenset[Right]:
+    """All rights that the roles have on the tables that are there, beside that to connect.
+
+    Args:
+        connection: Of any role, on PostgreSQL.
+        roles: Their names.
+        version_table: As for `grant`.
+    """
+    schema = _own_schema(connection)
+    there = set(inspect(connection).get_table_names())
+    found: set[Right] = set()
+    for role in roles:
+        found.add(Right("SCHEMA", schema, "", "", role, "USAGE"))
+        if version_table in there:
+            found.add(Right("TABLE", schema, version_table, "", role, "SELECT"))
+    for table in TENANT_TABLES:
+        if table.name in there:
+            given = _rights_on(table, api=roles.api, sequencer=roles.sequencer, worker=roles.worker)
+            found |= {Right("TABLE", schema, table.name, column, role, right) for role, right, column in given}
+    return frozenset(found | set(_workflow_rights(connection, roles)))
+
+
+def policies(connection: Connection, roles: RoleNames, *, owner: str) -> frozenset[Policy]:
+    """All policies on the tables that are there."""
+    there = set(inspect(connection).get_table_names())
+    in_scope, everywhere = plain(_IN_SCOPE), plain(_EVERYWHERE)
+    found: set[Policy] = set()
+    for name in {table.name for table in TENANT_TABLES} & there:
+        found.add(Policy(name, "licet_tenant", ("PUBLIC",), "ALL", in_scope, in_scope))
+        found.add(Policy(name, "licet_owner", (owner,), "ALL", everywhere, everywhere))
+        if name in API_SEES_EVERYWHERE:
+            found.add(Policy(name, "licet_api", (roles.api,), "SELECT", everywhere, ""))
+    return frozenset(found)
+
+
+def plain(expression: str) -> str:
+    """An expression of a policy without what the server adds when it shows one: brackets, spaces, casts to text, names of columns.
+
+    Two that differ in more are different: none of ours has an operator whose place brackets could change.
+    """
+    bare = re.sub(r"[\s()]", "", expression)
+    return re.sub(r"::text(\[\])?|AScurrent_setting", "", bare)
+
+
+def _open_to_api(connection: Connection, api: str) -> None:
+    """Let the api see every tenant's rows of some tables. What is so already is left alone: a change locks the table."""
+    there = set(inspect(connection).get_table_names())
+    found = connection.execute(
+        text(
+            "SELECT tablename, array_to_string(roles, ',') FROM pg_policies"
+            " WHERE schemaname = current_schema() AND policyname = 'licet_api'"
+        )
+    )
+    as_it_is = {str(name): str(roles) for name, roles in found}
+    for name in sorted({table.name for table in TENANT_TABLES} & there):
+        wanted = api if name in API_SEES_EVERYWHERE else None
+        if as_it_is.get(name) == wanted:
+            continue
+        table = _quoted(connection, name)
+        connection.execute(text(f"DROP POLICY IF EXISTS licet_api ON {table}"))
+        if wanted is not None:
+            role = _quoted(connection, wanted)
+            connection.execute(text(f"CREATE POLICY licet_api ON {table} FOR SELECT TO {role} USING ({_EVERYWHERE})"))
+
+
+def _rights_on(table: Table, *, api: str, sequencer: str, worker: str) -> Iterable[tuple[str, str, str]]:
+    """Who, what, and on which column, if not on all."""
+    yield api, "SELECT", ""
     for right, columns in API_WRITES.get(table.name, {}).items():
-        yield f"GRANT {right}{_listed(connection, columns)} ON {name} TO {api}"
+        for column in columns or ("",):
+            yield api, right, column
     if table.name in WORKER_READS:
-        yield f"GRANT SELECT ON {name} TO {worker}"
+        yield worker, "SELECT", ""
     if table.name in NOT_THE_SEQUENCERS:
         return
-    rights = ["INSERT"] if table.name in SEQUENCER_ONLY_ADDS else ["INSERT", "UPDATE"]
+    yield sequencer, "INSERT", ""
+    if table.name not in SEQUENCER_ONLY_ADDS:
+        yield sequencer, "UPDATE", ""
     if table.name in SEQUENCER_READS:
-        rights.append("SELECT")
+        yield sequencer, "SELECT", ""
     elif table.name not in SEQUENCER_ONLY_ADDS:
-        rights.append(f"SELECT{_listed(connection, condition_columns(table))}")
-    yield f"GRANT {', '.join(rights)} ON {name} TO {sequencer}"
+        for column in condition_columns(table):
+            yield sequencer, "SELECT", column
 
 
 def condition_columns(table: Table) -> tuple[str, ...]:
@@ -220,18 +342,48 @@ def condition_columns(table: Table) -> tuple[str, ...]:
     )
 
 
-def _workflow_rights(connection: Connection, *, api: str, sequencer: str, worker: str) -> Iterable[str]:
+def _workflow_rights(connection: Connection, roles: RoleNames) -> Iterable[Right]:
     if not inspect(connection).has_schema(WORKFLOW_SCHEMA):
         return
-    yield f"REVOKE ALL ON ALL TABLES IN SCHEMA {WORKFLOW_SCHEMA} FROM {api}, {sequencer}"
-    yield f"REVOKE ALL ON SCHEMA {WORKFLOW_SCHEMA} FROM {api}"
-    yield f"GRANT USAGE ON SCHEMA {WORKFLOW_SCHEMA} TO {sequencer}, {worker}"
-    yield f"GRANT ALL ON ALL TABLES IN SCHEMA {WORKFLOW_SCHEMA} TO {worker}"
-    yield f"GRANT ALL ON ALL SEQUENCES IN SCHEMA {WORKFLOW_SCHEMA} TO {worker}"
-    yield f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {WORKFLOW_SCHEMA} TO {worker}"
+
+    def on(table: str, role: str, right: str, column: str = "") -> Right:
+        return Right("TABLE", WORKFLOW_SCHEMA, table, column, role, right)
+
+    for role in (roles.sequencer, roles.worker):
+        yield Right("SCHEMA", WORKFLOW_SCHEMA, "", "", role, "USAGE")
+    for table in _workflow_tables(connection):
+        yield on(table, roles.worker, "SELECT")
+        if table != WORKFLOW_VERSIONS:
+            for right in ("INSERT", "UPDATE", "DELETE"):
+                yield on(table, roles.worker, right)
+    for sequence in inspect(connection).get_sequence_names(schema=WORKFLOW_SCHEMA):
+        yield Right("SEQUENCE", WORKFLOW_SCHEMA, sequence, "", roles.worker, "USAGE")
     # An operation is enqueued in its decision's own transaction: that is one row, and its input.
-    yield f"GRANT SELECT, INSERT, UPDATE ON {WORKFLOW_SCHEMA}.workflow_status TO {sequencer}"
-    yield f"GRANT INSERT, SELECT (workflow_uuid) ON {WORKFLOW_SCHEMA}.workflow_input TO {sequencer}"
+    for right in ("SELECT", "INSERT", "UPDATE"):
+        yield on("workflow_status", roles.sequencer, right)
+    yield on("workflow_input", roles.sequencer, "INSERT")
+    yield on("workflow_input", roles.sequencer, "SELECT", "workflow_uuid")
+
+
+def _workflow_tables(connection: Connection) -> list[str]:
+    looked = inspect(connection)
+    return looked.get_table_names(schema=WORKFLOW_SCHEMA) if looked.has_schema(WORKFLOW_SCHEMA) else []
+
+
+def _grants(connection: Connection, given: Iterable[Right]) -> Iterable[str]:
+    """The statements that give rights, one for each thing and role."""
+    together: dict[tuple[str, str, str, str], dict[str, list[str]]] = {}
+    for right in sorted(given):
+        on = together.setdefault((right.kind, right.schema, right.name, right.role), {})
+        on.setdefault(right.privilege, []).extend([right.column] if right.column else [])
+    for (kind, schema, name, role), privileges in together.items():
+        thing = ".".join(_quoted(connection, part) for part in (schema, name) if part)
+        listed = ", ".join(f"{p}{_listed(connection, columns)}" for p, columns in privileges.items())
+        yield f"GRANT {listed} ON {kind} {thing} TO {_quoted(connection, role)}"
+
+
+def _own_schema(connection: Connection) -> str:
+    return str(connection.execute(text("SELECT current_schema()")).scalar_one())
 
 
 def _listed(connection: Connection, columns: Iterable[str]) -> str:

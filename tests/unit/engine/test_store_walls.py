@@ -213,6 +213,48 @@ def test_the_worker_sees_the_workflow_engine_and_what_an_export_needs(postgres: 
     engine.dispose()
 
 
+@pytest.mark.parametrize("right", ["TRIGGER", "REFERENCES", "TRUNCATE", "MAINTAIN"])
+def test_no_role_but_the_owner_can_hang_anything_on_a_table_empty_it_or_lock_it_at_will(
+    postgres: PostgresServer, name: str, right: str
+) -> None:
+    with postgres.admin(name) as admin:
+        tables = admin.execute(
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname IN ('public', 'dbos')"
+        ).fetchall()
+        assert len(tables) > len(TENANT_TABLES) + 10
+        for role in (Role.API, Role.SEQUENCER, Role.WORKER):
+            for (table,) in tables:
+                asked = (f"licet_{role.value}", table, right)
+                assert admin.execute("SELECT has_table_privilege(%s, %s, %s)", asked).fetchone() == (False,), asked
+
+
+def test_of_the_workflow_engines_schema_each_role_has_what_it_needs_and_no_more(
+    postgres: PostgresServer, name: str
+) -> None:
+    with postgres.admin(name) as admin:
+        found: dict[tuple[str, str], set[str]] = {}
+        for role in ("licet_api", "licet_sequencer", "licet_worker"):
+            for table, rights in admin.execute(
+                "SELECT tablename, (SELECT array_agg(r) FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) r"
+                " WHERE has_table_privilege(%s, format('dbos.%%I', tablename), r)) FROM pg_tables WHERE schemaname = 'dbos'",
+                (role,),
+            ).fetchall():
+                found[role, table] = set(rights or ())
+            functions = admin.execute(
+                "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'dbos'::regnamespace"
+                " AND has_function_privilege(%s, oid, 'EXECUTE')",
+                (role,),
+            ).fetchall()
+            assert functions == []
+    every = {"SELECT", "INSERT", "UPDATE", "DELETE"}
+    for (role, table), rights in found.items():
+        expected = {
+            "licet_worker": {"SELECT"} if table == "dbos_migrations" else every,
+            "licet_sequencer": {"workflow_status": every - {"DELETE"}, "workflow_input": {"INSERT"}}.get(table, set()),
+        }
+        assert rights == expected.get(role, set()), (role, table)
+
+
 @pytest.mark.parametrize("role", [Role.API, Role.SEQUENCER, Role.WORKER])
 def test_no_role_but_the_owner_can_make_tables_or_lift_a_wall(engine: Engine) -> None:
     assert may(engine, "CREATE TABLE mine (x int)") is None
