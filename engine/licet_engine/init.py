@@ -19,14 +19,16 @@ from sqlmodel import select
 from licet_attestations import canonical
 from licet_attestations.signer.files import create_durably, make_private_directory
 from licet_attestations.signer.keystore import Keystore, read_passphrase
+from licet_attestations.trustroot import TrustRoot
 from licet_engine.domain.errors import ConfigurationError
 from licet_engine.domain.refs import PLATFORM, new_id, now_ms
 from licet_engine.lifecycle.people import first_bundle, new_token, tenant_rows
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Submission
 from licet_engine.settings import Settings
-from licet_engine.store import breaches, migrations, walls
+from licet_engine.store import belonging, breaches, migrations, walls
 from licet_engine.store.access import Role, database_url, open_database, role_names, verify_access, without_secrets
+from licet_engine.store.belonging import Identity
 from licet_engine.store.db import UnsafeAllTenants, read_transaction, write_transaction
 from licet_engine.store.postgres import LOCK_WAIT_S, DatabaseUnavailable, is_postgres
 from licet_engine.store.tables import ApiToken, Tenant
@@ -117,7 +119,7 @@ def initialise(
             now_ms=now_ms(),
             passphrase=passphrase,
         )
-    prepare_database(settings)
+    prepare_database(settings, founding=keystore.trust_root)
     settings.trust_root.unlink(missing_ok=True)
     create_durably(settings.trust_root, keystore.trust_root.to_json())
     token = _first_operator(settings, region)
@@ -128,15 +130,24 @@ def initialise(
     return Initialised(path, settings.trust_root)
 
 
-def prepare_database(settings: Settings) -> None:
+def prepare_database(settings: Settings, *, founding: TrustRoot | None = None) -> None:
     """Bring all tables, ours and the workflow engine's, up to date, and give every role its rights.
 
     On PostgreSQL this takes the owner's URL. Where that is not there, the tables must be up to date already.
 
+    Args:
+        settings: Of the installation.
+        founding: The trust root of an installation that is being made; else that of the one there is counts, if there is one.
+
     Raises:
-        ConfigurationError: A role cannot be used, the owner is needed and is not there, or something in it is not as it should be: says what, and how to mend it.
+        ConfigurationError: A role cannot be used, the owner is needed and is not there, the database is another installation's, or
+            something in it is not as it should be: says what, and how to mend it.
     """
     if settings.database_urls and not settings.database_url_file(Role.OWNER.value).exists():
+        if founding is not None:
+            raise ConfigurationError(
+                f"{settings.database_url_file(Role.OWNER.value)} is not there: an installation is made by the owner of its database"
+            )
         verify_prepared(settings)
         return
     for role in Role:
@@ -145,6 +156,8 @@ def prepare_database(settings: Settings) -> None:
     engine = open_database(settings, Role.OWNER, every_tenant=True)
     try:
         with _told_of(url, engine), migrations.alone(engine):
+            # Before the tables of another are migrated, or its roles are robbed of their rights.
+            _verify_belonging(engine, settings, founding)
             if is_postgres(engine):
                 _clear_the_way(settings, engine)
             migrations.upgrade(engine)
@@ -153,6 +166,7 @@ def prepare_database(settings: Settings) -> None:
                 _raise_walls(settings, engine)
             else:
                 os.chmod(settings.database, 0o600)  # noqa: PTH101 - beside its siblings below it is one call.
+            _claim(engine, settings, founding)
     finally:
         engine.dispose()
 
@@ -165,7 +179,7 @@ def verify_prepared(settings: Settings, *, within_s: float = 0.0) -> None:
         within_s: How long, while another is at it.
 
     Raises:
-        ConfigurationError: A role cannot be used, or it is not as it should be by then.
+        ConfigurationError: A role cannot be used, the database is another installation's, or it is not as it should be by then.
     """
     for role in (Role.API, Role.SEQUENCER, Role.WORKER):
         verify_access(settings, role)
@@ -182,6 +196,7 @@ def verify_prepared(settings: Settings, *, within_s: float = 0.0) -> None:
             if time.monotonic() >= until_s or not (is_busy or is_behind):
                 raise ConfigurationError(wrong)
             time.sleep(0.2)
+        _verify_belonging(engine, settings, None)
     finally:
         engine.dispose()
 
@@ -199,6 +214,33 @@ def _what_is_wrong(settings: Settings, engine: Engine) -> str | None:
 
 def _worded(breach: breaches.Breach) -> str:
     return f"the database is not as it should be: {breach.what}. {breach.mend}"
+
+
+def _identity(settings: Settings, founding: TrustRoot | None) -> Identity | None:
+    """Of the installation that is made or is there; None where only tables are prepared."""
+    if founding is not None:
+        return Identity.of(founding)
+    if not settings.trust_root.exists():
+        return None
+    return Identity.of(TrustRoot.from_json(settings.trust_root.read_bytes()))
+
+
+def _verify_belonging(engine: Engine, settings: Settings, founding: TrustRoot | None) -> None:
+    identity = _identity(settings, founding)
+    if identity is None:
+        return
+    with read_transaction(engine, PLATFORM) as connection:
+        if founding is None:
+            belonging.verify_own(connection, identity)
+        else:
+            belonging.verify_free(connection, identity)
+
+
+def _claim(engine: Engine, settings: Settings, founding: TrustRoot | None) -> None:
+    identity = _identity(settings, founding)
+    if identity is not None:
+        with write_transaction(engine, PLATFORM) as connection:
+            belonging.claim(connection, identity, now_ms=now_ms())
 
 
 def _clear_the_way(settings: Settings, engine: Engine) -> None:

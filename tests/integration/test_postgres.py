@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from licet_engine.cli import run
 from licet_engine.client import LicetClient
 from licet_engine.commands import doctor
 from licet_engine.domain.errors import ConfigurationError
-from licet_engine.init import initialise, prepare_database
+from licet_engine.init import initialise, prepare_database, verify_prepared
 from licet_engine.serve import Supervisor
 from licet_engine.settings import Settings, load_settings
 from licet_engine.store.access import Role
@@ -173,6 +174,86 @@ def test_without_the_owner_only_what_is_at_its_version_is_served(settings: Setti
     initialise(settings)
     owner.unlink()
     prepare_database(settings)
+
+
+# --- one database, one installation ------------------------------------------------------------------------------------------
+
+
+def operators(postgres: PostgresServer, settings: Settings) -> int:
+    with postgres.admin(postgres.name_of(settings.database_urls)) as admin:
+        (count,) = admin.execute("SELECT count(*) FROM api_token").fetchone() or (0,)
+        return int(count)
+
+
+def test_a_second_installation_is_neither_made_nor_served_on_the_database_of_a_first(
+    settings: Settings, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    initialise(settings)
+    other = replace(settings, data=tmp_path / "other")
+    for _ in range(2):
+        with pytest.raises(
+            ConfigurationError, match=r"holds an installation already \('licet', trust root [0-9a-f]{16}\)"
+        ):
+            initialise(other)
+    assert operators(postgres, settings) == 1
+    # One that was made elsewhere, and is told of this database afterwards.
+    initialise(replace(other, database_urls=str(postgres.write_urls(postgres.create(), tmp_path / "urls-2"))))
+    for verify in (prepare_database, verify_prepared):
+        with pytest.raises(ConfigurationError, match="the database is of another installation"):
+            verify(other)
+    (finding,) = doctor.doctor_state.look_at_belonging(other)
+    assert finding.state == "broken"
+    # The first, and another slot of it, are none the worse.
+    prepare_database(settings)
+    verify_prepared(replace(settings, slot=2))
+    (finding,) = doctor.doctor_state.look_at_belonging(settings)
+    assert finding.state == "ok"
+
+
+def test_of_two_installations_that_are_made_at_once_on_one_database_one_is(settings: Settings, tmp_path: Path) -> None:
+    both = [settings, replace(settings, data=tmp_path / "other")]
+    with ThreadPoolExecutor(2) as pool:
+        ended = [pool.submit(initialise, one) for one in both]
+    errors = [future.exception(60) for future in ended]
+    (error,) = [error for error in errors if error is not None]
+    assert isinstance(error, ConfigurationError)
+    assert "holds an installation already" in error.message
+
+
+def test_an_installation_that_was_broken_off_is_gone_on_with(settings: Settings) -> None:
+    initialise(settings)
+    for name in ("installed", "operator.token"):
+        (settings.data / name).unlink()
+    initialise(settings)
+
+
+def test_a_database_of_a_version_that_did_not_say_whose_it_was_says_it_from_the_next_start_on(
+    settings: Settings, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    initialise(settings)
+    with postgres.admin(postgres.name_of(settings.database_urls)) as admin:
+        admin.execute("DELETE FROM installation")
+    # Nor is such a one anybody's to take.
+    with pytest.raises(ConfigurationError, match="holds an installation already"):
+        initialise(replace(settings, data=tmp_path / "other"))
+    assert [found.state for found in doctor.doctor_state.look_at_belonging(settings)] == ["weak"]
+    prepare_database(settings)
+    assert [found.state for found in doctor.doctor_state.look_at_belonging(settings)] == ["ok"]
+
+
+@pytest.mark.parametrize("role", [Role.API, Role.SEQUENCER, Role.WORKER], ids=lambda role: role.value)
+def test_no_role_but_the_owner_can_change_whose_the_database_is(
+    settings: Settings, postgres: PostgresServer, role: Role
+) -> None:
+    prepare_database(settings)
+    with postgres.admin(postgres.name_of(settings.database_urls)) as admin:
+        for right in ("INSERT", "UPDATE"):
+            asked = (f"licet_{role.value}", right)
+            assert admin.execute("SELECT has_any_column_privilege(%s, 'installation', %s)", asked).fetchone() == (
+                False,
+            )
+        asked = (f"licet_{role.value}", "DELETE")
+        assert admin.execute("SELECT has_table_privilege(%s, 'installation', %s)", asked).fetchone() == (False,)
 
 
 # --- what the doctor says -------------------------------------------------------------------------------------------------

@@ -517,6 +517,7 @@ LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     look_at_keys,
     doctor_state.look_at_passphrase,
     look_at_database,
+    doctor_state.look_at_belonging,
     doctor_state.look_at_logs,
     doctor_state.look_at_tokens,
     doctor_state.look_at_retention,

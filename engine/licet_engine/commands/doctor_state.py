@@ -54,6 +54,40 @@ def _named(names: list[str]) -> str:
     return ", ".join(map(clean, names[:_MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
+def look_at_belonging(settings: Settings) -> Iterator[Finding]:
+    """Whether the database is of the installation whose keys lie in the data folder."""
+    import hashlib  # noqa: PLC0415  # Only doctor needs it.
+
+    from licet_attestations.errors import LicetAttestationError  # noqa: PLC0415  # As above.
+    from licet_attestations.trustroot import TrustRoot  # noqa: PLC0415  # As above.
+
+    try:
+        own = TrustRoot.from_json(settings.trust_root.read_bytes())
+    except (OSError, LicetAttestationError):  # Another look tells.
+        return
+    digest_hex = hashlib.sha256(own.to_json()).hexdigest()
+    with looked_into(settings) as ask:
+        if ask is None:
+            return
+        rows = ask("SELECT instance, trust_root_digest_hex FROM installation")
+    if not rows:
+        yield Finding(
+            "belonging",
+            "weak",
+            "the database does not say whose it is yet",
+            "Start licet serve, which writes it there.",
+        )
+    elif rows != [(own.instance, digest_hex)]:
+        yield Finding(
+            "belonging",
+            "broken",
+            f"the database is of another installation ({rows[0][0]!r}, trust root {rows[0][1][:16]}; this is {digest_hex[:16]})",
+            "Stop the service; correct LICET_DATA or LICET_DATABASE_URLS.",
+        )
+    else:
+        yield Finding("belonging", "ok", f"the database is of this installation, trust root {digest_hex[:16]}")
+
+
 def look_at_sockets(settings: Settings) -> Iterator[Finding]:
     """Whether the internal doors are closed to others."""
     folder = settings.data / "run"

@@ -822,4 +822,21 @@ class LogCheckpoint(TenantRow, table=True):
     at_ms: int = Field(default=0, sa_type=BigInteger)
 
 
+# --- The installation ---------------------------------------------------------------------------------------------------
+
+
+class Installation(TenantRow, table=True):
+    """Which installation the database is of: one row, of the platform's tenant, written once by the owner.
+
+    Nobody but the owner can change it, and who has other keys is told so before anything is done.
+    """
+
+    __tablename__: ClassVar[Any] = "installation"
+
+    instance: str
+    trust_root_digest_hex: str
+    """SHA-256 of the trust root's canonical form."""
+    created_at_ms: int = Field(sa_type=BigInteger)
+
+
 TENANT_TABLES = frozenset(table for table in SQLModel.metadata.tables.values() if "tenant_id" in table.c)

@@ -92,8 +92,8 @@ SEQUENCER_ONLY_ADDS: Final = frozenset(
 )
 """Tables whose rows the sequencer can neither change nor remove: what is logged stays as it was logged."""
 
-NOT_THE_SEQUENCERS: Final = frozenset({"device", "device_wait", "log_checkpoint"})
-"""Written by the api: checkpoints from what the signer gave it, and who has which device."""
+NOT_THE_SEQUENCERS: Final = frozenset({"device", "device_wait", "installation", "log_checkpoint"})
+"""Written by the owner, when an installation is made; by the api: checkpoints from what the signer gave it, and who has which device."""
 
 WORKER_READS: Final = frozenset(
     {"attestation", "fact_blob", "log_checkpoint", "log_head", "log_leaf", "log_record", "log_tile", "policy_bundle"}

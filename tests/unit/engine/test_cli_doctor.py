@@ -49,11 +49,26 @@ def states(found: list[doctor.Finding]) -> set[str]:
 
 def test_a_fresh_installation_is_well_but_for_what_does_not_run(examine: Any) -> None:
     found = examine()
-    for check in ("folder", "disk", "keys", "trust root", "migrations", "clock", "configuration"):
+    for check in ("folder", "disk", "keys", "trust root", "migrations", "clock", "configuration", "belonging"):
         assert states(found[check]) == {"ok"}, found[check]
     for check in ("signer", "router", "worker", "api live", "api ready", "router ready"):
         assert states(found[check]) == {"broken"}
         assert found[check][0].mend.startswith("Start the service: licet serve")
+
+
+def test_a_database_that_is_of_another_installation_is_broken(examine: Any, made: Path, tmp_path: Path) -> None:
+    initialise(load_settings({}, data=tmp_path / "other"))
+    own = (made / "trust-root.json").read_bytes()
+    try:
+        for place in (made, made / "signer"):
+            (place / "trust-root.json").write_bytes((tmp_path / "other" / "trust-root.json").read_bytes())
+        (finding,) = examine()["belonging"]
+        assert finding.state == "broken"
+        assert finding.detail.startswith("the database is of another installation")
+    finally:
+        for place in (made, made / "signer"):
+            (place / "trust-root.json").write_bytes(own)
+    assert states(examine()["belonging"]) == {"ok"}
 
 
 def test_a_key_that_others_can_read_is_broken(examine: Any, made: Path) -> None:
