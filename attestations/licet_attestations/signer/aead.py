@@ -9,6 +9,8 @@ Rules kept here:
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import secrets
 
 from cryptography.exceptions import InvalidTag
@@ -73,6 +75,12 @@ def unwrap(key: bytes, wrapped: bytes, bound: bytes) -> bytes:
     if len(wrapped) < NONCE_BYTES + TAG_BYTES:
         raise SealBroken("shorter than a nonce and a tag")
     return unseal(key, wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], bound)
+
+
+def object_tag_hex(key: bytes, tenant: str, object_id: str, digest_hex: str) -> str:
+    """Return the tag over an object's content that stands in its header; without the key it tells nothing of the content."""
+    message = associated_data("licet-object-digest-v1", tenant, object_id, bytes.fromhex(digest_hex))
+    return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 
 def _check(key: bytes, nonce: bytes) -> None:

@@ -119,6 +119,18 @@ class SignerClient:
         )
         return decode_bytes(answer["key"])
 
+    def object_tag(self, tenant: str, object_id: str, wrapped: bytes, digest_hex: str, warrant: bytes) -> str:
+        """See ``SignerRules.object_tag``."""
+        answer = self._call(
+            "object_tag",
+            tenant=tenant,
+            object_id=object_id,
+            wrapped=encode_bytes(wrapped),
+            digest_hex=digest_hex,
+            warrant=encode_bytes(warrant),
+        )
+        return str(answer["tag"])
+
     def object_name(self, tenant: str, digest_hex: str, warrant: bytes) -> str:
         """See ``SignerRules.object_name``."""
         answer = self._call("object_name", tenant=tenant, digest_hex=digest_hex, warrant=encode_bytes(warrant))

@@ -8,7 +8,7 @@ Rules kept here:
    the adapter operation asked for. It lives at most five minutes and names nothing of another tenant. It touches
    only what was decided on (``verify_touched``).
 3. An object's key is made or unwrapped only under a live warrant of that tenant which names that object, for an
-   operation that writes or reads objects.
+   operation that writes or reads objects. Whoever holds one may have a content proved to be the object's; of its key nothing is told.
 4. A model is signed only under a live warrant to register exactly these files.
 5. A tenant's key is destroyed only under a live warrant for it.
 6. A statement is signed only if it is of a kind we know and says whose it is. Warrants are not made this way.
@@ -33,6 +33,7 @@ from licet_attestations import canonical, dsse, merkle, oms, statement
 from licet_attestations.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
 from licet_attestations.errors import FormatError, SignerRefused, VerificationError
 from licet_attestations.leaf import Leaf, is_tenant, verify_commitment
+from licet_attestations.signer import aead
 from licet_attestations.tlogproof import TlogProof
 from licet_attestations.warrant import (
     MAX_CLOCK_SKEW_MS,
@@ -255,6 +256,14 @@ class SignerRules:
         """Return the key of one object (rule 3)."""
         self._live(tenant, warrant, _READING, object_id)
         return self._keys.unwrap_object_key(tenant, object_id, wrapped)
+
+    def object_tag(self, tenant: str, object_id: str, wrapped: bytes, digest_hex: str, warrant: bytes) -> str:
+        """Return what the header of an object bears for a content, in hex: it shows whether that is the one (rule 3)."""
+        if not statement.is_sha256_hex(digest_hex):
+            raise SignerRefused("not a SHA-256 digest", code="signer.digest")
+        self._live(tenant, warrant, _NAMING, object_id)
+        key = self._keys.unwrap_object_key(tenant, object_id, wrapped)
+        return aead.object_tag_hex(key, tenant, object_id, digest_hex)
 
     def object_name(self, tenant: str, digest_hex: str, warrant: bytes) -> str:
         """Return the name under which to store what ``digest_hex`` identifies (rule 3, without the object)."""

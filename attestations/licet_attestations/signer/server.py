@@ -44,8 +44,8 @@ LOOKING = frozenset({"public", "last_checkpoint"})
 API_METHODS = LOOKING | {"sign_checkpoint", "webhook_secret"}
 WORKER_METHODS = frozenset(
     {
-        *("public", "mint", "attest", "sign_model", "new_data_key", "unwrap", "object_name", "destroy_tenant_key"),
-        "sign_webhook",
+        *("public", "mint", "attest", "sign_model", "new_data_key", "unwrap", "object_tag", "object_name"),
+        *("destroy_tenant_key", "sign_webhook"),
     }
 )
 
@@ -144,6 +144,10 @@ class _Handlers:
     def unwrap(self, tenant: str, object_id: str, wrapped: str, warrant: str) -> Any:
         key = self._rules.unwrap(tenant, object_id, decode_bytes(wrapped), decode_bytes(warrant))
         return {"key": encode_bytes(key)}
+
+    def object_tag(self, tenant: str, object_id: str, wrapped: str, digest_hex: str, warrant: str) -> Any:
+        tag = self._rules.object_tag(tenant, object_id, decode_bytes(wrapped), digest_hex, decode_bytes(warrant))
+        return {"tag": tag}
 
     def object_name(self, tenant: str, digest_hex: str, warrant: str) -> Any:
         return {"name": self._rules.object_name(tenant, digest_hex, decode_bytes(warrant))}

@@ -12,6 +12,7 @@ from licet_attestations import canonical, dsse, merkle, oms, statement
 from licet_attestations.checkpoint import verify_checkpoint
 from licet_attestations.errors import FormatError, SignerRefused, WarrantError
 from licet_attestations.leaf import Leaf, commit
+from licet_attestations.signer import aead
 from licet_attestations.warrant import MAX_LIFETIME_MS, read_warrant, verify_warrant
 
 if TYPE_CHECKING:
@@ -304,6 +305,13 @@ def test_who_may_hold_an_object_finds_it_and_gets_no_key_of_it(world: World, act
     hold = warrant(world, operation, action)
     digest_hex = "a" * 64
     assert world.signer.object_name(TENANT, digest_hex, hold) == world.signer.object_name(TENANT, digest_hex, put)
+    # A content can be proved to be the object's; what is told depends on content and object, and is no key.
+    tag = world.signer.object_tag(TENANT, OBJECT_ID, made.wrapped, digest_hex, hold)
+    assert tag == aead.object_tag_hex(made.key, TENANT, OBJECT_ID, digest_hex)
+    assert tag != world.signer.object_tag(TENANT, OBJECT_ID, made.wrapped, "b" * 64, hold)
+    with pytest.raises(SignerRefused) as refused:
+        world.signer.object_tag(TENANT, f"{TENANT}/another", made.wrapped, digest_hex, hold)
+    assert refused.value.code == "warrant.other-resource"
     for act in (
         lambda: world.signer.unwrap(TENANT, OBJECT_ID, made.wrapped, hold),
         lambda: world.signer.new_data_key(TENANT, OBJECT_ID, hold),
