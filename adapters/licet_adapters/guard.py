@@ -97,6 +97,11 @@ class WarrantGuard:
         self._spend(warrant)
         return warrant
 
+    def check_live(self, warrant: Warrant) -> None:
+        """Raise ``WarrantRefused`` if an admitted warrant's time is over by now: for acts that must not come late."""
+        if self._clock() >= warrant.expires_at_ms:
+            raise WarrantRefused("expired", "the warrant's time was over before the act; nothing more is done under it")
+
     def _spend(self, warrant: Warrant) -> None:
         name = hashlib.sha256(warrant.id.encode()).hexdigest()
         directory = self._dir / name[:2]

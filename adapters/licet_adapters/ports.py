@@ -167,11 +167,19 @@ class ObjectStore(Protocol):
         ...
 
     def hold(self, warrant: bytes, ref: ObjectRef, parameters: Parameters) -> HoldOutcome:
-        """Keep the object from removal until ``lift``, by the strongest means there is; doing it again is harmless."""
+        """Keep the object from removal until ``lift``, by the strongest means there is; doing it again is harmless.
+
+        What is kept is verified to be ``ref``. The warrant must still be live when the place is told.
+
+        Raises:
+            WarrantRefused: See the guard; ``expired`` also if its time was over before the place was told.
+            Conflict: Other content stands under this id.
+            IntegrityError: What stands there is not what was put, or not alone.
+        """
         ...
 
     def lift(self, warrant: bytes, ref: ObjectRef, parameters: Parameters) -> HoldOutcome:
-        """End ``hold``; doing it again is harmless."""
+        """End ``hold``; doing it again is harmless. As there, the warrant must be live when the place is told."""
         ...
 
 
@@ -578,7 +586,7 @@ class ModelRegistry(Protocol):
         ...
 
     def hold(self, warrant: bytes, ref: ModelVersionRef, parameters: Parameters) -> HoldOutcome:
-        """Keep the version's files from removal until ``lift``; doing it again is harmless."""
+        """Keep the version's files and its manifest from removal until ``lift``; doing it again is harmless."""
         ...
 
     def lift(self, warrant: bytes, ref: ModelVersionRef, parameters: Parameters) -> HoldOutcome:
@@ -963,6 +971,10 @@ class KeySource(Protocol):
 
     def unwrap(self, tenant: str, object_id: str, wrapped: bytes, warrant: bytes) -> bytes:
         """Return the key of one object."""
+        ...
+
+    def object_tag(self, tenant: str, object_id: str, wrapped: bytes, digest_hex: str, warrant: bytes) -> str:
+        """Return the tag (hex) that an object's header bears if its content has that digest; no key is told."""
         ...
 
     def object_name(self, tenant: str, digest_hex: str, warrant: bytes) -> str:

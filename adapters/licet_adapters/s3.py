@@ -4,9 +4,11 @@ Rules kept here:
 
 - Options come from the operator's settings; credentials from a file of its owner's alone, or by the standard AWS chain. They
   are never logged and never part of an error.
-- Every request has a time-out and a bounded number of tries. What may pass is ``Unavailable``, with nothing half-visible.
+- Every request has a time-out, a bounded number of tries, and bounds on how long each takes in all and how much its answer may have
+  (``s3_bounds``). What may pass is ``Unavailable``, with nothing half-visible. So is an answer that makes no sense, whatever is wrong with it.
 - Nothing is believed that was not tried: before first use a probe object shows whether the server keeps ``If-None-Match``
-  and ``If-Match``. A server that ignores them is refused, for it would overwrite. What else it lacks is written down.
+  and ``If-Match``. A server that ignores them is refused, for it would overwrite. What else it lacks is written down; that is looked at
+  again with each check, because it can be switched on, and off, while this runs.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import configparser
 import contextlib
 import logging
 import math
+import re
 import secrets
 import stat
 import threading
@@ -27,6 +30,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from urllib3.exceptions import HTTPError
 
+from licet_adapters import s3_bounds
 from licet_adapters.errors import AdapterError, Conflict, NotFound, Unavailable
 from licet_attestations import canonical
 from licet_attestations.signer.files import make_private_directory, replace_durably
@@ -42,6 +46,7 @@ FEATURES_FILE = "bucket.json"
 """Below the adapter's data folder: what the probe found, for ``licet doctor``."""
 
 _TRIES = 4
+_MAX_CODE_CHARS = 64
 _CONNECT_TIMEOUT_S = 5.0
 _DEFAULT_TIMEOUT_S = 30.0
 _PRECONDITION = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
@@ -81,13 +86,28 @@ class Features:
         versioned: It keeps what is overwritten or removed, until that version itself is removed.
         object_lock: Legal holds and retention are kept by the server.
         uploads_listed: Unfinished uploads can be found and ended.
-        refused: What was tried and did not work, in words.
+        refused: What was tried and did not work, or is otherwise than Licet wants it, in words.
     """
 
     versioned: bool
     object_lock: bool
     uploads_listed: bool
     refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Keeping:
+    """What the bucket keeps from removal, as its configuration says: it may be another tomorrow.
+
+    Attributes:
+        versioned: See ``Features``.
+        object_lock: See ``Features``.
+        default_rule: Retention that it sets by itself on whatever says none, in words; empty for none.
+    """
+
+    versioned: bool
+    object_lock: bool
+    default_rule: str
 
 
 @contextlib.contextmanager
@@ -108,10 +128,23 @@ def s3_errors(what: str) -> Iterator[None]:
         ) from error
     except (BotoCoreError, HTTPError, ConnectionError, TimeoutError) as error:
         raise Unavailable(f"{what}: S3 does not answer ({type(error).__name__})", code="unavailable.storage") from error
+    except AdapterError:
+        raise
+    except Exception as error:
+        # A date, a number or a name that is none, or missing: boto3 and we take the server's word apart in many places.
+        logger.warning("S3 answers what makes no sense", extra={"what": what}, exc_info=error)
+        raise Unavailable(
+            f"{what}: S3's answer makes no sense ({type(error).__name__})", code="unavailable.storage"
+        ) from error
+
+
+def error_code(error: ClientError) -> str:
+    """The code of S3's answer, as far as it can be one: a server may say anything there, of any length."""
+    return re.sub(r"[^A-Za-z0-9.]", "", str(error.response.get("Error", {}).get("Code", ""))[:_MAX_CODE_CHARS])
 
 
 def _meaning(error: ClientError, what: str) -> AdapterError:
-    code = str(error.response.get("Error", {}).get("Code", ""))
+    code = error_code(error)
     status = str(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
     told, named = f"{what}: S3 answers {status} {code}", {code, status}
     if code in _UPLOAD_GONE:
@@ -143,9 +176,12 @@ class Bucket:
         if not self.name:
             raise AdapterError("no bucket is configured: set LICET_S3_BUCKET", code="adapter.options")
         self.prefix = context.option("s3_prefix")
+        if self.prefix and not self.prefix.endswith("/"):
+            raise AdapterError("LICET_S3_PREFIX must end in /", code="adapter.options")
         self.retention_days = int(context.option("s3_retention_days", "0"))
         self._report = context.data_dir / FEATURES_FILE
         self._client = _client(context, tries=_TRIES)
+        self._single = _client(context, tries=1)
         # What is asked again soon anyway waits for nothing: a server that hangs is told as away within seconds.
         self._prober = _client(context, tries=2, most_s=_CONNECT_TIMEOUT_S)
         self._lock = threading.Lock()
@@ -161,6 +197,12 @@ class Bucket:
         """The boto3 client, once the bucket is known to keep what is relied upon."""
         self.features()
         return self._client
+
+    @property
+    def single(self) -> Any:
+        """The same, for what is sent once and not again by itself, since what permits it may be over by then."""
+        self.features()
+        return self._single
 
     def key(self, tenant: str, name: str) -> str:
         """The key of what ``name`` stands for: nothing of it can be told from the key."""
@@ -182,44 +224,55 @@ class Bucket:
         """See ``Checkable``: the bucket is there, lets these credentials in, and keeps what is relied upon."""
         with s3_errors("the bucket is looked for"):
             self._prober.list_objects_v2(Bucket=self.name, Prefix=self.prefix, MaxKeys=1)
-        self.features()
+        before = self.features()
+        found = self._described(_keeping(self._prober, self.name), uploads_listed=before.uploads_listed)
+        with self._lock:
+            if found == self._features:
+                return
+            self._features = found
+        self._report_found(found)
 
     def _look(self) -> Features:
-        refused: list[str] = []
         with s3_errors("the bucket is looked at"):
             self._probe_conditions()
-            versioned = self._client.get_bucket_versioning(Bucket=self.name).get("Status") in {"Enabled", "Suspended"}
-            object_lock = self._has_object_lock(refused)
             try:
                 self._client.list_multipart_uploads(Bucket=self.name, Prefix=self.prefix, MaxUploads=1)
                 uploads_listed = True
             except ClientError:
                 uploads_listed = False
-                refused.append("unfinished uploads cannot be listed: let a lifecycle rule of the bucket end them")
-        found = Features(versioned, object_lock, uploads_listed, tuple(refused))
-        if self.retention_days and not object_lock:
+        found = self._described(_keeping(self._client, self.name), uploads_listed=uploads_listed)
+        self._report_found(found)
+        return found
+
+    def _described(self, keeping: _Keeping, *, uploads_listed: bool) -> Features:
+        """What that comes to.
+
+        Raises:
+            AdapterError: The bucket cannot keep what it is configured to keep.
+        """
+        refused = []
+        if not keeping.object_lock:
+            refused.append("no Object Lock: a hold is kept by policy alone, and retention cannot be set")
+        if keeping.default_rule:
+            refused.append(
+                f"it retains by itself ({keeping.default_rule}) what Licet stores without a retention of its own, such as "
+                "the registry's stages, and so what is deleted stays until then: set LICET_S3_RETENTION_DAYS instead"
+            )
+        if not uploads_listed:
+            refused.append("unfinished uploads cannot be listed: let a lifecycle rule of the bucket end them")
+        if self.retention_days and not keeping.object_lock:
             raise AdapterError(
                 f"LICET_S3_RETENTION_DAYS is set, and the bucket {self.name} has no Object Lock: make one that has",
                 code="adapter.bucket",
             )
+        return Features(keeping.versioned, keeping.object_lock, uploads_listed, tuple(refused))
+
+    def _report_found(self, found: Features) -> None:
         with contextlib.suppress(OSError):  # Only a report.
             make_private_directory(self._report.parent)
-            replace_durably(self._report, canonical.dumps(asdict(found) | {"refused": list(refused), "v": 1}))
-        for reason in refused:
+            replace_durably(self._report, canonical.dumps(asdict(found) | {"refused": list(found.refused), "v": 1}))
+        for reason in found.refused:
             logger.warning("the bucket lacks something", extra={"bucket": self.name, "reason": reason})
-        return found
-
-    def _has_object_lock(self, refused: list[str]) -> bool:
-        try:
-            told = self._client.get_object_lock_configuration(Bucket=self.name)
-        except ClientError as error:
-            if str(error.response.get("Error", {}).get("Code", "")) not in _NO_LOCK:
-                raise
-            told = {}
-        if told.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled":
-            return True
-        refused.append("no Object Lock: a hold is kept by policy alone, and retention cannot be set")
-        return False
 
     def _probe_conditions(self) -> None:
         """Try whether conditions on writes are kept, with an object of no content and no other use."""
@@ -258,6 +311,26 @@ class Bucket:
         return False
 
 
+def _keeping(client: Any, bucket: str) -> _Keeping:
+    """Read from the bucket's configuration what it keeps."""
+    with s3_errors("the bucket's versioning and lock are looked at"):
+        versioned = client.get_bucket_versioning(Bucket=bucket).get("Status") in {"Enabled", "Suspended"}
+        try:
+            told = client.get_object_lock_configuration(Bucket=bucket).get("ObjectLockConfiguration", {})
+        except ClientError as error:
+            if error_code(error) not in _NO_LOCK:
+                raise
+            told = {}
+        rule = told.get("Rule", {}).get("DefaultRetention", {})
+        lasts = [f"{int(rule[unit])} {unit.lower()}" for unit in ("Days", "Years") if rule.get(unit)]
+        mode = "COMPLIANCE" if rule.get("Mode") == "COMPLIANCE" else "GOVERNANCE"
+        return _Keeping(
+            versioned=versioned,
+            object_lock=told.get("ObjectLockEnabled") == "Enabled",
+            default_rule=f"{', '.join(lasts)}, {mode}" if lasts else "",
+        )
+
+
 def _client(context: AdapterContext, *, tries: int, most_s: float = math.inf) -> Any:
     timeout_s = min(float(context.option("s3_timeout_s", str(_DEFAULT_TIMEOUT_S))), most_s)
     config = Config(
@@ -272,7 +345,7 @@ def _client(context: AdapterContext, *, tries: int, most_s: float = math.inf) ->
     )
     ca_file = context.option("s3_ca_file")
     with s3_errors("the client is made"):
-        return boto3.session.Session().client(
+        client = boto3.session.Session().client(
             "s3",
             endpoint_url=context.option("s3_endpoint") or None,
             region_name=context.option("s3_region") or None,
@@ -280,6 +353,7 @@ def _client(context: AdapterContext, *, tries: int, most_s: float = math.inf) ->
             config=config,
             **_credentials(context.option("s3_credentials_file")),
         )
+    return s3_bounds.bind(client, timeout_s)
 
 
 def _credentials(file: str) -> dict[str, str]:

@@ -375,6 +375,9 @@ def _check_storage(settings: Settings) -> None:
         raise ConfigurationError(
             f"{PREFIX}S3_ADDRESSING must be one of {', '.join(ADDRESSING)}, not {settings.s3_addressing!r}"
         )
+    if settings.s3_prefix and not settings.s3_prefix.endswith("/"):
+        # What begins with it would be taken for ours: so would all of `licet-2/` for `licet`.
+        raise ConfigurationError(f"{PREFIX}S3_PREFIX must end in /, as in {settings.s3_prefix + '/'!r}")
     for name in ("objects_adapter", "registry_adapter"):
         if getattr(settings, name) not in settings.adapter_names:
             raise ConfigurationError(

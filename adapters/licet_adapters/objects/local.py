@@ -21,7 +21,7 @@ from licet_adapters.ports import AdapterContext, HoldOutcome
 from licet_attestations.signer.files import create_durably, make_private_directory, remove_durably, sync_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 NAME = "local-objects"
@@ -71,18 +71,33 @@ class FolderBlobs:
         self.check_removable(tenant, name)
         return remove_durably(self._path(tenant, name))
 
-    def hold(self, tenant: str, name: str) -> HoldOutcome:
+    def check_alone(self, tenant: str, name: str) -> None:
+        """See ``Blobs``: a folder has one file of a name."""
+
+    def hold(
+        self,
+        tenant: str,
+        name: str,
+        opened: BinaryIO,  # noqa: ARG002  # The mark is of the name, which nothing else can take.
+        still_permitted: Callable[[], None],
+    ) -> HoldOutcome:
         """See ``Blobs``."""
-        if not self.is_there(tenant, name):
-            raise NotFound("no such object")
+        still_permitted()
         mark = self._mark(tenant, name)
         make_private_directory(mark.parent)
         with contextlib.suppress(FileExistsError):
             create_durably(mark, b"")
         return HoldOutcome(held=True, kept_by="adapter")
 
-    def lift(self, tenant: str, name: str) -> HoldOutcome:
+    def lift(
+        self,
+        tenant: str,
+        name: str,
+        opened: BinaryIO,  # noqa: ARG002  # As above.
+        still_permitted: Callable[[], None],
+    ) -> HoldOutcome:
         """See ``Blobs``."""
+        still_permitted()
         remove_durably(self._mark(tenant, name))
         return HoldOutcome(held=False, kept_by="adapter")
 

@@ -6,32 +6,34 @@ Rules kept here:
 - It is written under ``If-None-Match: *``: all of it is there, or none, and nothing is overwritten.
 - A large one is sent in parts (``s3_upload``), and what a killed worker began goes on in the next attempt.
 - What is read is verified by its seal. An ETag or a checksum that the store tells is never taken for more than a name.
-- A hold is a legal hold of the object where the bucket has Object Lock; where it has not, the outcome says so.
+- A hold is a legal hold of the very version that was opened and found to be the object, where the bucket has Object Lock; where it has
+  not, the outcome says so. An object that anything else lies on or under is not held, nor is its hold lifted: somebody was there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import io
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, cast
 
-from botocore.exceptions import IncompleteReadError, ResponseStreamingError
+from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
-from licet_adapters.errors import Conflict, IntegrityError, NotFound, Unavailable
+from licet_adapters import s3_lock
+from licet_adapters.errors import IntegrityError, Unavailable
 from licet_adapters.objects.s3_upload import Uploads, UploadWriting
 from licet_adapters.objects.store import DEFAULT_MAX_OBJECT_BYTES, GuardedObjects
-from licet_adapters.ports import HoldOutcome
-from licet_adapters.s3 import Bucket, s3_errors
+from licet_adapters.s3 import Bucket, error_code, s3_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from licet_adapters.ports import AdapterContext
+    from licet_adapters.ports import AdapterContext, HoldOutcome
 
 NAME = "s3-objects"
 
@@ -41,9 +43,12 @@ _LANES = 2
 """How many windows are fetched ahead of the one that is read."""
 
 _HEADROOM_BYTES = 64 << 10
-_READ_TRIES = 3
+_READ_TRIES = 4
+_FIRST_PAUSE_S = 0.1
 _MAX_VERSIONS = 100
-_BROKEN = (IncompleteReadError, ResponseStreamingError, HTTPError, ConnectionError, TimeoutError)
+_MAX_TOTAL_BYTES = 1 << 44
+_NO_VERSIONS = frozenset({"NotImplemented", "MethodNotAllowed"})
+_BROKEN = (BotoCoreError, HTTPError, OSError)
 
 
 class S3Blobs:
@@ -61,7 +66,7 @@ class S3Blobs:
 
     def is_there(self, tenant: str, name: str) -> bool:
         """See ``Blobs``."""
-        return self._head(tenant, name) is not None
+        return s3_lock.head(self._bucket, self._bucket.key(tenant, name)) is not None
 
     @contextlib.contextmanager
     def writing(self, tenant: str, name: str, size_bytes: int) -> Iterator[UploadWriting]:
@@ -78,96 +83,99 @@ class S3Blobs:
 
     def settle(self, tenant: str, name: str) -> None:
         """See ``Blobs``: what S3 answered for is durable; a retention is set if one is configured."""
-        days = self._bucket.retention_days
-        if not days:
-            return
-        head = self._head(tenant, name)
-        if head is None:
-            raise NotFound("no such object")
-        if "ObjectLockRetainUntilDate" in head:
-            return  # Set before; it is neither shortened nor made longer by asking again.
-        until = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
-        with s3_errors("an object's retention is set"):
-            self._bucket.client.put_object_retention(
-                Bucket=self._bucket.name,
-                Key=self._bucket.key(tenant, name),
-                Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until},
-            )
+        s3_lock.retain(self._bucket, self._bucket.key(tenant, name))
 
     def remove(self, tenant: str, name: str) -> bool:
         """See ``Blobs``: every version goes, so nothing can be brought back."""
         self.check_removable(tenant, name)
         key = self._bucket.key(tenant, name)
-        was_there = self.is_there(tenant, name)
-        versions: Sequence[dict[str, Any]] = self._versions(key) if self._bucket.features().versioned else [{}]
+        # Listed whatever the bucket was found to be: versions may have been switched on since.
+        versions = self._versions(key)
+        if not versions and self.is_there(tenant, name):
+            raise Unavailable("the store lists no version of an object that it has", code="unavailable.storage")
         for version in versions:
             try:
                 with s3_errors("an object is removed"):
-                    self._bucket.client.delete_object(Bucket=self._bucket.name, Key=key, **version)
+                    self._bucket.client.delete_object(
+                        Bucket=self._bucket.name, Key=key, **s3_lock.of_version(version.id)
+                    )
             except Unavailable as error:
                 if error.code == "unavailable.denied":  # A lock that was set since it was looked for.
                     self.check_removable(tenant, name)
                 raise
-        return was_there
+        return not all(version.is_marker for version in versions)
 
-    def hold(self, tenant: str, name: str) -> HoldOutcome:
+    def check_alone(self, tenant: str, name: str) -> None:
         """See ``Blobs``."""
-        return self._set_hold(tenant, name, held=True)
-
-    def lift(self, tenant: str, name: str) -> HoldOutcome:
-        """See ``Blobs``."""
-        return self._set_hold(tenant, name, held=False)
-
-    def check_removable(self, tenant: str, name: str) -> None:
-        """See ``Blobs``."""
-        head = self._head(tenant, name)
-        if head is None:
-            return
-        if head.get("ObjectLockLegalHoldStatus") == "ON":
-            raise Conflict("a legal hold lies on the object: lift it first", code="conflict.held")
-        until = head.get("ObjectLockRetainUntilDate")
-        if until is not None and until > dt.datetime.now(dt.UTC):
-            raise Conflict(
-                f"the object is retained until {until.astimezone(dt.UTC):%Y-%m-%dT%H:%MZ}: nothing removes it before",
-                code="conflict.retained",
-            )
-
-    def _set_hold(self, tenant: str, name: str, *, held: bool) -> HoldOutcome:
-        if not self.is_there(tenant, name):
-            raise NotFound("no such object")
-        if not self._bucket.features().object_lock:
-            return HoldOutcome(held=False, kept_by="none")
-        with s3_errors("a legal hold is set"):
-            self._bucket.client.put_object_legal_hold(
-                Bucket=self._bucket.name,
-                Key=self._bucket.key(tenant, name),
-                LegalHold={"Status": "ON" if held else "OFF"},
-            )
-        head = self._head(tenant, name) or {}
-        if (head.get("ObjectLockLegalHoldStatus") == "ON") is not held:
-            raise Unavailable("the store took a legal hold and does not show it", code="unavailable.storage")
-        return HoldOutcome(held=held, kept_by="object-lock")
-
-    def _head(self, tenant: str, name: str) -> dict[str, Any] | None:
-        try:
-            with s3_errors("an object is looked for"):
-                found: dict[str, Any] = self._bucket.client.head_object(
-                    Bucket=self._bucket.name, Key=self._bucket.key(tenant, name)
-                )
-        except NotFound:
-            return None
-        return found
-
-    def _versions(self, key: str) -> list[dict[str, Any]]:
-        with s3_errors("an object's versions are listed"):
-            told = self._bucket.client.list_object_versions(Bucket=self._bucket.name, Prefix=key, MaxKeys=_MAX_VERSIONS)
-        listed = (*told.get("Versions", ()), *told.get("DeleteMarkers", ()))
-        if told.get("IsTruncated"):
+        standing = self._versions(self._bucket.key(tenant, name))
+        if len(standing) > 1 or any(version.is_marker for version in standing):
             raise IntegrityError(
-                f"an object has more than {_MAX_VERSIONS} versions, and this adapter writes one: look at the bucket",
+                f"an object has {len(standing)} versions or marks of removal, and this adapter writes one and leaves none:"
+                " find out who wrote to the bucket, remove theirs, and ask again",
                 code="integrity.versions",
             )
-        return [{"VersionId": version["VersionId"]} for version in listed if version["Key"] == key]
+
+    def hold(self, tenant: str, name: str, opened: BinaryIO, still_permitted: Callable[[], None]) -> HoldOutcome:
+        """See ``Blobs``."""
+        return self._set_hold(tenant, name, opened, still_permitted, held=True)
+
+    def lift(self, tenant: str, name: str, opened: BinaryIO, still_permitted: Callable[[], None]) -> HoldOutcome:
+        """See ``Blobs``."""
+        return self._set_hold(tenant, name, opened, still_permitted, held=False)
+
+    def check_removable(self, tenant: str, name: str) -> None:
+        """See ``Blobs``: of all versions, for what is held or retained may lie below another."""
+        key = self._bucket.key(tenant, name)
+        for version in self._versions(key):
+            if not version.is_marker:
+                s3_lock.check_removable(s3_lock.head(self._bucket, key, version.id) or {})
+
+    def _set_hold(
+        self, tenant: str, name: str, opened: BinaryIO, still_permitted: Callable[[], None], *, held: bool
+    ) -> HoldOutcome:
+        version = cast("_Reader", opened).version
+        return s3_lock.set_hold(self._bucket, self._bucket.key(tenant, name), version, still_permitted, held=held)
+
+    def _versions(self, key: str) -> list[_Version]:
+        """Every version of the object, the marks of removal among them; none if there is none."""
+        with s3_errors("an object's versions are listed"):
+            try:
+                told = self._bucket.client.list_object_versions(
+                    Bucket=self._bucket.name, Prefix=key, MaxKeys=_MAX_VERSIONS
+                )
+            except ClientError as error:
+                if error_code(error) not in _NO_VERSIONS or self._bucket.features().versioned:
+                    raise
+                return [] if s3_lock.head(self._bucket, key) is None else [_Version(None, is_marker=False)]
+            if told.get("IsTruncated"):
+                raise IntegrityError(
+                    f"an object has more than {_MAX_VERSIONS} versions, and this adapter writes one: look at the bucket",
+                    code="integrity.versions",
+                )
+            return [
+                _Version(str(listed["VersionId"]), is_marker=is_marker)
+                for kind, is_marker in (("Versions", False), ("DeleteMarkers", True))
+                for listed in told.get(kind, ())
+                if listed["Key"] == key
+            ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """One version of an object; its id is None on a server that knows none."""
+
+    id: str | None
+    is_marker: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Some bytes of an object, how many there are in all, and of which version they are."""
+
+    data: bytes
+    total: int
+    etag: str
+    version: str | None
 
 
 class _Reader(io.RawIOBase):
@@ -180,6 +188,9 @@ class _Reader(io.RawIOBase):
         bucket: Where.
         key: What.
         whole_bytes: See ``Blobs.reading``.
+
+    Attributes:
+        version: The version that is read; None where the bucket keeps none.
     """
 
     def __init__(self, bucket: Bucket, key: str, whole_bytes: int) -> None:
@@ -190,9 +201,11 @@ class _Reader(io.RawIOBase):
         self._at = 0
         self._window_at = 0
         self._lanes: ThreadPoolExecutor | None = None
-        self._ahead: deque[tuple[int, Future[tuple[bytes, int, str]]]] = deque()
+        self._ahead: deque[tuple[int, Future[_Window]]] = deque()
         first = min(max(whole_bytes + _HEADROOM_BYTES, _FIRST_WINDOW_BYTES), _WINDOW_BYTES)
-        self._window, self._total, self._etag = self._fetch(0, first, None)
+        window = self._fetch(0, first, None)
+        self._window, self._total, self._etag = window.data, window.total, window.etag
+        self.version = window.version
         self._look_ahead()
 
     def read(self, size: int = -1) -> bytes:
@@ -231,9 +244,10 @@ class _Reader(io.RawIOBase):
         while self._ahead and self._ahead[0][0] != self._at:
             self._ahead.popleft()[1].cancel()
         if self._ahead:
-            self._window = self._ahead.popleft()[1].result()[0]
+            self._window = self._ahead.popleft()[1].result().data
         else:
-            self._window, self._total, self._etag = self._fetch(self._at, _WINDOW_BYTES, self._etag)
+            window = self._fetch(self._at, _WINDOW_BYTES, self._etag)
+            self._window, self._total, self._etag = window.data, window.total, window.etag
         self._window_at = self._at
         self._look_ahead()
 
@@ -247,8 +261,8 @@ class _Reader(io.RawIOBase):
             self._ahead.append((at, self._lanes.submit(self._fetch, at, _WINDOW_BYTES, self._etag)))
             at += _WINDOW_BYTES
 
-    def _fetch(self, at: int, size: int, etag: str | None) -> tuple[bytes, int, str]:
-        """The bytes from there, how many there are in all, and of which version; changes nothing here."""
+    def _fetch(self, at: int, size: int, etag: str | None) -> _Window:
+        """The bytes from there; changes nothing here."""
         tried = 0
         while True:
             tried += 1
@@ -258,10 +272,12 @@ class _Reader(io.RawIOBase):
             except Unavailable:
                 if tried == _READ_TRIES:
                     raise
+            time.sleep(_FIRST_PAUSE_S * 2**tried)
 
-    def _get(self, at: int, size: int, etag: str | None) -> tuple[bytes, int, str]:
+    def _get(self, at: int, size: int, etag: str | None) -> _Window:
         condition = {"IfMatch": etag} if etag else {}
-        told = self._bucket.client.get_object(
+        # One that sends nothing again by itself: what breaks off in the middle is asked for again by us, and tries would multiply.
+        told = self._bucket.single.get_object(
             Bucket=self._bucket.name, Key=self._key, Range=f"bytes={at}-{at + size - 1}", **condition
         )
         with contextlib.closing(told["Body"]) as body:
@@ -272,11 +288,12 @@ class _Reader(io.RawIOBase):
         total_text = str(told.get("ContentRange", "")).rpartition("/")[2]
         # A server that ignores ranges sends all from the beginning, which is good only there.
         total = int(total_text) if total_text.isdigit() else int(told["ContentLength"])
-        if len(data) != min(size, total - at):
+        if total > _MAX_TOTAL_BYTES or len(data) != min(size, total - at):
             raise Unavailable(
                 "an object is read: the answer is shorter or longer than asked", code="unavailable.storage"
             )
-        return data, total, str(told.get("ETag", ""))
+        version = told.get("VersionId")
+        return _Window(data, total, str(told.get("ETag", "")), None if version is None else str(version))
 
 
 def blobs_of(context: AdapterContext, bucket: Bucket) -> S3Blobs:

@@ -7,7 +7,7 @@ Rules kept here:
   again: where the bytes differ from what was written down, the upload is ended and begun anew with a new key. So two texts
   never leave this machine sealed with one key at one place, whatever the source holds by then.
 - Nothing is visible before the last step, and that bears ``If-None-Match: *``.
-- Uploads older than the bound are ended, whoever began them.
+- Uploads older than the bound are ended, whoever began them, if their keys are of the form of ours: others may use the bucket, too.
 
 A crash leaves an upload and its file; the next attempt goes on with both. If the file is lost, the sweep ends the upload.
 """
@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from licet_adapters.errors import AdapterError, Conflict, Unavailable
 from licet_adapters.objects import sealed
 from licet_adapters.s3 import Bucket, Overtaken, UploadGone, s3_errors
+from licet_adapters.s3_lock import retained
 from licet_attestations import canonical
 from licet_attestations.errors import FormatError
 from licet_attestations.rpc import decode_bytes, encode_bytes
@@ -44,6 +46,10 @@ PART_BYTES = 8 << 20
 _LANES = 4
 _SWEEP_EVERY_S = 3600.0
 _HEADROOM_BYTES = 64 << 10
+_MAX_PAGES = 100
+_MAX_TOKEN_CHARS = 2048
+_KEY = r"[a-z][a-z0-9-]{1,38}[a-z0-9]/[0-9a-f]{64}"
+"""What follows the prefix: a tenant, and an object's name."""
 
 
 class Uploads:
@@ -94,18 +100,34 @@ class Uploads:
                 logger.info("ended unfinished uploads", extra={"count": ended})
 
     def sweep(self) -> int:
-        """End every unfinished upload below the prefix that is too old; return how many there were."""
+        """End the unfinished uploads of ours that are too old, of the first pages that the bucket lists; return how many there were."""
         if not self._bucket.features().uploads_listed:
             return 0
         before = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=self._orphan_age_s)
-        ended = 0
-        with s3_errors("unfinished uploads are swept"):
-            told = self._bucket.client.list_multipart_uploads(Bucket=self._bucket.name, Prefix=self._bucket.prefix)
-        for upload in told.get("Uploads", ()):
-            if upload["Initiated"] <= before:
-                abort(self._bucket, upload["Key"], upload["UploadId"])
-                ended += 1
-        return ended
+        is_ours = re.compile(re.escape(self._bucket.prefix) + _KEY).fullmatch
+        at: dict[str, str] = {}
+        done: set[tuple[str, str]] = set()
+        for _ in range(_MAX_PAGES):
+            with s3_errors("unfinished uploads are swept"):
+                told = self._bucket.client.list_multipart_uploads(
+                    Bucket=self._bucket.name, Prefix=self._bucket.prefix, **at
+                )
+                old = [
+                    (str(upload["Key"]), str(upload["UploadId"]))
+                    for upload in told.get("Uploads", ())
+                    if upload["Initiated"] <= before and is_ours(upload["Key"])
+                ]
+                old = [upload for upload in old if upload not in done]
+                is_last = not told.get("IsTruncated") or not told.get("NextKeyMarker")
+                # Where something is ended the same page is asked for again: others have moved up, whatever the server says of more.
+                if not is_last and not old:
+                    at = {"KeyMarker": told["NextKeyMarker"], "UploadIdMarker": told.get("NextUploadIdMarker", "")}
+            for key, upload in old:
+                abort(self._bucket, key, upload)
+                done.add((key, upload))
+            if is_last and not old:
+                break
+        return len(done)
 
 
 class UploadWriting:
@@ -137,7 +159,9 @@ class UploadWriting:
         body = b"".join((header, *chunks))
         try:
             with s3_errors("an object is stored"):
-                self._bucket.client.put_object(Bucket=self._bucket.name, Key=self._key, Body=body, IfNoneMatch="*")
+                self._bucket.client.put_object(
+                    Bucket=self._bucket.name, Key=self._key, Body=body, IfNoneMatch="*", **retained(self._bucket)
+                )
         except Overtaken:
             # Perhaps by this very request, whose answer was lost: what stands there is looked at.
             return None
@@ -175,8 +199,11 @@ class UploadWriting:
 
     def _begin(self, header: bytes) -> None:
         with s3_errors("an upload is begun"):
-            told = self._bucket.client.create_multipart_upload(Bucket=self._bucket.name, Key=self._key)
-        self._state = {"v": 1, "upload": told["UploadId"], "header": encode_bytes(header), "digests": [], "etags": {}}
+            told = self._bucket.client.create_multipart_upload(
+                Bucket=self._bucket.name, Key=self._key, **retained(self._bucket)
+            )
+            upload = _token(told["UploadId"])
+        self._state = {"v": 1, "upload": upload, "header": encode_bytes(header), "digests": [], "etags": {}}
         self._save()
 
     def _send(self, header: bytes, chunks: Iterable[bytes]) -> int:
@@ -218,7 +245,7 @@ class UploadWriting:
             told = self._bucket.client.upload_part(
                 Bucket=self._bucket.name, Key=self._key, UploadId=upload, PartNumber=number, Body=part
             )
-        return str(told["ETag"])
+            return _token(told["ETag"])
 
     def _take(self, sending: dict[Future[str], str], etags: dict[str, str]) -> None:
         done, _ = wait(sending, return_when=FIRST_COMPLETED)
@@ -273,6 +300,13 @@ def abort(bucket: Bucket, key: str, upload: str) -> None:
     """End an upload and free its parts; one that is gone is ended."""
     with contextlib.suppress(UploadGone), s3_errors("an upload is ended"):
         bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
+
+
+def _token(told: str) -> str:
+    """What the server told as a name for something, if it can be one: it is written down, and sent back."""
+    if not told or not told.isascii() or not told.isprintable() or len(told) > _MAX_TOKEN_CHARS:
+        raise ValueError("not a token")
+    return told
 
 
 def _parts(header: bytes, chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -21,6 +21,7 @@ import hashlib
 import io
 import os
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -39,8 +40,10 @@ from licet_attestations.errors import SignerRefused, SignerUnavailable, Verifica
 from licet_attestations.signer.files import TEMPORARY_PREFIX, sync_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
+
+    from licet_attestations.warrant import Warrant
 
 DEFAULT_MAX_OBJECT_BYTES = 16 << 30
 MAX_RANGE_BYTES = 16 << 20
@@ -96,12 +99,23 @@ class Blobs(Protocol):
         """Remove durably; return whether it was there. Raises ``Conflict`` if it is held or retained."""
         ...
 
-    def hold(self, tenant: str, name: str) -> HoldOutcome:
-        """Keep the blob from removal until ``lift``; doing it again is harmless. Raises ``NotFound``."""
+    def check_alone(self, tenant: str, name: str) -> None:
+        """Raise ``IntegrityError`` if under the name lies, or lay, anything beside one blob."""
         ...
 
-    def lift(self, tenant: str, name: str) -> HoldOutcome:
-        """End ``hold``."""
+    def hold(self, tenant: str, name: str, opened: BinaryIO, still_permitted: Callable[[], None]) -> HoldOutcome:
+        """Keep the blob from removal until ``lift``; doing it again is harmless.
+
+        Args:
+            tenant: Whose.
+            name: Which.
+            opened: The blob as ``reading`` gave it; that very one is kept.
+            still_permitted: Called right before the place is told, each time; what it raises is raised.
+        """
+        ...
+
+    def lift(self, tenant: str, name: str, opened: BinaryIO, still_permitted: Callable[[], None]) -> HoldOutcome:
+        """End ``hold``; as there."""
         ...
 
     def check_removable(self, tenant: str, name: str) -> None:
@@ -207,17 +221,37 @@ class SealedObjects:
         with storage_errors():
             self._blobs.check_removable(ref.tenant, name)
 
-    def hold(self, warrant: bytes, ref: ObjectRef) -> HoldOutcome:
-        """See ``ObjectStore.hold``."""
-        name = self._name(warrant, ref)
-        with storage_errors():
-            return self._blobs.hold(ref.tenant, name)
+    def hold(self, warrant: bytes, ref: ObjectRef, still_permitted: Callable[[], None]) -> HoldOutcome:
+        """See ``ObjectStore.hold`` and ``Blobs.hold``."""
+        with self._verified(warrant, ref) as (name, opened):
+            return self._blobs.hold(ref.tenant, name, opened, still_permitted)
 
-    def lift(self, warrant: bytes, ref: ObjectRef) -> HoldOutcome:
-        """See ``ObjectStore.lift``."""
+    def lift(self, warrant: bytes, ref: ObjectRef, still_permitted: Callable[[], None]) -> HoldOutcome:
+        """See ``ObjectStore.lift`` and ``Blobs.lift``."""
+        with self._verified(warrant, ref) as (name, opened):
+            return self._blobs.lift(ref.tenant, name, opened, still_permitted)
+
+    def read_unknown(self, warrant: bytes, ref: ObjectRef, max_bytes: int) -> bytes:
+        """Return the plaintext of a small object of whose content ``ref`` says nothing true; it is the object's own, and no more is known."""
+        name = self._name(warrant, ref)
+        with self._blobs.reading(ref.tenant, name) as source, storage_errors():
+            header = sealed.read_header(source)
+            with signer_errors():
+                key = self._keys.unwrap(ref.tenant, ref.object_id, header.wrapped, warrant)
+            return sealed.open_unknown(header, ref, key, source, max_bytes)
+
+    @contextlib.contextmanager
+    def _verified(self, warrant: bytes, ref: ObjectRef) -> Iterator[tuple[str, BinaryIO]]:
+        """Find ``ref`` for whoever gets no key of it: what is opened bears its content's tag, and nothing else lies there."""
         name = self._name(warrant, ref)
         with storage_errors():
-            return self._blobs.lift(ref.tenant, name)
+            self._blobs.check_alone(ref.tenant, name)
+            with self._blobs.reading(ref.tenant, name) as opened:
+                header = sealed.read_header(opened)
+                with signer_errors():
+                    tag_hex = self._keys.object_tag(ref.tenant, ref.object_id, header.wrapped, ref.digest_hex, warrant)
+                sealed.check_tag(header, ref, tag_hex)
+                yield name, opened
 
     def _header(self, warrant: bytes, ref: ObjectRef, writing: Writing) -> tuple[sealed.Header, bytes]:
         """Go on under the key that this very object was begun with, or begin under a new one."""
@@ -311,16 +345,16 @@ class GuardedObjects:
 
     def hold(self, warrant: bytes, ref: ObjectRef, parameters: Parameters) -> HoldOutcome:
         """See ``ObjectStore``."""
-        self._admit(warrant, "objects.hold", ref, parameters)
-        return self._objects.hold(warrant, ref)
+        admitted = self._admit(warrant, "objects.hold", ref, parameters)
+        return self._objects.hold(warrant, ref, partial(self._guard.check_live, admitted))
 
     def lift(self, warrant: bytes, ref: ObjectRef, parameters: Parameters) -> HoldOutcome:
         """See ``ObjectStore``."""
-        self._admit(warrant, "objects.lift", ref, parameters)
-        return self._objects.lift(warrant, ref)
+        admitted = self._admit(warrant, "objects.lift", ref, parameters)
+        return self._objects.lift(warrant, ref, partial(self._guard.check_live, admitted))
 
-    def _admit(self, warrant: bytes, operation: str, ref: ObjectRef, parameters: Parameters) -> None:
-        self._guard.admit(
+    def _admit(self, warrant: bytes, operation: str, ref: ObjectRef, parameters: Parameters) -> Warrant:
+        return self._guard.admit(
             warrant, tenant=ref.tenant, operation=operation, parameters=parameters, resources=ref.resources()
         )
 

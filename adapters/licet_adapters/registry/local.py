@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 from licet_adapters.errors import Unavailable
 from licet_adapters.objects.local import FolderBlobs
-from licet_adapters.ports import check_tenant
+from licet_adapters.ports import HoldOutcome, check_tenant
 from licet_adapters.registry.rules import Document, SealedRegistry
 from licet_attestations.signer.files import make_private_directory, replace_durably
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from licet_adapters.ports import AdapterContext
@@ -54,6 +54,19 @@ class FolderDocuments:
         """See ``Documents``."""
         with _storage_errors():
             replace_durably(self._model_dir(model) / f"{name}.json", data)
+
+    def settle(self, model: str, name: str) -> None:
+        """See ``Documents``; a folder has no retention of its own."""
+
+    def hold(self, model: str, name: str, still_permitted: Callable[[], None]) -> HoldOutcome:  # noqa: ARG002  # See below.
+        """See ``Documents``: this adapter removes none, so none needs a mark."""
+        still_permitted()
+        return HoldOutcome(held=True, kept_by="adapter")
+
+    def lift(self, model: str, name: str, still_permitted: Callable[[], None]) -> HoldOutcome:  # noqa: ARG002  # As above.
+        """See ``Documents``."""
+        still_permitted()
+        return HoldOutcome(held=False, kept_by="adapter")
 
     @contextlib.contextmanager
     def locked(self, model: str) -> Iterator[None]:

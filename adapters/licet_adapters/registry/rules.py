@@ -24,6 +24,7 @@ import os
 import secrets
 import shutil
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from licet_adapters.effects import EffectLedger
@@ -47,7 +48,7 @@ from licet_attestations.errors import FormatError, VerificationError
 from licet_attestations.signer.files import TEMPORARY_PREFIX, sync_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -57,7 +58,8 @@ _STAGES = frozenset({"staging", "prod"})
 _FINAL = frozenset({"retired", "deleted"})
 _MANIFEST_FIELDS = frozenset({"v", "version", "files", "model_digest_hex", "key_id", "registered_at_ms"})
 _FILES = (*MODEL_FILES, SIGNATURE_FILE)
-_STAGES_DOCUMENT = "stages"
+STAGES_DOCUMENT = "stages"
+_MAX_SIGNATURE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,18 @@ class Documents(Protocol):
         Raises:
             Conflict: Something was written since (code ``conflict.busy``).
         """
+        ...
+
+    def settle(self, model: str, name: str) -> None:
+        """Have a document that never changes any more kept for as long as the place is configured to keep what it holds."""
+        ...
+
+    def hold(self, model: str, name: str, still_permitted: Callable[[], None]) -> HoldOutcome:
+        """Keep a document, as it stands, from removal until ``lift``; see ``Blobs.hold``."""
+        ...
+
+    def lift(self, model: str, name: str, still_permitted: Callable[[], None]) -> HoldOutcome:
+        """End ``hold``."""
         ...
 
     def locked(self, model: str) -> AbstractContextManager[None]:
@@ -174,17 +188,20 @@ class SealedRegistry:
 
     def hold(self, warrant: bytes, ref: ModelVersionRef, parameters: Parameters) -> HoldOutcome:
         """See ``ModelRegistry``."""
-        self._admit(warrant, "registry.hold", ref, parameters)
+        still_permitted = partial(self._guard.check_live, self._admit(warrant, "registry.hold", ref, parameters))
         registered = self._present(ref)
-        files = [_object_ref(ref, name, registered.files[name]) for name in _FILES]
-        return [self._objects.hold(warrant, file) for file in files][-1]
+        for name in _FILES:
+            self._objects.hold(warrant, _object_ref(ref, name, registered.files[name]), still_permitted)
+        # Without its manifest nobody could tell what the files are.
+        return self._documents.hold(ref.model, str(ref.number), still_permitted)
 
     def lift(self, warrant: bytes, ref: ModelVersionRef, parameters: Parameters) -> HoldOutcome:
         """See ``ModelRegistry``."""
-        self._admit(warrant, "registry.lift", ref, parameters)
+        still_permitted = partial(self._guard.check_live, self._admit(warrant, "registry.lift", ref, parameters))
         registered = self._present(ref)
-        files = [_object_ref(ref, name, registered.files[name]) for name in _FILES]
-        return [self._objects.lift(warrant, file) for file in files][-1]
+        for name in _FILES:
+            self._objects.lift(warrant, _object_ref(ref, name, registered.files[name]), still_permitted)
+        return self._documents.lift(ref.model, str(ref.number), still_permitted)
 
     def moved(self, tenant: str, version: str, operation_id: str, step: str) -> StageOutcome | None:
         """See ``ModelRegistry``."""
@@ -212,6 +229,7 @@ class SealedRegistry:
         if standing is not None and standing.model_digest_hex == ref.model_digest_hex and standing.stage not in _FINAL:
             for name in _FILES:
                 self._objects.settle(warrant, _object_ref(ref, name, standing.files[name]))
+            self._documents.settle(ref.model, str(ref.number))
             return standing  # Registered already; perhaps a crash fell between the manifest and the ledger.
         if standing is not None and (
             standing.stage != "none" or parameters.get("replaces") != standing.model_digest_hex
@@ -226,14 +244,10 @@ class SealedRegistry:
             # What is stored is verified against the digest again while it is read: a swap since is refused.
             with _storage_errors(), (directory / name).open("rb") as source:
                 self._objects.put(warrant, _object_ref(ref, name, files[name]), source)
-        with signer_errors():
-            bundle = self._context.signer.sign_model(ref.tenant, ref.version, dict(ref.digests), warrant)
+        bundle = self._signed(warrant, ref)
         signature = self._verify_signature(ref, bundle)
         files[SIGNATURE_FILE] = {"digest_hex": hashlib.sha256(bundle).hexdigest(), "size_bytes": len(bundle)}
-        stored = _object_ref(ref, SIGNATURE_FILE, files[SIGNATURE_FILE])
-        # Signatures differ each time: one that a crashed attempt left belongs to no manifest, and goes.
-        self._objects.delete(warrant, stored)
-        self._objects.put(warrant, stored, io.BytesIO(bundle))
+        self._objects.put(warrant, _object_ref(ref, SIGNATURE_FILE, files[SIGNATURE_FILE]), io.BytesIO(bundle))
         manifest = {
             "v": 1,
             "version": ref.version,
@@ -256,7 +270,24 @@ class SealedRegistry:
                     self._objects.delete(warrant, _object_ref(before, name, standing.files[name]))
         for name in _FILES:
             self._objects.settle(warrant, _object_ref(ref, name, files[name]))
+        self._documents.settle(ref.model, str(ref.number))
         return self._present(ref)
+
+    def _signed(self, warrant: bytes, ref: ModelVersionRef) -> bytes:
+        """A signature of these files whose place is free, or which is there already.
+
+        Signatures differ each time. One that a crashed attempt left belongs to no manifest, and goes; where a retention keeps it,
+        it is as good as a new one.
+        """
+        left = _object_ref(ref, SIGNATURE_FILE, {"digest_hex": "0" * 64, "size_bytes": 0})
+        try:
+            self._objects.delete(warrant, left)
+        except Conflict as kept:
+            if kept.code not in {"conflict.held", "conflict.retained"}:
+                raise
+            return self._objects.read_unknown(warrant, left, _MAX_SIGNATURE_BYTES)
+        with signer_errors():
+            return self._context.signer.sign_model(ref.tenant, ref.version, dict(ref.digests), warrant)
 
     def _move(self, admitted: Warrant, ref: ModelVersionRef, stage: str) -> StageOutcome:
         with self._effects.once(admitted) as effect, self._documents.locked(ref.model):
@@ -330,7 +361,7 @@ class SealedRegistry:
 
     def _stages(self, ref: ModelVersionRef) -> tuple[dict[int, str], Document | None]:
         """Where the versions of the model stand, and the document that says so."""
-        document = self._documents.read(ref.model, _STAGES_DOCUMENT)
+        document = self._documents.read(ref.model, STAGES_DOCUMENT)
         value = _json(document)
         if value is None:
             return {}, None
@@ -341,7 +372,7 @@ class SealedRegistry:
 
     def _write_stages(self, ref: ModelVersionRef, stages: Mapping[int, str], before: Document | None) -> None:
         value = {"v": 1, "stages": {str(number): stage for number, stage in stages.items()}}
-        self._documents.write(ref.model, _STAGES_DOCUMENT, canonical.dumps(value), before)
+        self._documents.write(ref.model, STAGES_DOCUMENT, canonical.dumps(value), before)
 
 
 def _object_ref(ref: ModelVersionRef, name: str, file: Mapping[str, Any]) -> ObjectRef:
