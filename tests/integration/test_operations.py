@@ -223,6 +223,16 @@ def test_a_hold_keeps_the_file_by_a_mark_until_it_is_lifted(world: Installation)
     assert len(marks - {path.name for path in holds.rglob("*") if path.is_file()}) == 1
 
 
+def test_a_hold_on_rows_that_are_gone_is_no_success(world: Installation) -> None:
+    stored = world.objects("northbank")
+    assert world.register("northbank/ana", "vanished", table(40, odd=37)).state == "done"
+    (mine,) = world.objects("northbank") - stored
+    mine.unlink()
+    cora = world.client("northbank/cora")
+    told = world.done(cora, cora.act("dataset.hold", "northbank/vanished", {"reason": "an inquiry"}))
+    assert (told.state, (told.error or {})["code"]) == ("failed", "integrity.missing")
+
+
 def test_a_hold_that_was_lifted_on_its_way_does_not_reach_the_store(world: Installation) -> None:
     """Else the store would keep for good what nobody holds any more."""
     assert world.register("northbank/ana", "soon-free", table(40, odd=31)).state == "done"

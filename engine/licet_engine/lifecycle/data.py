@@ -13,6 +13,7 @@ from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import Ref
 from licet_engine.domain.restrictions import CLASSIFICATIONS
 from licet_engine.lifecycle.facts import View
+from licet_engine.lifecycle.holding import NOTHING_STORED, check_stored
 from licet_engine.lifecycle.verbs import (
     Body,
     Change,
@@ -309,8 +310,15 @@ def held(act: Callable[[], HoldOutcome]) -> dict[str, Any]:
     try:
         outcome = act()
     except NotFound:
-        return {"held": False, "kept_by": "nothing-stored"}
+        return {"held": False, "kept_by": NOTHING_STORED}
     return {"held": outcome.held, "kept_by": outcome.kept_by}
+
+
+def finish_hold(view: View, operation: Operation, result: Mapping[str, Any], _now_ms: int) -> Change:
+    """The hold itself stands since its decision; the rows must be there to be kept."""
+    row = view.dataset(_name(operation))
+    check_stored(result, operation.resource, is_stored=row is not None and row.state in {"ready", "archived"})
+    return Change()
 
 
 def _object_parameters(row: Dataset) -> dict[str, Any]:
@@ -408,6 +416,7 @@ VERBS = (
         body=PlaceHold,
         propose=ask_hold,
         do=do_hold,
+        finish=finish_hold,
     ),
     Verb(
         action="dataset.lift-hold",
@@ -416,6 +425,7 @@ VERBS = (
         body=PlaceHold,
         propose=ask_lift_hold,
         do=do_lift_hold,
+        finish=finish_hold,
     ),
     Verb(
         action="dataset.archive",

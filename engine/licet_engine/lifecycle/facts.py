@@ -177,6 +177,11 @@ class View:
         """The operation of that identifier."""
         return self._session.exec(select(Operation).where(Operation.id == operation_id)).first()
 
+    def last_operation(self, action: str, resource: str) -> Operation | None:
+        """The operation of that action on that resource that was accepted last."""
+        query = select(Operation).where(Operation.action == action, Operation.resource == resource)
+        return self._session.exec(query.order_by(col(Operation.created_at_ms).desc(), col(Operation.id))).first()
+
     def approvals(self, model: str, version: int) -> list[Approval]:
         """The approvals of a version that were neither withdrawn nor voided, by people who are still active."""
         query = select(Approval).where(

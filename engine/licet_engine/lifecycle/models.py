@@ -14,6 +14,7 @@ from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
 from licet_engine.lifecycle.data import Hex, Id, PlaceHold, held, lift_holds, place_hold
 from licet_engine.lifecycle.facts import View
+from licet_engine.lifecycle.holding import NOTHING_STORED, check_stored
 from licet_engine.lifecycle.verbs import (
     Body,
     Change,
@@ -392,7 +393,7 @@ def _in_registry(
     deed: Deed, name: str, act: Callable[[bytes, ModelVersionRef, Mapping[str, Any]], HoldOutcome]
 ) -> Mapping[str, Any]:
     if not deed.parameters["files"]:
-        return {"held": False, "kept_by": "nothing-stored"}
+        return {"held": False, "kept_by": NOTHING_STORED}
     ref = version_ref(deed.tenant, deed.parameters)
     return deed.step(
         name,
@@ -401,6 +402,13 @@ def _in_registry(
         operation=f"registry.{name}",
         resources=ref.resources(),
     )
+
+
+def finish_hold(view: View, operation: Operation, result: Mapping[str, Any], _now_ms: int) -> Change:
+    """The hold itself stands since its decision; the files must be there to be kept."""
+    row = view.model_version(*split_name(operation))
+    check_stored(result, operation.resource, is_stored=row is not None and row.state == "ready")
+    return Change()
 
 
 def ask_lift_hold(view: View, who: Who, ref: Ref, body: PlaceHold, ids: Ids) -> Proposal | None:
@@ -499,6 +507,7 @@ VERBS = (
         body=PlaceHold,
         propose=ask_hold,
         do=do_hold,
+        finish=finish_hold,
     ),
     Verb(
         action="model.lift-hold",
@@ -507,6 +516,7 @@ VERBS = (
         body=PlaceHold,
         propose=ask_lift_hold,
         do=do_lift_hold,
+        finish=finish_hold,
     ),
     Verb(
         action="model.delete",

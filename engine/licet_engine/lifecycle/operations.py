@@ -32,16 +32,18 @@ from licet_engine.decide.record import Operation as OperationPart
 from licet_engine.domain.errors import Conflict, InvalidInput, LicetError, Unavailable
 from licet_engine.domain.refs import Ref, new_id, now_ms, parse_ref
 from licet_engine.lifecycle import serving, training
+from licet_engine.lifecycle.asking import Enqueued
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.deed import SUPERSEDED
 from licet_engine.lifecycle.devices import Claim, DeviceLeases, devices_of
 from licet_engine.lifecycle.endpoints import CHANGES
 from licet_engine.lifecycle.entries import decision_entry, rows_of
 from licet_engine.lifecycle.facts import View
+from licet_engine.lifecycle.holding import is_about_hold, is_overtaken, stands, told_again
 from licet_engine.lifecycle.models import split_name
 from licet_engine.lifecycle.outbox import Mailing, mailing_of, message_rows
 from licet_engine.lifecycle.tenants import InForce, Tenants
-from licet_engine.lifecycle.verbs import Change, Event, Ids, Proposal, RefForm, Who
+from licet_engine.lifecycle.verbs import Change, Event, Ids, Note, Proposal, RefForm, Who
 from licet_engine.log import store
 from licet_engine.log.errors import SubmissionConflict
 from licet_engine.log.notary import Notary
@@ -465,7 +467,8 @@ class Operations:
                 mailing = mailing_of(view) if change.events else Mailing()
                 messages = message_rows(tenant, mailing, change.events, view.now_ms, row.decision_id)
                 made.append(row)
-                ending = self._ending(tenant, row, state, change, in_force, result=result, error=error)
+                again = told_again(view, row, view.now_ms)
+                ending = self._ending(tenant, row, state, change, in_force, result=result, error=error, again=again)
                 return replace(ending, companions=(*ending.companions, *messages))
 
         try:
@@ -521,6 +524,7 @@ class Operations:
         *,
         result: dict[str, Any] | None,
         error: dict[str, Any] | None,
+        again: dict[str, Any] | None,
     ) -> Submission:
         fixed = {
             "v": 1,
@@ -545,9 +549,13 @@ class Operations:
                     {"v": 1, "type": note.kind, **note.record, "operation": row.id, "time_ms": t}
                 ),  # type: ignore[misc]  # A default binds the note of this turn.
             )
-            for note in change.notes
+            for note in (*change.notes, *([] if again is None else [_told_again(again)]))
         ]
         companions = [*rows_of(change, tenant)]
+        enqueue: list[Enqueued] = []
+        if again is not None:
+            companions.append(Insert(tables.Operation, [again]))
+            enqueue.append(Enqueued(tenant, again["id"], again["action"]))
         values = {"state": state, "result": result, "error": error, "updated_at_ms": now_ms()}
         key = {"tenant_id": tenant, "id": row.id, "state": row.state, "attempt": row.attempt}
         companions.append(Update(tables.Operation, key, values))
@@ -557,7 +565,18 @@ class Operations:
             expect={tenant: in_force.facts_version},
             companions=companions,
             bump=(tenant,) if changes else (),
+            enqueue=enqueue,
         )
+
+
+def _told_again(again: Mapping[str, Any]) -> Note:
+    told = {
+        "event": "store-told-again",
+        "action": again["action"],
+        "resource": again["resource"],
+        "accepted": again["id"],
+    }
+    return Note("hold", told)
 
 
 def _fence(row: tables.Operation, attempt: int) -> None:
@@ -590,13 +609,10 @@ def _as_it_is_now(view: View, who: Who, row: tables.Operation, ids: Ids) -> Prop
         if verb.form is RefForm.TENANT
         else parse_ref(row.resource, versioned=verb.form is RefForm.VERSION)
     )
-    kind, _, verb_name = row.action.partition(".")
-    if verb_name in {"hold", "lift-hold"}:
-        resource_type = {"dataset": "Dataset", "model": "ModelVersion"}[kind]
-        is_held = bool(view.holds(resource_type, row.resource.partition("/")[2]))
-        # Two may change places on their way to the store: what stands in the database decides what the store is to keep.
-        if is_held is not (verb_name == "hold"):
-            raise Refused(f"{row.resource} was {'held again' if is_held else 'let go'} since: the store stays as it is")
+    # Two may change places on their way to the store: what stands in the database decides what the store is to keep.
+    if is_about_hold(row.action) and is_overtaken(view, row.action, row.resource):
+        became = "held again" if stands(view, row.action, row.resource) else "let go"
+        raise Refused(f"{row.resource} was {became} since: the store stays as it is")
     return verb.propose(view, who, ref, body, ids) or _gone(row)
 
 
