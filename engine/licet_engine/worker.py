@@ -40,7 +40,7 @@ from licet_adapters.guard import WarrantGuard
 from licet_adapters.loader import load_adapters
 from licet_adapters.ports import AdapterContext, Tickets
 from licet_attestations import rpc
-from licet_attestations.errors import SignerRefused, SignerUnavailable
+from licet_attestations.errors import LicetAttestationError, SignerRefused, SignerUnavailable
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
 from licet_engine import logs, telemetry
@@ -96,6 +96,11 @@ _TRANSIENT_CODES: Final = frozenset(
 _REFUSED_CODES: Final = frozenset({"refused"})
 
 
+_MAX_CODE_CHARS: Final = 64
+_MAX_MESSAGE_CHARS: Final = 1000
+"""What is kept and told of an error: a store, or anybody's adapter, may say more than can be sent."""
+
+
 class StepFailed(Exception):
     """A step failed; what is known of it is plain data, the same at every replay."""
 
@@ -128,7 +133,7 @@ def describe(error: Exception) -> dict[str, Any]:
             or isinstance(error, (Unavailable, AdapterUnavailable, SignerUnavailable))
             or (isinstance(error, rpc.RpcFault) and code in _AWAY)
         )
-        return {"code": code, "message": str(error), "transient": transient}
+        return {"code": code[:_MAX_CODE_CHARS], "message": str(error)[:_MAX_MESSAGE_CHARS], "transient": transient}
     logger.error("step failed", exc_info=error)
     return {
         "code": "internal",
@@ -209,9 +214,7 @@ class Performer:
         logger.warning("operation failed", extra={"tenant": tenant, "operation": operation, "code": error["code"]})
         told = {"code": error["code"], "message": error["message"]}
         refused = error["code"] in _REFUSED_CODES
-        ended = self._tell(
-            "fail", tenant=tenant, operation=operation, attempt=deed.attempt, error=told, refused=refused
-        )
+        ended = self._tell_failed(deed, tenant=tenant, operation=operation, told=told, refused=refused)
         # Kept until here, so that an attempt that failed in passing could use it again; nothing will from now on.
         try:
             deed.forget_uploads()
@@ -219,6 +222,15 @@ class Performer:
         except OSError as left:
             logger.warning("files of an ended operation stay", extra={"operation": operation, "reason": str(left)})
         return str(ended["state"])
+
+    def _tell_failed(self, deed: Deed, *, tenant: str, operation: str, told: dict[str, str], refused: bool) -> Any:
+        """Tell the api that an operation failed, and why; if the reason cannot be told, that it failed."""
+        call: dict[str, Any] = {"tenant": tenant, "operation": operation, "attempt": deed.attempt, "refused": refused}
+        try:
+            return self._tell("fail", error=told, **call)
+        except LicetAttestationError:
+            logger.exception("the api does not take the reason", extra={"operation": operation})
+        return self._tell("fail", error={"code": "internal", "message": "see the worker's log for the reason"}, **call)
 
     def _tell(self, method: str, **params: Any) -> Any:
         """Call the api until it answers: without it an operation can neither begin nor end."""
