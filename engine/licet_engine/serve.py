@@ -273,7 +273,11 @@ class Supervisor:
                 self._spawn(child)
 
     def _spawn(self, child: _Child) -> None:
-        environment = {key: value for key, value in os.environ.items() if key != "LICET_TOKEN"}
+        # Credentials for a bucket are for who uses it: no other process has them.
+        withheld = () if child.name == "worker" else ("AWS_", "BOTO_")
+        environment = {
+            key: value for key, value in os.environ.items() if key != "LICET_TOKEN" and not key.startswith(withheld)
+        }
         environment |= self._settings.to_environment()
         if self._separation.users is not None:
             environment["HOME"] = "/"  # Root's own is closed to them.

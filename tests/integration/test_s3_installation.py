@@ -13,6 +13,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "fault"))
+from s3_proxy import Fault, Proxy  # As above.
 from service_world import Installation, free_port, poll, table  # As above.
 
 from licet_engine.backup import backup, restore
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.slow
 
 BANK = "northbank"
 DATA = table()
+SECRET = "for-the-worker-alone"
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +46,16 @@ def bucket(server: S3Server) -> str:
 
 
 @pytest.fixture(scope="module")
-def house(server: S3Server, bucket: str) -> Iterator[Installation]:
-    options = server.options(bucket, "licet/") | {"s3_timeout_s": 10.0}
+def way(server: S3Server) -> Iterator[Proxy]:
+    """What the worker reaches the server through."""
+    proxy = Proxy(server.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="module")
+def house(server: S3Server, bucket: str, way: Proxy) -> Iterator[Installation]:
+    options = server.options(bucket, "licet/", s3_endpoint=way.endpoint) | {"s3_timeout_s": 10.0}
     installation = Installation(
         adapters="s3-objects,s3-registry,local-training,local-checks,local-serving",
         objects_adapter="s3-objects",
@@ -53,7 +64,9 @@ def house(server: S3Server, bucket: str) -> Iterator[Installation]:
         **options,
     )
     try:
-        installation.start()
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+            installation.start()
         installation.people(BANK, "us")
         yield installation
     finally:
@@ -137,6 +150,45 @@ def test_a_hold_is_a_legal_hold_in_the_bucket_until_it_is_lifted(
     lifted = house.done(cora, cora.act("dataset.lift-hold", f"{BANK}/held", {"reason": "closed"}))
     assert lifted.result == {"held": False, "kept_by": "object-lock"}
     assert client.get_object_legal_hold(Bucket=bucket, Key=key)["LegalHold"]["Status"] == "OFF"
+
+
+def test_a_lift_that_arrives_after_a_newer_hold_undoes_nothing(
+    house: Installation, server: S3Server, bucket: str, way: Proxy
+) -> None:
+    """The lift's request lies somewhere on its way while the hold is placed, done, and shown by the store."""
+    before = set(keys(server, bucket))
+    assert house.register(f"{BANK}/ana", "raced", DATA, residency=["us"]).state == "done"
+    (key,) = set(keys(server, bucket)) - before
+    cora, client = house.client(f"{BANK}/cora"), server.client()
+
+    def kept() -> str:
+        return str(client.get_object_legal_hold(Bucket=bucket, Key=key)["LegalHold"]["Status"])
+
+    assert house.done(cora, cora.act("dataset.hold", f"{BANK}/raced", {"reason": "one"})).state == "done"
+    way.faults.append(Fault(lambda method, path: method == "PUT" and "legal-hold" in path and key in path, "delay"))
+    lifted = cora.act("dataset.lift-hold", f"{BANK}/raced", {"reason": "closed"}).require()
+    assert way.reached.wait(30)
+    assert house.done(cora, cora.act("dataset.hold", f"{BANK}/raced", {"reason": "two"})).state == "done"
+    assert kept() == "ON"
+    way.released.set()
+    assert house.done(cora, lifted).state in {"done", "refused"}
+    poll("the store told again", lambda: told_again(house))
+    (accepted,) = told_again(house)
+    assert cora.wait(f"{BANK}/{accepted}", timeout_s=60).state == "done"
+    assert kept() == "ON"
+
+
+def told_again(house: Installation) -> list[str]:
+    return [record["accepted"] for _, record in house.entries(BANK) if record.get("event") == "store-told-again"]
+
+
+def test_credentials_of_the_environment_reach_the_worker_alone(house: Installation) -> None:
+    with_them = {
+        name
+        for name in ("signer", "api", "router", "worker")
+        if SECRET.encode() in Path(f"/proc/{house.supervisor.pid(name)}/environ").read_bytes()
+    }
+    assert with_them == {"worker"}
 
 
 def test_a_store_that_goes_away_ends_no_operation_and_loses_none(
