@@ -28,6 +28,10 @@ _MAX_URL_BYTES = 2048
 _MAX_HEADERS = 100
 _MAX_AT_A_TIME = 16
 _MAX_DISCARDED_BYTES = 2 << 20
+_MAX_BODY_BYTES = 64 << 20
+"""Of any endpoint; what is announced beyond it is not even asked about."""
+_MAX_EARLY_BYTES = 1 << 20
+"""Of a body of which it is not known yet whether it is wanted: what came with the head."""
 ARRIVAL_S = 10.0
 IDLE_S = 75.0
 STALL_S = 10.0
@@ -70,8 +74,9 @@ class Exchange:
         self.size += len(part)
         if self.reply is not None:
             return  # Read past.
-        if self.body_limit is not None and self.size > self.body_limit:
-            self.refuse_size(self.body_limit)
+        limit = _MAX_EARLY_BYTES if self.body_limit is None else self.body_limit
+        if self.size > limit:
+            self.refuse_size(limit)
             return
         self._body.append(part)
 
@@ -117,7 +122,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._exchanges: deque[Exchange] = deque()
         self._reading: Exchange | None = None
-        self._head_bytes = self._headers = self._header_bytes = 0
+        self._head_bytes = self._headers = self._header_bytes = self._frame_bytes = 0
         self._paused = self._closing = self._closing_after = False
         self._deadline_s = time.monotonic() + ARRIVAL_S
         self._stalled_since_s: float | None = None
@@ -153,11 +158,13 @@ class Connection(asyncio.Protocol):
         """Asyncio's."""
         if self._closing:
             return
-        reading = self._reading
+        reading, size = self._reading, 0
         if reading is None or not reading.head_is_read:
             if reading is None:
                 self._deadline_s = time.monotonic() + ARRIVAL_S
             self._head_bytes += len(data)
+        else:
+            size = reading.size
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -170,9 +177,29 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._refuse(problem(400, "invalid-input", "not an HTTP/1.1 request"))
         else:
-            reading = self._reading
-            if reading is not None and not reading.head_is_read and self._head_bytes > MAX_HEAD_BYTES:
+            self._bound(reading, size, len(data))
+
+    def _bound(self, before: Exchange | None, size: int, fed: int) -> None:
+        """Close where what is neither body nor the end of it grows too large.
+
+        The parser keeps a field until it is whole, and joins its parts anew with each that arrives: that is bounded by what is read.
+
+        Args:
+            before: The exchange that was being read.
+            size: How much of its body had arrived.
+            fed: How many bytes were read since.
+        """
+        reading = self._reading
+        if reading is None or self._closing:
+            return
+        if not reading.head_is_read:
+            if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(problem(431, "too-large", f"the head of a request has at most {MAX_HEAD_BYTES} bytes"))
+            return
+        # Frames of chunks between two parts of a body, and trailers after the last.
+        self._frame_bytes = self._frame_bytes + fed if reading is before and reading.size == size else 0
+        if self._frame_bytes > MAX_HEAD_BYTES:
+            self._refuse(problem(431, "too-large", f"what frames a body has at most {MAX_HEAD_BYTES} bytes"))
 
     # --- httptools calls these -----------------------------------------------------------------------------------------
 
@@ -222,7 +249,9 @@ class Connection(asyncio.Protocol):
         exchange.method = self._parser.get_method()
         exchange.keep_alive = self._parser.should_keep_alive()
         exchange.head_is_read = True
-        self._head_bytes = 0
+        self._head_bytes = self._frame_bytes = 0
+        if exchange.announced > _MAX_BODY_BYTES:
+            raise _Refused(problem(413, "too-large", f"a body has at most {_MAX_BODY_BYTES} bytes"))
         self._plane.begin(exchange)
         if exchange.reply is None and exchange.on_whole is None and self._transport is not None:
             # Who asks is not known yet: what follows the head stays where it is.
@@ -272,6 +301,9 @@ class Connection(asyncio.Protocol):
                 return
 
     def _resume(self) -> None:
+        reading = self._reading
+        if reading is not None and reading.head_is_read and reading.reply is None and reading.on_whole is None:
+            return  # Another's answer left; of this one it is not known yet who asks.
         if self._paused and self._transport is not None:
             self._paused = False
             self._deadline_s = time.monotonic() + ARRIVAL_S

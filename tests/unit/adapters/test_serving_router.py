@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import sys
@@ -229,6 +230,70 @@ def test_what_is_not_http_is_answered_and_closed(world: ServingWorld) -> None:
     ):
         assert raw(world, data).startswith(b"HTTP/1.1 " + status), data[:60]
     assert world.caller("").ask("GET", "/v2/health/live")[0] == 200
+
+
+def endless(world: ServingWorld, begin: bytes, more: bytes, seconds: float = 8.0) -> int:
+    """Send ``begin`` and then ``more`` again and again; how many bytes were taken until the router hung up."""
+    with socket.create_connection(world.running.address, timeout=1.0) as connection:
+        connection.sendall(begin)
+        sent, until_s = 0, time.monotonic() + seconds
+        while time.monotonic() < until_s:
+            try:
+                sent += connection.send(more)
+            except TimeoutError:
+                return sent  # It reads no more.
+            except OSError:
+                return sent
+        raise AssertionError(f"{sent} bytes were taken in {seconds} s, and no end")
+
+
+@pytest.mark.parametrize("trailer", [b"0\r\nX-A: ", b"1\r\n{\r\n0\r\nX-A: "])
+def test_trailers_without_end_are_hung_up_on_whoever_sends_them(world: ServingWorld, trailer: bytes) -> None:
+    world.deploy(1)
+    head = f"POST /v2/models/{ENDPOINT}/infer HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
+    known = f"authorization: Bearer {world.door.allow(ENDPOINT)}\r\n"
+    for who in ("", known):
+        # What lies in buffers between the two counts as taken here.
+        assert endless(world, f"{head}{who}\r\n".encode() + trailer, b"a" * 65_536) < 16 << 20
+    assert world.caller().infer()[0] == 200
+
+
+def test_a_body_in_the_smallest_of_chunks_is_taken(world: ServingWorld) -> None:
+    world.deploy(1)
+    chunks = (bytes([one]) for one in body() + b" " * 20_000)
+    assert world.caller().ask("POST", f"/v2/models/{ENDPOINT}/infer", chunks)[0] == 200  # type: ignore[arg-type]  # Sent in chunks.
+
+
+def test_more_than_any_endpoint_takes_is_refused_by_what_is_announced(world: ServingWorld) -> None:
+    world.deploy(1)
+    head = f"POST /v2/models/{ENDPOINT}/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {(64 << 20) + 1}\r\n\r\n"
+    assert raw(world, head.encode(), one=False).startswith(b"HTTP/1.1 413")
+
+
+def test_a_body_waits_outside_while_it_is_not_known_who_sends_it_whatever_is_answered_before_it(
+    world: ServingWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.deploy(1)
+    call, waiting = world.door.call, threading.Event()
+
+    def slowly(method: str, **params: Any) -> Any:
+        # The second token is looked up for as long as it takes.
+        if method == "session" and params["token_hash_hex"] == hashlib.sha256(b"second").hexdigest():
+            waiting.set()
+            time.sleep(6)
+        return call(method, **params)
+
+    monkeypatch.setattr(world.door, "call", slowly)
+
+    def request(token: str, length: int) -> bytes:
+        return (
+            f"POST /v2/models/{ENDPOINT}/infer HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n"
+            f"content-length: {length}\r\n\r\n"
+        ).encode()
+
+    begin = request("first", 1) + b"{" + request("second", 60 << 20)
+    assert endless(world, begin, b"a" * 65_536, seconds=5.0) < 16 << 20
+    assert waiting.is_set()
 
 
 def test_requests_that_are_sent_at_once_are_answered_in_their_order(world: ServingWorld) -> None:
