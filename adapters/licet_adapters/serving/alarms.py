@@ -4,17 +4,22 @@ Rules kept here:
 
 - An alarm that has not enough to go by (``min_count``) does not fire, and does not say that all is well either.
 - The first that fires is told with its figures, all whole numbers, so that it can stand in the log.
+- What a caller does wrong says nothing of the version: malformed requests count in no alarm.
+- However many features and alarms there are, drift is looked at once a second at most, over one window, on a bounded
+  number of values, and beside the loop that answers requests. Windows take turns.
 - What an alarm compares with must be there when the deployment is made; one that could never fire is refused then.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from licet_adapters.errors import InputRefused
 from licet_adapters.ports import MAX_CAUSE_CHARS
-from licet_adapters.serving.drift import FeatureDrift, RowWindow, alpha_of_look, compare, drifted
+from licet_adapters.serving.drift import MAX_CELLS, FeatureDrift, RowWindow, alpha_of_look, compare, drifted
 from licet_adapters.serving.histogram import Outcome, Tally, Window, percentile_us
 from licet_adapters.serving.plan import (
     NEEDS_REFERENCE,
@@ -27,13 +32,50 @@ from licet_adapters.serving.plan import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from licet_adapters.jobs.oip import Floats
     from licet_adapters.serving.reference import Reference
 
 _MICRO = 1_000_000
 _P95_PERMILLE = 950
+_LOOK_EVERY_S = 1.0
+
+Found: TypeAlias = dict[str, FeatureDrift]
+
+
+class Pending(Protocol):
+    """What is computed elsewhere; a future."""
+
+    def done(self) -> bool:
+        """Whether there is a result."""
+        ...
+
+    def result(self) -> Found:
+        """The result."""
+        ...
+
+
+class _Computed:
+    """Something that was computed here and now."""
+
+    def __init__(self, compute: Callable[[], Found]) -> None:
+        self._result = compute()
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> Found:
+        return self._result
+
+
+@dataclass(slots=True)
+class _Looks:
+    """The looks of one drift alarm: how many, at how many rows the last was, and when."""
+
+    count: int = 0
+    seen: int = 0
+    at_s: float = -math.inf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,8 +154,11 @@ class AlarmPanel:
             alarm.window_s: Window(alarm.window_s) for alarm in alarms if isinstance(alarm, LatencyAlarm | ErrorAlarm)
         }
         self._rows = RowWindow(len(names))
-        self._looks: dict[int, tuple[int, int]] = {}
-        self.last_drift: dict[str, FeatureDrift] = {}
+        self._drift = [(alarm, _Looks()) for alarm in alarms if isinstance(alarm, DriftAlarm)]
+        self._looked_s = -math.inf
+        # The look under way: the alarms it is for, each with its share of alpha, and on how many rows.
+        self._under_way: tuple[Pending, list[tuple[DriftAlarm, float]], int] | None = None
+        self.last_drift: Found = {}
 
     @property
     def watches_rows(self) -> bool:
@@ -121,7 +166,9 @@ class AlarmPanel:
         return self._reference is not None
 
     def record(self, now_s: float, latency_us: float, outcome: Outcome) -> None:
-        """Take note of a request."""
+        """Take note of a request; one that was the caller's fault is none."""
+        if outcome == "client-error":
+            return
         for window in self._windows.values():
             window.add(now_s, latency_us, outcome)
 
@@ -129,59 +176,81 @@ class AlarmPanel:
         """Take note of rows (float32 ``[n, features]``) and the probabilities they were given (``[n]``)."""
         self._rows.add(now_s, rows, probabilities)
 
-    def evaluate(self, now_s: float, now_ms: int) -> Fired | None:
+    def evaluate(
+        self, now_s: float, now_ms: int, beside: Callable[[Callable[[], Found]], Pending] | None = None
+    ) -> Fired | None:
         """The first alarm that fires, if any.
 
         Args:
             now_s: Of the clock that ``record`` was told; it never goes back.
             now_ms: The time of day, for the age of data.
+            beside: Has something computed elsewhere; what drifted is then told by a later call. None: at once, here.
         """
         sums: dict[int, Tally] = {}
-        for index, alarm in enumerate(self._alarms):
+        for alarm in self._alarms:
             if isinstance(alarm, LatencyAlarm | ErrorAlarm):
                 if alarm.window_s not in sums:
                     sums[alarm.window_s] = self._windows[alarm.window_s].sum(now_s)
                 fired = _on_requests(alarm, sums[alarm.window_s])
             elif isinstance(alarm, DriftAlarm):
-                fired = self._on_drift(index, alarm, now_s)
+                continue
             elif isinstance(alarm, ConfidenceAlarm):
                 fired = self._on_confidence(alarm, now_s)
             else:
                 fired = self._on_age(alarm, now_ms)
             if fired is not None:
                 return fired
-        return None
+        return self._on_drift(now_s, beside)
 
     def mean_confidence_micro(self, now_s: float, window_s: int) -> int | None:
         """Mean confidence of the last rows, or None if there were none."""
-        confidence = self._rows.since(now_s - window_s)[1]
+        confidence = self._rows.confidence_since(now_s - window_s)
         return round(float(confidence.mean()) * _MICRO) if len(confidence) else None
 
-    def _on_drift(self, index: int, alarm: DriftAlarm, now_s: float) -> Fired | None:
-        looks, seen = self._looks.get(index, (0, 0))
-        rows, _ = self._rows.since(now_s - alarm.window_s)
+    def _on_drift(self, now_s: float, beside: Callable[[Callable[[], Found]], Pending] | None) -> Fired | None:
+        if self._under_way is None and now_s - self._looked_s >= _LOOK_EVERY_S:
+            self._look(now_s, beside or _Computed)
+        if self._under_way is None or not self._under_way[0].done():
+            return None
+        (pending, alarms, rows), self._under_way = self._under_way, None
+        self.last_drift = pending.result()
+        for alarm, alpha in alarms:
+            found = drifted(self.last_drift, alpha, alarm.effect_min_micro / _MICRO)
+            if found:
+                names = ", ".join(sorted(found, key=lambda name: -found[name].gap)[:5])
+                return Fired(
+                    kind=alarm.kind,
+                    value=len(found),
+                    threshold=0,
+                    window_s=alarm.window_s,
+                    count=rows,
+                    detail=f"features drifted: {names}",
+                )
+        return None
+
+    def _look(self, now_s: float, beside: Callable[[Callable[[], Found]], Pending]) -> None:
+        """Begin a look over the window that has waited longest, for all alarms over it that have enough to go by."""
+        due = [(alarm, looks) for alarm, looks in self._drift if self._is_due(alarm, looks, now_s)]
+        if not due or self._reference is None:
+            return
+        window_s = min(due, key=lambda one: one[1].at_s)[0].window_s
+        rows = self._rows.rows_since(now_s - window_s, max(1, MAX_CELLS // len(self._names)))
+        alarms = []
+        for alarm, looks in due:
+            if alarm.window_s == window_s:
+                looks.count, looks.seen, looks.at_s = looks.count + 1, self._rows.seen, now_s
+                alarms.append((alarm, alpha_of_look(alarm.alpha_micro / _MICRO, looks.count)))
+        self._looked_s = now_s
+        self._under_way = beside(partial(compare, rows, self._reference, self._names)), alarms, len(rows)
+
+    def _is_due(self, alarm: DriftAlarm, looks: _Looks, now_s: float) -> bool:
         # Half of what is needed must be new, or one look would be spent on what the last has seen.
-        if len(rows) < alarm.min_count or (looks and self._rows.seen - seen < max(1, alarm.min_count // 2)):
-            return None
-        assert self._reference is not None  # noqa: S101  # `require_evaluable` has seen to it; told to the type checker.
-        self._looks[index] = (looks + 1, self._rows.seen)
-        self.last_drift = compare(rows, self._reference, self._names)
-        alpha = alpha_of_look(alarm.alpha_micro / _MICRO, looks + 1)
-        found = drifted(self.last_drift, alpha, alarm.effect_min_micro / _MICRO)
-        if not found:
-            return None
-        names = ", ".join(sorted(found, key=lambda name: -found[name].gap)[:5])
-        return Fired(
-            kind=alarm.kind,
-            value=len(found),
-            threshold=0,
-            window_s=alarm.window_s,
-            count=len(rows),
-            detail=f"features drifted: {names}",
-        )
+        if looks.count and self._rows.seen - looks.seen < max(1, alarm.min_count // 2):
+            return False
+        return self._rows.count_since(now_s - alarm.window_s) >= alarm.min_count
 
     def _on_confidence(self, alarm: ConfidenceAlarm, now_s: float) -> Fired | None:
-        _, confidence = self._rows.since(now_s - alarm.window_s)
+        confidence = self._rows.confidence_since(now_s - alarm.window_s)
         if len(confidence) < alarm.min_count or self._reference is None or self._reference.confidence_mean is None:
             return None
         shift = abs(float(confidence.mean()) - self._reference.confidence_mean)

@@ -27,18 +27,27 @@ from licet_adapters.serving.reference import sketch_error
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from licet_adapters.jobs.oip import Floats
     from licet_adapters.serving.reference import Doubles, Reference
 
 CAPACITY = 4096
 """Rows that are kept of a version; older ones make room."""
+MAX_CELLS = 1 << 18
+"""Values that one look compares at most; of more, rows are left out evenly."""
 
 
 def greatest_gap(first: Doubles, second: Doubles) -> float:
     """Greatest gap of the cumulative shares of two sorted samples, ``[any]`` each."""
-    points = np.concatenate([first, second])
-    shares = [np.searchsorted(sample, points, side="right") / len(sample) for sample in (first, second)]
-    return float(np.abs(shares[0] - shares[1]).max())
+    # Between two neighbours of one sample its share stands still and the other's only rises, so the gap is greatest at a
+    # value of the shorter sample, or just below one.
+    points = min(first, second, key=len)
+    gap = 0.0
+    for side in ("left", "right"):
+        shares = [np.searchsorted(sample, points, side=side) / len(sample) for sample in (first, second)]
+        gap = max(gap, float(np.abs(shares[0] - shares[1]).max()))
+    return gap
 
 
 def chance_of_gap(gap: float, first_rows: int, second_rows: int) -> float:
@@ -90,6 +99,11 @@ def drifted(found: Mapping[str, FeatureDrift], alpha: float, effect_min: float) 
     return {name: one for name, one in found.items() if one.chance < alpha and one.gap >= effect_min}
 
 
+def spread(count: int, most: int) -> NDArray[np.intp]:
+    """At most ``most`` of the indices below ``count``, evenly spread."""
+    return np.arange(count) if count <= most else np.linspace(0, count - 1, most).astype(np.intp)
+
+
 class RowWindow:
     """The last rows of a version and how sure it was of them, at most ``CAPACITY``.
 
@@ -114,7 +128,15 @@ class RowWindow:
         self._next = (self._next + len(rows)) % CAPACITY
         self.seen += len(rows)
 
-    def since(self, begin_s: float) -> tuple[Floats, Floats]:
-        """Rows and confidence of what came at ``begin_s`` or later."""
-        kept = self._at_s >= begin_s
-        return self._rows[kept], self._confidence[kept]
+    def count_since(self, begin_s: float) -> int:
+        """How many rows came at ``begin_s`` or later."""
+        return int(np.count_nonzero(self._at_s >= begin_s))
+
+    def rows_since(self, begin_s: float, max_rows: int = CAPACITY) -> Floats:
+        """A copy of the rows that came at ``begin_s`` or later; of more than ``max_rows``, so many, evenly spread."""
+        kept = np.flatnonzero(self._at_s >= begin_s)
+        return self._rows[kept[spread(len(kept), max_rows)]]
+
+    def confidence_since(self, begin_s: float) -> Floats:
+        """How sure it was of what came at ``begin_s`` or later."""
+        return self._confidence[self._at_s >= begin_s]

@@ -7,6 +7,8 @@ Rules kept here:
 - A call whose replica died is tried once more on another, within its time: inference changes nothing. One that took too
   long ends as a timeout, and its replica is replaced; others that it held up are tried elsewhere.
 - A version that is drained takes nothing new and stops when nothing is left.
+- What is compared with training is a sample: as much as fits in so many bytes a second. What does not fit is left out and
+  costs nothing, and no request gives more than a few rows, so that none can crowd out the others.
 - Replicas that die at once are started again with growing pauses.
 """
 
@@ -25,6 +27,7 @@ from licet_adapters.modelfiles import ARCHITECTURE_FILE, parse_architecture
 from licet_adapters.ports import REFERENCE_FILE
 from licet_adapters.serving.alarms import AlarmPanel
 from licet_adapters.serving.calls import Answer, Call, Failure
+from licet_adapters.serving.drift import spread
 from licet_adapters.serving.histogram import Outcome, Tally
 from licet_adapters.serving.reference import parse_reference
 from licet_adapters.serving.replica import Replica
@@ -49,6 +52,7 @@ WAKE_S = 15.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 _SAMPLED_BYTES_EACH_S = 512 << 10
 _SAMPLED_BURST_BYTES = 1 << 20
+_SAMPLED_ROWS = 256
 _TRIES = 2
 _LOOK_EVERY_S = 0.02
 _HTTP_OK, _HTTP_BAD, _HTTP_SERVER = 200, 400, 500
@@ -213,7 +217,7 @@ class Version:
         now_s = time.monotonic()
         allowed = self._sample_bytes + (now_s - self._sampled_s) * _SAMPLED_BYTES_EACH_S
         self._sample_bytes, self._sampled_s = min(allowed, _SAMPLED_BURST_BYTES), now_s
-        if self._sample_bytes < 0:
+        if len(request) > self._sample_bytes:
             return
         self._sample_bytes -= len(request)
         try:
@@ -222,7 +226,8 @@ class Version:
             return
         probabilities = oip.read_probabilities(answer)
         if probabilities is not None and len(probabilities) == len(rows):
-            self.panel.record_rows(now_s, rows, probabilities)
+            taken = spread(len(rows), _SAMPLED_ROWS)
+            self.panel.record_rows(now_s, rows[taken], probabilities[taken])
 
     # --- what replicas tell --------------------------------------------------------------------------------------------
 

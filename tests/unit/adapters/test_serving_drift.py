@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from licet_adapters.errors import InputRefused
 from licet_adapters.serving.alarms import AlarmPanel
 from licet_adapters.serving.drift import (
     CAPACITY,
+    MAX_CELLS,
     RowWindow,
     alpha_of_look,
     chance_of_gap,
@@ -149,7 +151,8 @@ def test_a_window_keeps_the_last_rows_and_no_more(counts: list[int]) -> None:
     for second, count in enumerate(counts):
         window.add(second, sent[at : at + count], np.full(count, 0.25, dtype=np.float32))
         at += count
-    rows, confidence = window.since(-1.0)
+    rows, confidence = window.rows_since(-1.0), window.confidence_since(-1.0)
+    assert window.count_since(-1.0) == len(rows)
     assert sorted(rows[:, 0].tolist()) == sent[-CAPACITY:, 0].tolist()
     assert set(confidence.tolist()) == {0.75}
 
@@ -174,7 +177,7 @@ def test_the_other_alarms_fire_beyond_their_thresholds_and_not_at_them() -> None
     assert panel.evaluate(60.0, 0) is None
 
     panel = AlarmPanel(alarms(errors), None, NAMES)
-    for outcome in ["client-error"] * 10 + ["ok"] * 9 + ["timeout"]:
+    for outcome in ["client-error"] * 10 + ["ok"] * 19 + ["timeout"]:
         panel.record(1.0, 10, outcome)  # type: ignore[arg-type]  # Literals in a list.
     assert panel.evaluate(1.0, 0) is None  # One in twenty is the threshold itself.
     panel.record(1.0, 10, "server-error")
@@ -193,6 +196,61 @@ def test_the_other_alarms_fire_beyond_their_thresholds_and_not_at_them() -> None
     fired = panel.evaluate(1.0, 1_000_000 + 101_000)
     assert fired is not None
     assert (fired.kind, fired.value) == ("staleness", 101)
+
+
+def test_malformed_requests_hide_no_failure_and_make_up_no_count() -> None:
+    latency = {"kind": "p95-latency", "threshold_us": 50_000, "window_s": 5, "min_count": 20}
+    errors = {"kind": "error-rate", "threshold_micro": 20_000, "window_s": 5, "min_count": 20}
+    for wanted, outcome, latency_us in ((errors, "server-error", 10), (latency, "ok", 200_000)):
+        panel = AlarmPanel(alarms(wanted), None, NAMES)
+        for _ in range(6000):
+            panel.record(1.0, 300, "client-error")
+        for _ in range(19):
+            panel.record(1.0, latency_us, outcome)  # type: ignore[arg-type]  # Literals in a tuple.
+        assert panel.evaluate(1.0, 0) is None
+        panel.record(1.0, latency_us, outcome)  # type: ignore[arg-type]  # As above.
+        fired = panel.evaluate(1.0, 0)
+        assert fired is not None
+        assert (fired.kind, fired.count) == (wanted["kind"], 20)
+
+
+def test_drift_is_looked_at_once_a_second_over_one_window_on_a_bounded_number_of_values() -> None:
+    generator = np.random.default_rng(17)
+    names = [f"f{index:04d}" for index in range(1000)]
+    column = np.sort(generator.normal(size=SKETCH))
+    known = Reference(rows=100_000, features=dict.fromkeys(names, column), confidence_mean=0.7, data_as_of_ms=0)
+    many = [DRIFT | {"window_s": 60 + at // 8, "min_count": 1, "alpha_micro": 1} for at in range(16)]
+    panel = AlarmPanel(alarms(*many), known, names)
+    windows, sizes = [], []
+
+    def beside(compute: Any) -> Any:
+        windows.append([alarm.window_s for alarm, looks in panel._drift if looks.at_s == now_s])
+        sizes.append(compute.args[0].size)
+        future: Future[Any] = Future()
+        future.set_result({})
+        return future
+
+    for tenth in range(40):
+        now_s = tenth / 10
+        panel.record_rows(now_s, np.zeros((500, 1000), np.float32), np.full(500, 0.7, np.float32))
+        assert panel.evaluate(now_s, 0, beside) is None
+    assert windows == [[60] * 8, [61] * 8, [60] * 8, [61] * 8]
+    assert max(sizes) <= MAX_CELLS
+
+
+def test_what_drifted_is_told_when_the_look_that_is_taken_elsewhere_is_over() -> None:
+    generator = np.random.default_rng(19)
+    panel = AlarmPanel(alarms(DRIFT), reference(generator), NAMES)
+    panel.record_rows(1.0, rows_of(generator, 300, 2.0), np.full(300, 0.75, dtype=np.float32))
+    future: Future[Any] = Future()
+    asked: list[Any] = []
+    for _ in range(3):
+        assert panel.evaluate(1.0, 0, lambda compute: asked.append(compute) or future) is None
+    assert len(asked) == 1
+    future.set_result(asked[0]())
+    fired = panel.evaluate(1.1, 0)
+    assert fired is not None
+    assert fired.detail == "features drifted: f3"
 
 
 def test_an_alarm_that_could_never_fire_is_refused() -> None:
