@@ -5,6 +5,8 @@ Rules kept here:
 - An allowed change is on the disk before traffic follows it. The one exception is the return on an alarm: traffic goes
   back first, in memory, at once; a crash before it is on the disk comes up in the state before, and alarms again.
 - A request in flight ends on the version it began on, whatever happens to the weights.
+- Every version that has traffic is on guard, and so is a shadow, whichever was deployed last: its alarms return its traffic
+  to its own fallback. What an alarm ended is given no traffic again but by a fresh deployment.
 - Only a version that has traffic answers, also where a caller names one: what was rolled back cannot be reached by number.
 - A deployment that was never completed by a crash is there again with its operation; made again, it is the same one.
 """
@@ -27,13 +29,13 @@ from licet_adapters.serving.state import Deployed, EndpointState, EndpointStore
 from licet_adapters.serving.version import Version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
     from concurrent.futures import Executor
     from pathlib import Path
 
     from licet_adapters.ports import Clock
     from licet_adapters.sandbox import Sandbox
-    from licet_adapters.serving.alarms import Fired
+    from licet_adapters.serving.alarms import Fired, Found
 
 _COME_UP_S = 60.0
 _ALARMS_EVERY_S = 0.1
@@ -44,6 +46,29 @@ logger = logging.getLogger(__name__)
 
 class _Overtaken(Exception):  # Not an error: an alarm or a person was faster.
     """The state is not the one this change was meant for."""
+
+
+def _beside(compute: Callable[[], Found]) -> asyncio.Future[Found]:
+    return asyncio.get_running_loop().run_in_executor(None, compute)
+
+
+def _require_fallback(state: EndpointState, fallback: int) -> None:
+    before = state.rollout_of(fallback)
+    if before is not None and before.state == "rolled-back":
+        raise Conflict(f"an alarm took version {fallback}, the fallback, out of traffic", code="conflict.fallback")
+
+
+def _require_unalarmed(state: EndpointState, weights: Mapping[int, int], *, is_return: bool) -> None:
+    """Return if nothing that an alarm ended would be given traffic that it has not.
+
+    A return by hand may go to what has failed: that had nowhere to return to, and was left in traffic as the last resort.
+    """
+    for number, percent in weights.items():
+        rollout = state.rollout_of(number)
+        if not percent or number in state.weights or rollout is None or rollout.is_guarded:
+            continue
+        if not (is_return and rollout.state == "failed"):
+            raise Conflict(f"an alarm ended the deployment of version {number}; deploy it anew", code="conflict.alarm")
 
 
 class Endpoint:
@@ -182,12 +207,8 @@ class Endpoint:
             before = self._versions.get(job.number)
 
             def deploy(state: EndpointState) -> None:
-                state.deployed[job.number] = deployed
-                state.rollout = rollout
-                state.weights = rollout.weights or state.weights
-                state.shadow = job.number if plan.strategy == "shadow" else 0
-                kept = {job.number, fallback, *state.weights}
-                state.deployed = {number: one for number, one in state.deployed.items() if number in kept}
+                _require_fallback(state, fallback)  # Its alarm may have fired meanwhile.
+                state.begin(rollout, deployed, is_shadow=plan.strategy == "shadow")
                 state.add_event("step", job.operation_id, self._clock())
                 if not plan.bake_s and len(rollout.steps) <= 1:
                     # There is nothing to wait for.
@@ -195,7 +216,11 @@ class Endpoint:
                     state.add_event("completed", job.operation_id, self._clock())
                 self._versions[job.number] = version
 
-            await self._take(deploy)
+            try:
+                await self._take(deploy)
+            except Conflict:
+                await version.drain(0)
+                raise
             await self._forget_models()
             self._held_since_s = time.monotonic()
             if before is not None:
@@ -207,6 +232,7 @@ class Endpoint:
             raise Conflict(f"the fallback {plan.fallback} is not deployed on this endpoint", code="conflict.fallback")
         if fallback and state.deployed[fallback].parameters["version"] != plan.fallback:
             raise Conflict(f"another version stands as number {fallback}", code="conflict.fallback")
+        _require_fallback(state, fallback)
         if plan.strategy == "shadow" and not state.weights:
             raise Conflict("a shadow needs a version that has the traffic", code="conflict.shadow")
         standing = state.deployed.get(deployed.number)
@@ -220,7 +246,7 @@ class Endpoint:
 
         Raises:
             NotFound: Nothing is deployed here.
-            Conflict: A version that is to have traffic does not stand.
+            Conflict: A version that is to have traffic does not stand, or an alarm ended its deployment.
             JobFailed: One that slept does not come up.
         """
         weights = {int(number): percent for number, percent in change.weights.items()}
@@ -232,11 +258,14 @@ class Endpoint:
                     raise Conflict(f"version {number} is not deployed on this endpoint", code="conflict.version")
             if shadow and weights.get(shadow):
                 raise Conflict("a shadow has no traffic of its own", code="conflict.shadow")
+            is_return = "deployment" in change.parameters
+            _require_unalarmed(self.state, weights, is_return=is_return)
             for number, percent in weights.items():
                 if percent and not self._versions[number].ready:
                     await self._versions[number].come_up(_COME_UP_S)
 
             def shift(state: EndpointState) -> None:
+                _require_unalarmed(state, weights, is_return=is_return)  # An alarm may have fired meanwhile.
                 state.weights = {number: percent for number, percent in weights.items() if percent}
                 state.shadow = shadow
                 if state.rollout is not None:
@@ -256,7 +285,7 @@ class Endpoint:
             versions = list(self._versions.values())
 
             def retire(state: EndpointState) -> None:
-                state.weights, state.shadow, state.rollout, state.deployed = {}, 0, None, {}
+                state.weights, state.shadow, state.rollout, state.guards, state.deployed = {}, 0, None, {}, {}
                 state.add_event("completed", change.operation_id, self._clock())
 
             await self._take(retire)
@@ -279,29 +308,29 @@ class Endpoint:
             self._watch(now_s)
 
     def _watch(self, now_s: float) -> None:
-        rollout = self.state.rollout
-        if rollout is None or not rollout.is_guarded or rollout.number not in self._versions:
-            return
-        fired = self._versions[rollout.number].panel.evaluate(now_s, self._clock())
-        if fired is not None:
-            self._return(rollout, fired)
-        elif not self.changing.locked():
-            following = rollout.after(now_s - self._held_since_s)
-            if following is not rollout:
+        state, newest = self.state, self.state.rollout
+        for number in sorted({*state.weights, state.shadow}, key=lambda one: newest is None or one != newest.number):
+            rollout = state.rollout_of(number)
+            if rollout is None or not rollout.is_guarded or number not in self._versions:
+                continue
+            fired = self._versions[number].panel.evaluate(now_s, self._clock(), _beside)
+            if fired is not None:
+                self._return(number, fired)
+                return
+        if newest is not None and not self.changing.locked():
+            following = newest.after(now_s - self._held_since_s)
+            if following is not newest:
                 self._held_since_s = now_s
-                self._background(self._advance(rollout, following))
+                self._background(self._advance(newest, following))
 
-    def _return(self, rollout: Rollout, fired: Fired) -> None:
-        """All traffic to the fallback, at once; the disk follows."""
+    def _return(self, number: int, fired: Fired) -> None:
+        """All traffic to the version's fallback, at once; the disk follows."""
         state = self.state.copy()
-        state.rollout = rollout.alarmed()
-        if state.rollout.weights is not None:
-            state.weights = state.rollout.weights
-        if state.shadow == rollout.number:
-            state.shadow = 0
-        kind = "rolled-back" if state.rollout.state == "rolled-back" else "failed"
-        about = state.deployed[rollout.number]
-        state.add_event(kind, rollout.operation_id, self._clock(), cause=fired.to_json(), about=about)
+        ended = state.alarm(number)
+        kind = "rolled-back" if ended.state == "rolled-back" else "failed"
+        state.add_event(
+            kind, ended.operation_id, self._clock(), cause=fired.to_json(), about=state.deployed[ended.number]
+        )
         logger.warning("alarm", extra={"endpoint": state.endpoint, "kind": fired.kind, "value": fired.value})
         self._follow(state)
         self._background(self._save())
@@ -360,14 +389,15 @@ class Endpoint:
         """Have traffic and replicas follow a state."""
         self.state = state
         self._split = TrafficSplit(state.weights)
-        rollout = state.rollout
-        fallback = rollout.fallback if rollout is not None and rollout.is_guarded else 0
+        newest = 0 if state.rollout is None else state.rollout.number
+        guards = [state.rollout_of(number) for number in {newest, *state.weights}]
+        fallbacks = {one.fallback for one in guards if one is not None and one.is_guarded}
         for number, version in list(self._versions.items()):
             if number not in state.deployed:
                 del self._versions[number]
                 self._background(version.drain())
                 continue
-            version.is_fallback = number == fallback
+            version.is_fallback = number in fallbacks
             version.is_needed = version.is_fallback or number == state.shadow or bool(state.weights.get(number))
         self._on_event()
 

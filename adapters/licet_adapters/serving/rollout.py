@@ -6,12 +6,12 @@ Rules kept here:
   away begins the bake of its step anew: nobody watched meanwhile.
 - An alarm returns everything to the fallback, from any step, also long after the last: the deployment's warrant permits
   it for as long as the version serves. It happens once.
-- What a person sets by hand ends an advance; the alarms stay on guard.
+- What a person sets by hand ends an advance, and so does a newer deployment; the alarms stay on guard.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 State = Literal["advancing", "completed", "held", "rolled-back", "failed"]
@@ -58,16 +58,20 @@ class Rollout:
             return self._at(self.index + 1, "advancing")
         return self._at(len(self.steps), "completed")
 
-    def alarmed(self) -> Rollout:
-        """Where it stands once an alarm has fired."""
+    def alarmed(self, *, serves: bool) -> Rollout:
+        """Where it stands once an alarm has fired; ``serves``: its version has traffic."""
         if self.state in {"rolled-back", "failed"}:
             return self
         # A shadow has no traffic to return: it is taken away. Without a fallback there is nowhere to return to.
-        return self._at(self.index, "rolled-back" if self.fallback or not self.steps else "failed")
+        return self._at(self.index, "rolled-back" if self.fallback or not serves else "failed")
 
     def by_hand(self) -> Rollout:
         """Where it stands once somebody set the weights."""
         return self._at(self.index, "held") if self.state in {"advancing", "completed"} else self
+
+    def returning_to(self, fallback: int) -> Rollout:
+        """The same with another fallback; 0: there is none."""
+        return replace(self, fallback=fallback)
 
     @property
     def is_guarded(self) -> bool:
@@ -75,12 +79,4 @@ class Rollout:
         return self.state in {"advancing", "completed", "held"}
 
     def _at(self, index: int, state: State) -> Rollout:
-        return Rollout(
-            operation_id=self.operation_id,
-            number=self.number,
-            fallback=self.fallback,
-            steps=self.steps,
-            index=index,
-            state=state,
-            bake_s=self.bake_s,
-        )
+        return replace(self, index=index, state=state)

@@ -3,6 +3,8 @@
 Rules kept here:
 
 - A file is replaced whole and durably; what is on the disk is a state that was in force, with its untold events.
+- The guard of a version (its rollout: alarms, fallback, operation) is kept as long as the version stands, not only that of
+  the newest.
 - An event has a serial number of its endpoint, given once; told again after a crash, it is known by it.
 - Model files of live deployments lie here in the clear, 0700, verified against their digests at every start of a
   replica, and are removed with the deployment.
@@ -11,7 +13,7 @@ Rules kept here:
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from licet_adapters.errors import IntegrityError, Unavailable
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _STATE = "state.json"
-_VERSION = 1
+_VERSION = 2
+_UNGUARDED_VERSION = 1  # It knew the newest deployment's rollout only.
 _SUBJECT = ("version", "model_digest_hex")
 
 
@@ -66,6 +69,7 @@ class EndpointState:
         weights: Number to percent; 100 in sum, or empty once retired.
         shadow: Number of the version that is given copies; 0: none.
         rollout: Where the newest deployment stands.
+        guards: Number to where the deployment stands, for the other versions.
         serial: Number of the last event.
         outbox: Events that were not told yet, oldest first.
     """
@@ -76,6 +80,7 @@ class EndpointState:
     weights: dict[int, int] = field(default_factory=dict)
     shadow: int = 0
     rollout: Rollout | None = None
+    guards: dict[int, Rollout] = field(default_factory=dict)
     serial: int = 0
     outbox: list[dict[str, Any]] = field(default_factory=list)
 
@@ -91,6 +96,66 @@ class EndpointState:
     def shadow_text(self) -> str:
         """The shadow's number as text; empty for none."""
         return str(self.shadow) if self.shadow else ""
+
+    # --- guards --------------------------------------------------------------------------------------------------------
+
+    def rollout_of(self, number: int) -> Rollout | None:
+        """Where the deployment of a version stands; None if it is not known."""
+        if self.rollout is not None and self.rollout.number == number:
+            return self.rollout
+        return self.guards.get(number)
+
+    def begin(self, rollout: Rollout, deployed: Deployed, *, is_shadow: bool) -> None:
+        """Have a deployment begin, and forget what is needed no more.
+
+        What has traffic is kept, what the newest returns to, and what these return to.
+        """
+        before = [*self.guards.values()] + ([] if self.rollout is None else [self.rollout])
+        guards = {one.number: one.by_hand() for one in before if one.number != rollout.number}
+        self.rollout = rollout
+        self.weights = rollout.weights or self.weights
+        self.shadow = rollout.number if is_shadow else 0
+        self.deployed[rollout.number] = deployed
+        kept = {rollout.number, rollout.fallback, *self.weights}
+        kept |= {guards[number].fallback for number in kept & guards.keys() if guards[number].is_guarded}
+        self.deployed = {number: one for number, one in self.deployed.items() if number in kept}
+        self.guards = {
+            number: one if one.fallback in kept else one.returning_to(0)
+            for number, one in guards.items()
+            if number in kept
+        }
+
+    def alarm(self, number: int) -> Rollout:
+        """Have the alarm of a version end its deployment; returns where that stands now."""
+        seen = self.rollout_of(number)
+        assert seen is not None  # noqa: S101  # Only what has a guard can raise an alarm; told to the type checker.
+        ended = seen.alarmed(serves=number in self.weights)
+        self._put(ended)
+        if ended.state == "rolled-back":
+            if number in self.weights:
+                self.weights = {ended.fallback: 100}
+                newest = self.rollout
+                if newest is not None and newest.steps:
+                    # Its next step would give traffic back to what has just lost it.
+                    self._put(newest.by_hand())
+            self._return_past(ended)
+        if self.shadow == number or self.shadow in self.weights:
+            self.shadow = 0
+        return ended
+
+    def _put(self, rollout: Rollout) -> None:
+        if self.rollout is not None and self.rollout.number == rollout.number:
+            self.rollout = rollout
+        else:
+            self.guards[rollout.number] = rollout
+
+    def _return_past(self, ended: Rollout) -> None:
+        # Nothing returns to a version whose own alarm has fired.
+        for one in [*self.guards.values()] + ([] if self.rollout is None else [self.rollout]):
+            if one.fallback == ended.number:
+                self._put(one.returning_to(0 if one.number == ended.fallback else ended.fallback))
+
+    # --- events --------------------------------------------------------------------------------------------------------
 
     def add_event(
         self,
@@ -123,12 +188,12 @@ class EndpointState:
             self,
             deployed=dict(self.deployed),
             weights=dict(self.weights),
+            guards=dict(self.guards),
             outbox=[dict(event) for event in self.outbox],
         )
 
     def to_bytes(self) -> bytes:
         """As canonical JSON."""
-        rollout = self.rollout
         return canonical.dumps(
             {
                 "v": _VERSION,
@@ -146,17 +211,8 @@ class EndpointState:
                 ],
                 "weights": self.weights_text(),
                 "shadow": self.shadow,
-                "rollout": None
-                if rollout is None
-                else {
-                    "operation_id": rollout.operation_id,
-                    "number": rollout.number,
-                    "fallback": rollout.fallback,
-                    "steps": list(rollout.steps),
-                    "index": rollout.index,
-                    "state": rollout.state,
-                    "bake_s": rollout.bake_s,
-                },
+                "rollout": None if self.rollout is None else _rollout_to_json(self.rollout),
+                "guards": [_rollout_to_json(one) for one in self.guards.values()],
                 "serial": self.serial,
                 "outbox": self.outbox,
             }
@@ -171,21 +227,31 @@ class EndpointState:
         """
         try:
             value = canonical.loads(data)
-            if value["v"] != _VERSION:
+            if value["v"] not in {_UNGUARDED_VERSION, _VERSION}:
                 raise IntegrityError("the state of an endpoint is of another version of this program")
             rollout = value["rollout"]
+            guards = [_rollout_from_json(one) for one in (value["guards"] if value["v"] == _VERSION else [])]
             return cls(
                 tenant=value["tenant"],
                 endpoint=check_endpoint(value["endpoint"], value["tenant"]),
                 deployed={one["number"]: Deployed(**one) for one in value["deployed"]},
                 weights={int(number): percent for number, percent in value["weights"].items()},
                 shadow=value["shadow"],
-                rollout=None if rollout is None else Rollout(**(rollout | {"steps": tuple(rollout["steps"])})),
+                rollout=None if rollout is None else _rollout_from_json(rollout),
+                guards={one.number: one for one in guards},
                 serial=value["serial"],
                 outbox=value["outbox"],
             )
         except (LicetAttestationError, KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"the state of an endpoint cannot be read: {error}") from error
+
+
+def _rollout_to_json(rollout: Rollout) -> dict[str, Any]:
+    return asdict(rollout) | {"steps": list(rollout.steps)}
+
+
+def _rollout_from_json(value: dict[str, Any]) -> Rollout:
+    return Rollout(**(value | {"steps": tuple(value["steps"])}))
 
 
 class EndpointStore:

@@ -455,6 +455,71 @@ def test_an_alarm_returns_all_traffic_and_is_told_and_attested(world: ServingWor
     eventually(lambda: world.figures()["versions"]["2"]["replicas"]["all"] == 0, "its replica stops")
 
 
+TIGHT = {"kind": "p95-latency", "threshold_us": 1, "window_s": 60, "min_count": 20}
+SECOND = f"{TENANT}/credit-risk@2"
+
+
+def test_a_newer_deployment_leaves_the_version_that_serves_on_guard(world: ServingWorld) -> None:
+    world.deploy(1)
+    world.deploy(2, strategy="blue-green", fallback=FIRST, alarms=[TIGHT])
+    second = world.figures()["rollout"]["operation"]
+    world.deploy(3, strategy="shadow", fallback=SECOND, alarms=[NEVER])
+    assert world.figures()["versions"]["1"]["replicas"]["ready"] == 1  # Warm: traffic may have to return to it.
+    caller = world.caller()
+    for _ in range(20):
+        assert caller.infer()[0] == 200
+    eventually(lambda: world.figures()["weights"] == {"1": 100}, "traffic returns")
+    eventually(lambda: world.door.kinds(ENDPOINT)[-1] == "rolled-back", "it is told")
+    assert world.door.events[ENDPOINT][-1]["operation_id"] == second
+
+
+def test_what_traffic_returns_to_is_on_guard_again_and_has_a_way_back_of_its_own(world: ServingWorld) -> None:
+    late = TIGHT | {"min_count": 25}
+    world.deploy(1)
+    world.deploy(2, strategy="blue-green", fallback=FIRST, alarms=[late])
+    world.deploy(3, strategy="blue-green", fallback=SECOND, alarms=[NEVER])
+    caller = world.caller()
+    assert {caller.infer()[2]["licet-version"] for _ in range(30)} == {"3"}
+    assert dict(world.shift({"2": 100}).weights) == {"2": 100}
+    assert dict(world.shift({"1": 100}).weights) == {"1": 100}
+    world.shift({"2": 100})
+    world.stop()
+    world.start()  # The guard is on the disk.
+    caller = world.caller()
+    for _ in range(25):
+        assert caller.infer()[0] == 200
+    eventually(lambda: world.figures()["weights"] == {"1": 100}, "traffic returns")
+
+
+def test_what_an_alarm_ended_is_given_no_traffic_but_by_a_fresh_deployment(world: ServingWorld) -> None:
+    world.deploy(1)
+    world.deploy(2, strategy="blue-green", fallback=FIRST, alarms=[TIGHT])
+    caller = world.caller()
+    for _ in range(20):
+        caller.infer()
+    eventually(lambda: world.figures()["weights"] == {"1": 100}, "traffic returns")
+    for weights in ({"2": 100}, {"1": 99, "2": 1}):
+        with pytest.raises(Conflict, match="deploy it anew"):
+            world.shift(weights)
+    with pytest.raises(Conflict, match="the fallback"):
+        world.deploy(3, strategy="blue-green", fallback=SECOND, alarms=[NEVER])
+    world.deploy(2, strategy="blue-green", fallback=FIRST, alarms=[NEVER])
+    assert world.figures()["weights"] == {"2": 100}
+    assert dict(world.shift({"1": 50, "2": 50}).weights) == {"1": 50, "2": 50}
+
+
+def test_a_large_request_does_not_keep_others_from_being_looked_at(world: ServingWorld) -> None:
+    world.deploy(1, files=world.model(reference=True), max_request_bytes=8 << 20)
+    rows = world.running._endpoints[ENDPOINT]._versions[1].panel._rows
+    caller = world.caller()
+    assert caller.infer(body()[:-1] + b" " * (4 << 20) + b"}")[0] == 200
+    assert caller.infer()[0] == 200
+    eventually(lambda: rows.seen == 1, "the small one is looked at")
+    assert caller.infer(body(rows=2000))[0] == 200
+    eventually(lambda: rows.seen > 1, "the one of many rows is looked at")
+    assert rows.seen <= 1 + 256
+
+
 def test_inputs_that_drifted_return_traffic(world: ServingWorld) -> None:
     files = world.model(reference=True)
     world.deploy(1)

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from licet_adapters.errors import InputRefused
+from licet_adapters.errors import InputRefused, IntegrityError
 from licet_adapters.serving.histogram import Tally, Window, bucket_of, percentile_us, upper_us
 from licet_adapters.serving.plan import Replicas, parse_plan
 from licet_adapters.serving.rollout import Rollout
 from licet_adapters.serving.scaling import CALM_S, Load, wanted_replicas
 from licet_adapters.serving.split import TrafficSplit
+from licet_adapters.serving.state import Deployed, EndpointState
+from licet_attestations import canonical
 
 PLAN: dict[str, Any] = {
     "endpoint": "northbank/credit",
@@ -120,22 +122,23 @@ def test_a_canary_advances_by_its_steps_and_each_is_held() -> None:
 
 @pytest.mark.parametrize("state", ["advancing", "completed", "held"])
 def test_an_alarm_returns_everything_to_the_fallback_once(state: Any) -> None:
-    back = rollout(state=state, index=1).alarmed()
+    back = rollout(state=state, index=1).alarmed(serves=True)
     assert (back.state, back.weights) == ("rolled-back", {1: 100})
-    assert back.alarmed() is back
+    assert back.alarmed(serves=True) is back
     assert back.after(1e9) is back
     assert not back.is_guarded
 
 
 def test_without_a_fallback_there_is_nowhere_to_return_to() -> None:
-    failed = rollout(fallback=0, steps=(100,)).alarmed()
+    failed = rollout(fallback=0, steps=(100,)).alarmed(serves=True)
     assert (failed.state, failed.weights) == ("failed", None)
 
 
 def test_a_shadow_is_taken_away_and_traffic_is_left_as_it_is() -> None:
     shadow = rollout(steps=())
     assert shadow.weights is None
-    assert (shadow.alarmed().state, shadow.alarmed().weights) == ("rolled-back", None)
+    taken = shadow.alarmed(serves=False)
+    assert (taken.state, taken.weights) == ("rolled-back", None)
     assert shadow.after(5).state == "completed"
 
 
@@ -144,6 +147,85 @@ def test_a_persons_hand_ends_the_advance_and_leaves_the_guard() -> None:
     assert (held.state, held.weights, held.is_guarded) == ("held", None, True)
     assert held.after(1e9) is held
     assert rollout(state="rolled-back").by_hand().state == "rolled-back"
+
+
+# --- guards ------------------------------------------------------------------------------------------------------------
+
+
+def deployed(number: int) -> Deployed:
+    return Deployed(
+        number=number,
+        operation_id=f"op{number}",
+        parameters={"version": "x"},
+        digests={"a": "0" * 64},
+        deployed_at_ms=5,
+    )
+
+
+def state_after(*begun: tuple[int, int, tuple[int, ...]]) -> EndpointState:
+    """An endpoint after deployments: each a number, its fallback and its steps; without steps a shadow."""
+    state = EndpointState(tenant="northbank", endpoint="northbank/credit")
+    for number, fallback, steps in begun:
+        began = rollout(operation_id=f"op{number}", number=number, fallback=fallback, steps=steps)
+        state.begin(began, deployed(number), is_shadow=not steps)
+    return state
+
+
+FIRST, SECOND = (1, 0, (100,)), (2, 1, (100,))
+
+
+def test_a_shadow_does_not_take_the_guard_of_the_version_that_serves() -> None:
+    state = state_after(FIRST, SECOND, (3, 2, ()))
+    guard = state.rollout_of(2)
+    assert guard is not None
+    assert (guard.operation_id, guard.fallback, guard.state) == ("op2", 1, "held")
+    assert set(state.deployed) == {1, 2, 3}
+    assert state.alarm(2).state == "rolled-back"
+    assert (state.weights, state.shadow) == ({1: 100}, 3)
+
+
+def test_what_the_fallback_returns_to_is_kept_and_what_came_before_that_is_not() -> None:
+    state = state_after(FIRST, SECOND, (3, 2, (100,)), (4, 3, (10, 100)))
+    assert set(state.deployed) == {2, 3, 4}
+    second = state.rollout_of(2)
+    assert second is not None
+    assert second.fallback == 0
+    assert state.alarm(4).state == "rolled-back"
+    assert state.alarm(3).state == "rolled-back"
+    assert state.weights == {2: 100}
+    # There is nowhere left to return to, so it goes on.
+    assert state.alarm(2).state == "failed"
+    assert state.weights == {2: 100}
+
+
+def test_an_alarm_of_the_version_before_ends_the_advance_of_the_newest() -> None:
+    state = state_after(FIRST, SECOND, (3, 2, (10, 50, 100)))
+    assert state.weights == {3: 10, 2: 90}
+    state.alarm(2)
+    assert (state.weights, state.rollout and state.rollout.state) == ({1: 100}, "held")
+    # By hand it may have traffic still; its own alarm then returns past the version whose alarm fired.
+    state.weights = {3: 100}
+    state.alarm(3)
+    assert state.weights == {1: 100}
+
+
+def test_a_shadow_that_was_given_traffic_by_hand_returns_it() -> None:
+    state = state_after(FIRST, (2, 1, ()))
+    state.weights, state.shadow = {2: 100}, 1
+    assert state.alarm(2).state == "rolled-back"
+    assert (state.weights, state.shadow) == ({1: 100}, 0)
+
+
+def test_guards_are_read_as_they_were_written_and_a_state_without_them_is_read_too() -> None:
+    state = state_after(FIRST, SECOND, (3, 2, ()))
+    assert EndpointState.from_bytes(state.to_bytes()) == state
+    old = canonical.loads(state.to_bytes()) | {"v": 1}
+    del old["guards"]
+    read = EndpointState.from_bytes(canonical.dumps(old))
+    assert (read.guards, read.rollout, read.weights) == ({}, state.rollout, {2: 100})
+    for odd in (old | {"v": 2}, old | {"v": 3}):
+        with pytest.raises(IntegrityError):
+            EndpointState.from_bytes(canonical.dumps(odd))
 
 
 # --- scaling -----------------------------------------------------------------------------------------------------------
