@@ -152,10 +152,7 @@ def parse_request(body: bytes, signature: Signature, max_rows: int) -> Asked:
     Raises:
         Malformed: Why it is refused.
     """
-    try:
-        request = _decode_request(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise Malformed(f"the body is not an inference request: {error}") from error
+    request = _decoded(body)
     if request.id is not None and len(request.id) > _MAX_ID_CHARS:
         raise Malformed(f"`id` has more than {_MAX_ID_CHARS} characters")
     outputs = _wanted(request.outputs)
@@ -179,6 +176,17 @@ def parse_request(body: bytes, signature: Signature, max_rows: int) -> Asked:
         odd = next(name for index, name in enumerate(signature.features) if not np.isfinite(rows[:, index]).all())
         raise Malformed(f"input {odd!r} holds a value that is not finite in FP32")
     return Asked(rows, request.id, outputs)
+
+
+def _decoded(body: bytes) -> InferRequest:
+    try:
+        return _decode_request(body)
+    except RecursionError as error:
+        raise Malformed("the body is not an inference request: it is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise Malformed("the body is not an inference request: it is not UTF-8") from error
+    except msgspec.MsgspecError as error:
+        raise Malformed(f"the body is not an inference request: {error if body else 'it is empty'}") from error
 
 
 def _wanted(outputs: list[Wanted] | None) -> tuple[str, ...]:

@@ -32,9 +32,25 @@ _MAX_BODY_BYTES = 64 << 20
 """Of any endpoint; what is announced beyond it is not even asked about."""
 _MAX_EARLY_BYTES = 1 << 20
 """Of a body of which it is not known yet whether it is wanted: what came with the head."""
+_MAX_SHOWN_CHARS = 60
+_MEDIA_CHARS = frozenset(map(len, (b"content-type", b"content-encoding", b"inference-header-content-length")))
+"""Lengths of the names of headers that say what a body is; most other names are not lowered."""
 ARRIVAL_S = 10.0
 IDLE_S = 75.0
 STALL_S = 10.0
+
+
+def _odd_media(name: bytes, value: bytes) -> str:
+    """What is wrong with a header that says what the body is; empty if nothing is, or it is another header."""
+    said = value.strip().lower()
+    if name == b"content-type" and said.partition(b";")[0].strip() != b"application/json":
+        shown = said.decode("latin-1")[:_MAX_SHOWN_CHARS]
+        return f"the body must be application/json; this one says it is {shown!r}"
+    if name == b"content-encoding" and said != b"identity":
+        return "a body is taken as it is: send it without a Content-Encoding"
+    if name == b"inference-header-content-length":
+        return "tensors are taken as JSON, and not as binary data"
+    return ""
 
 
 class Exchange:
@@ -45,7 +61,7 @@ class Exchange:
     """
 
     __slots__ = ("_body", "_connection", "announced", "body_limit", "expects", "head_is_read", "is_whole", "keep_alive",
-                 "method", "on_whole", "reply", "size", "token", "url")  # fmt: skip
+                 "method", "odd_media", "on_whole", "reply", "size", "token", "url")  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -53,6 +69,7 @@ class Exchange:
         self.url = b""
         self.method = b""
         self.token = b""
+        self.odd_media = ""
         self.size = self.announced = 0
         self.expects = False
         self.body_limit: int | None = None
@@ -240,6 +257,8 @@ class Connection(asyncio.Protocol):
             exchange.announced = int(value)
         elif len(name) == 6 and name.lower() == b"expect":  # noqa: PLR2004  # As above.
             exchange.expects = True
+        elif len(name) in _MEDIA_CHARS:
+            exchange.odd_media = exchange.odd_media or _odd_media(name.lower(), value)
 
     def on_headers_complete(self) -> None:
         """The head is whole."""

@@ -16,10 +16,22 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from licet_adapters.errors import InputRefused
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from licet_adapters.ports import Parameters
 
 Percent = Annotated[int, Field(ge=1, le=100)]
 _WHOLE = 100
+
+
+def check_steps(steps: Sequence[int]) -> None:
+    """Check the steps of a canary.
+
+    Raises:
+        ValueError: They do not rise, or do not end at 100.
+    """
+    if not steps or steps[-1] != _WHOLE or list(steps) != sorted(set(steps)):
+        raise ValueError("the steps of a canary rise and end at 100, as 10, 50, 100 do")
 
 
 class _Decided(BaseModel):
@@ -152,8 +164,7 @@ class DeploymentPlan(_Decided):
     @model_validator(mode="after")
     def _is_whole(self) -> DeploymentPlan:
         if self.strategy == "canary":
-            if not self.steps or self.steps[-1] != _WHOLE or self.steps != sorted(set(self.steps)):
-                raise ValueError("the steps of a canary rise and end at 100")
+            check_steps(self.steps)
             if not self.fallback:
                 raise ValueError("a canary needs a `fallback`: the version that has the rest of the traffic")
         elif self.steps not in ([], [_WHOLE]):

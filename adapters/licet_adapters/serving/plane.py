@@ -42,7 +42,7 @@ _TARGET = re.compile(
     rb"/v2/models/([a-z][a-z0-9-]{1,38}[a-z0-9])[/.]([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)"
     rb"(?:/versions/([^/]*))?(/infer|/ready)?\Z"
 )
-_MALFORMED = re.compile(rb"/v2/models/([!-~]+?)(?:/versions/[!-.0-~]*)?(/infer|/ready)?\Z")
+_MALFORMED = re.compile(rb"/v2/models/([ -~]+?)(?:/versions/[!-.0-~]*)?(/infer|/ready)?\Z")
 _MAX_NAME_CHARS = 128
 _NUMBER = re.compile(rb"[1-9][0-9]{0,8}\Z")
 _MAX_TOKEN_BYTES = 4096
@@ -144,7 +144,9 @@ class DataPlane:
             exchange.answer(problem(404, "no-such-route", "no such route"))
             return
         if exchange.method != (b"POST" if route.act == "infer" else b"GET"):
-            exchange.answer(problem(405, "method-not-allowed", "inference is asked for with POST, all else with GET"))
+            exchange.answer(
+                problem(405, "method-not-allowed", "inference is asked for with POST .../infer, all else with GET")
+            )
             return
         token_hash = hashlib.sha256(token).hexdigest()
         known = self._sessions.find(token_hash, route.endpoint)
@@ -205,6 +207,9 @@ class DataPlane:
     # --- inference -----------------------------------------------------------------------------------------------------
 
     def _infer(self, exchange: Exchange, route: Route, session: Session, endpoint: Endpoint) -> None:
+        if exchange.odd_media:
+            exchange.answer(problem(415, "unsupported-media-type", exchange.odd_media))
+            return
         version = endpoint.choose(route.version)
         if version is None:
             exchange.answer(problem(404, "no-such-version", "this version has no traffic here"))

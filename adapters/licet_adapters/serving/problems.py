@@ -22,6 +22,7 @@ _TITLES: Mapping[int, tuple[str, str]] = {
     405: ("Method Not Allowed", "Method not allowed"),
     408: ("Request Timeout", "Too slow"),
     413: ("Content Too Large", "Too large"),
+    415: ("Unsupported Media Type", "Unsupported media type"),
     431: ("Request Header Fields Too Large", "Too large"),
     500: ("Internal Server Error", "Internal error"),
     503: ("Service Unavailable", "Unavailable"),

@@ -64,10 +64,18 @@ def test_outputs_that_were_asked_for_are_given_and_no_others() -> None:
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        (b"", "not an inference request"),
+        (b"", "not an inference request: it is empty"),
         (b"{", "not an inference request"),
         (b"\xff\xfe", "not an inference request"),
+        (b'{"inputs":[{"name":"\xff"}]}', "not an inference request: it is not UTF-8"),
         (b'{"inputs":' + b"[" * 100_000, "not an inference request"),
+        (
+            b'{"inputs":[{"name":"income","shape":[1],"datatype":"FP32","data":'
+            + b"[" * 50_000
+            + b"]" * 50_000
+            + b"}]}",
+            "not an inference request: it is nested too deeply",
+        ),
         ({"inputs": "all"}, "not an inference request"),
         (b'{"inputs":[{"name":"income","shape":[1],"datatype":"FP32","data":[NaN]}]}', "not an inference request"),
         ({"inputs": []}, "input 'income' is missing"),
@@ -187,6 +195,7 @@ def test_weights_that_do_not_fit_are_refused() -> None:
         (b"/v2/models/northbank", Route("northbank", None, "metadata")),
         (b"/v2/models/northbank/credit-/infer", Route("northbank/credit-", None, "infer")),
         (b"/v2/models/northbank/Credit/versions/2/infer", Route("northbank/Credit", None, "infer")),
+        (b"/v2/models/northbank/my%20credit/infer", Route("northbank/my credit", None, "infer")),
         (b"/v2/models/northbank/../lakeside/infer", Route("northbank/../lakeside", None, "infer")),
         (b"/v2/models/northbank/credit/infer/", Route("northbank/credit/infer/", None, "metadata")),
         (b"/v2/models/" + b"n" * 2000, Route("n" * 128, None, "metadata")),

@@ -204,6 +204,29 @@ def test_a_body_beyond_the_limit_is_refused_before_and_while_it_is_sent(world: S
     assert caller.infer()[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("header", "value", "why"),
+    [
+        ("Content-Type", "text/csv", "'text/csv'"),
+        ("Content-Type", "application/x-www-form-urlencoded", "must be application/json"),
+        ("Content-Encoding", "gzip", "without a Content-Encoding"),
+        ("Inference-Header-Content-Length", "12", "not as binary data"),
+    ],
+)
+def test_a_body_that_says_it_is_no_json_is_not_read_as_json(
+    world: ServingWorld, header: str, value: str, why: str
+) -> None:
+    world.deploy(1)
+    caller = world.caller()
+    path = f"/v2/models/{ENDPOINT}/infer"
+    status, told, headers = caller.ask("POST", path, body(), {header: value})
+    assert (status, told["code"], told["title"]) == (415, "unsupported-media-type", "Unsupported media type")
+    assert why in told["detail"]
+    assert "licet-invocation" not in headers
+    assert caller.ask("POST", path, body(), {"Content-Type": "Application/JSON; charset=utf-8"})[0] == 200
+    assert world.caller("nobody's").ask("POST", path, body(), {header: value})[0] == 401
+
+
 def raw(world: ServingWorld, data: bytes, *, one: bool = True) -> bytes:
     """What the router says to these bytes: one answer, or all until it closes."""
     with socket.create_connection(world.running.address, timeout=20) as connection:
