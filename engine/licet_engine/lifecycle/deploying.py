@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from licet_adapters.ports import MODEL_FILES, REFERENCE_FILE, DeploymentJob, InputFile, ModelVersionRef
-from licet_adapters.serving.plan import Alarm, Batch, Percent, Replicas
+from licet_adapters.serving.plan import Alarm, Batch, Percent, Replicas, check_steps
 from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import Ref, parse_ref
 from licet_engine.lifecycle import provenance
@@ -57,6 +57,14 @@ class DeployVersion(Body):
     timeout_ms: Annotated[int, Field(ge=10, le=120_000)] = 2000
     max_request_bytes: Annotated[int, Field(ge=256, le=64 << 20)] = 1 << 20
     alarms: list[Alarm] = Field(default_factory=list, max_length=16)
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> DeployVersion:
+        if "steps" in self.model_fields_set:
+            if self.strategy != "canary":
+                raise ValueError("only a canary has steps")
+            check_steps(self.steps)
+        return self
 
 
 def ask_deploy(view: View, who: Who, ref: Ref, body: DeployVersion, ids: Ids) -> Proposal | None:
