@@ -13,7 +13,9 @@ import click
 
 from licet_engine.commands.data import lister
 from licet_engine.commands.desk import DEFAULT_SERVING_URL, mutation, remote
+from licet_engine.commands.failures import EXIT_DENIED
 from licet_engine.commands.options import PAIR, SECONDS
+from licet_engine.commands.render import answer_lines
 from licet_engine.commands.text import block, clean, labelled
 
 if TYPE_CHECKING:
@@ -208,16 +210,39 @@ def _shown(ref: str, told: Mapping[str, Any]) -> list[str]:
     if row["shadow"]:
         lines.append(labelled("shadow", f"version {row['shadow']}", indent=2, label_chars=13))
     count = told["invocations"]
-    counted = f"{count['last']} accounted for, {count['lost']} lost"
-    lines.append(labelled("invocations", counted, indent=2, label_chars=13))
+    lines.append(labelled("invocations", _counted(count["last"], count["lost"]), indent=2, label_chars=13))
     lines.append("  deployments:")
     for deployment in told["deployments"]:
-        cause = f": {json.dumps(deployment['cause'], sort_keys=True)}" if deployment["cause"] else ""
+        cause = f": {_cause(deployment['cause'])}" if deployment["cause"] else ""
         what = f"version {deployment['version']}  {deployment['strategy']}  {deployment['state']}{cause}"
         lines.append(f"    - {clean(what)}")
-    lines.append("  now:")
+    lines.append("  now, as the router tells:")
     lines += block(live, indent=4)
     return lines
+
+
+def _counted(last: int, lost: int) -> str:
+    """The account of invocations; a number that was lost may never have been used."""
+    unknown = f"; {lost} numbers unknown, used or not: a router broke off before it told" if lost else ""
+    return f"{last - lost} in the log{unknown}"
+
+
+def _cause(cause: Mapping[str, Any]) -> str:
+    """Why a deployment ended: an alarm that fired, somebody's reason, or an error."""
+    if "by" in cause:
+        return f"by {cause['by']}: {cause['reason']}" if cause.get("reason") else f"by {cause['by']}"
+    if "message" in cause:
+        return str(cause["message"])
+    if not {"kind", "value", "threshold", "window_s", "count"} <= set(cause):
+        return json.dumps(cause, sort_keys=True)
+    kind = cause["kind"]
+    if kind == "staleness":
+        return f"alarm {kind}: the newest data is {cause['value']} s old, above {cause['threshold']} s"
+    if kind == "p95-latency":
+        beyond = f"{cause['value'] / 1000:g} ms, above {cause['threshold'] / 1000:g} ms"
+    else:
+        beyond = cause.get("detail") or f"{cause['value'] / _MICRO:g}, above {cause['threshold'] / _MICRO:g}"
+    return f"alarm {kind}: {beyond} (on {cause['count']} in {cause['window_s']} s)"
 
 
 @endpoint.command()
@@ -250,13 +275,20 @@ def invoke(
     \b
       licet endpoint invoke northbank/credit --row loan_income=0.3 --row history=1
     """  # noqa: D301  # As above.
-    from licet_engine.client_serving import rows_request  # noqa: PLC0415  # Kept out of the start of other commands.
+    from licet_engine.client import Denied  # noqa: PLC0415  # Kept out of the start of other commands.
+    from licet_engine.client_serving import rows_request  # noqa: PLC0415  # As above.
 
     if bool(row) == (request is not None):
         raise click.UsageError("give a file with the request, or --row, and not both")
     body = rows_request([_row(row)]) if row else _request(request)
     desk.serving_url = serving_url
-    answered = desk.client.endpoint.invoke(ref, body, version=version_)
+    try:
+        answered = desk.client.endpoint.invoke(ref, body, version=version_)
+    except Denied as error:
+        # The router tells nobody why; the api tells whoever may read it.
+        why = f"  Why, to who may read it:\n    licet ask endpoint.invoke {clean(ref)}"
+        desk.show(error.answer.to_json(), [*answer_lines(error.answer), why])
+        raise click.exceptions.Exit(EXIT_DENIED) from error
     lines = [f"{click.style('answered', fg='green', bold=True)}  {clean(ref)} by version {clean(answered.version)}"]
     for name, tensor in answered.outputs.items():
         lines.append(labelled(name, ", ".join(map(str, tensor.get("data") or ())), indent=2, label_chars=13))

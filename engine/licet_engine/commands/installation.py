@@ -39,7 +39,7 @@ def init(data: Path | None) -> None:
 @click.option("--init", "initialise", is_flag=True, help="Make the installation first if there is none.")
 @guarded
 def serve(data: Path | None, host: str | None, port: int | None, *, initialise: bool) -> None:
-    """Run the service: api, signer and worker, until it is told to stop."""
+    """Run the service: api, signer, worker and router, until it is told to stop."""
     from licet_engine.serve import main  # noqa: PLC0415  # Servers only.
     from licet_engine.settings import load_settings  # noqa: PLC0415  # As above.
 

@@ -949,3 +949,10 @@ def test_a_delegation_ends_that_long_from_now(licet: Run, script: Any, world: An
     sent = script.asked[-1].json["parameters"]
     assert sent["track"] == "legal"
     assert before_ms <= sent["until_ms"] - 5 * 86_400_000 + 1 <= time.time() * 1000 + 1
+
+
+def test_who_may_not_invoke_is_told_how_to_ask_why(licet: Run, script: Any) -> None:
+    script.problem(403, "denied", "This is not permitted.", decision={"id": "d" * 32})
+    code, out, _ = licet("endpoint", "invoke", "northbank/credit", "--row", "a=1", "--serving-url", script.url)
+    assert code == 1
+    assert "licet ask endpoint.invoke northbank/credit" in out

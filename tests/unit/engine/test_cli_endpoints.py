@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from licet_engine.cli import cli
 from licet_engine.client import LicetClient, RequestRefused, ServerUnavailable
 from licet_engine.client_serving import rows_request
-from licet_engine.commands.endpoints import AlarmOption, _numbers, _request, _row
+from licet_engine.commands.endpoints import AlarmOption, _cause, _counted, _numbers, _request, _row
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,37 @@ def test_a_router_that_does_not_answer_is_named_and_not_the_api() -> None:
     client = LicetClient("http://127.0.0.1:1", "licet_x", attempts=1, serving_url=router)
     with client, pytest.raises(ServerUnavailable, match=router):
         client.endpoint.invoke("northbank/credit", {"inputs": []})
+
+
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        (
+            {"kind": "p95-latency", "value": 61_500, "threshold": 50_000, "window_s": 10, "count": 60},
+            "alarm p95-latency: 61.5 ms, above 50 ms (on 60 in 10 s)",
+        ),
+        (
+            {"kind": "error-rate", "value": 250_000, "threshold": 20_000, "window_s": 10, "count": 60},
+            "alarm error-rate: 0.25, above 0.02 (on 60 in 10 s)",
+        ),
+        (
+            {"kind": "drift", "value": 1, "threshold": 0, "window_s": 10, "count": 60, "detail": "features drifted: a"},
+            "alarm drift: features drifted: a (on 60 in 10 s)",
+        ),
+        (
+            {"kind": "staleness", "value": 90, "threshold": 60, "window_s": 0, "count": 1},
+            "alarm staleness: the newest data is 90 s old, above 60 s",
+        ),
+        ({"by": "ci", "reason": "complaints"}, "by ci: complaints"),
+        ({"by": "ci", "reason": ""}, "by ci"),
+        ({"code": "input.plan", "message": "it does not fit"}, "it does not fit"),
+        ({"more": 1}, '{"more": 1}'),
+    ],
+)
+def test_why_a_deployment_ended_is_said_in_words(cause: dict[str, object], told: str) -> None:
+    assert _cause(cause) == told
+
+
+def test_numbers_that_a_router_left_unknown_are_not_called_lost_requests() -> None:
+    assert _counted(20, 0) == "20 in the log"
+    assert _counted(20_020, 20_000).startswith("20 in the log; 20000 numbers unknown, used or not")
