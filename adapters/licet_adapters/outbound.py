@@ -18,7 +18,7 @@ import socket
 import ssl
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from licet_adapters.errors import InputRefused, Unavailable
@@ -33,6 +33,15 @@ _MOST_ADDRESSES = 3
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _UNICAST = ipaddress.ip_network("2000::/3")
 """Of IPv6, all that is public: whatever lies outside is special, or was, or will be."""
+
+_ODD: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        # A cloud's own service under a public address; protocol assignments, relays, and ranges of IPv6 that were or are for tests.
+        ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "3ffe::/16", "3fff::/20"),
+    )
+)
+"""What counts as public by its number, and is no receiver's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,8 @@ def is_allowed(address: Address, networks: Sequence[Network]) -> bool:
     is_special = (
         plain.is_multicast or plain.is_reserved or (plain.version == _UNICAST.version and plain not in _UNICAST)
     )
-    return plain.is_global and not is_special
+    is_odd = any(plain.version == network.version and plain in network for network in _ODD)
+    return plain.is_global and not is_special and not is_odd
 
 
 def _unwrapped(address: Address) -> Address:

@@ -278,7 +278,12 @@ def finish_deploy(view: View, operation: Operation, result: Mapping[str, Any], n
     ]
     fallback = operation.parameters["fallback"].rpartition("@")[2]
     kept = {operation.parameters["version"].rpartition("@")[2], fallback, *result["weights"]}
-    # The router keeps no more than what takes traffic and what is returned to.
+    newest: dict[str, Deployment] = {}
+    for d in view.deployments(name):
+        if d.state in ON_ENDPOINT:
+            newest.setdefault(str(d.version), d)
+    # The router keeps no more than what takes traffic, what is returned to, and what these return to.
+    kept |= {newest[number].fallback for number in kept & newest.keys()}
     updates += [
         Update(Deployment, {"id": d.id}, {"state": "retired", "ended_at_ms": now_ms})
         for d in view.deployments(name)

@@ -130,10 +130,26 @@ def ask_roll_back(view: View, _who: Who, ref: Ref, body: RollBackEndpoint, _ids:
     parameters = None
     if newest is None or not (newest.fallback or newest.state == "shadow"):
         conflict = conflict or Conflict(f"{ref} had no version before: retire it to stop it")
+    elif not (back := _back(view, ref, newest) if newest.fallback else main_version(row)):
+        conflict = conflict or Conflict(f"every version before on {ref} was rolled back: deploy one anew, or retire it")
     else:
-        back = newest.fallback or main_version(row)
         parameters = _change(view, ref, row, {back: WHOLE}, "", body.reason) | {"deployment": newest.id}
     return Proposal(resource=view.endpoint_entity(row), parameters=parameters, conflict=conflict)
+
+
+def _back(view: View, ref: Ref, deployment: Deployment) -> str:
+    """Number of the version to which a deployment returns: past those that were rolled back themselves, as the router does.
+
+    Empty if there is none.
+    """
+    newest: dict[str, Deployment] = {}
+    for one in view.deployments(ref.name):
+        newest.setdefault(str(one.version), one)
+    back, passed = deployment.fallback, {str(deployment.version)}
+    while back and back not in passed and back in newest and newest[back].state == "rolled-back":
+        passed.add(back)
+        back = newest[back].fallback
+    return "" if back in passed else back
 
 
 def do_shift(deed: Deed) -> Mapping[str, Any]:
