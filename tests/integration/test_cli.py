@@ -33,10 +33,12 @@ class Service:
     Attributes:
         url: Where it answers.
         folder: Where tokens and files lie; ``data`` below it is the installation's.
+        router_port: Where its router listens.
     """
 
     url: str
     folder: Path
+    router_port: str
 
     @property
     def data(self) -> Path:
@@ -77,7 +79,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
                 break
         else:
             pytest.fail(f"the service did not start:\n{(folder / 'serve.log').read_text()}")
-        yield Service(f"http://127.0.0.1:{port}", folder)
+        yield Service(f"http://127.0.0.1:{port}", folder, environment["LICET_ROUTER_PORT"])
     finally:
         process.send_signal(signal.SIGTERM)
         process.stdout.close()
@@ -90,6 +92,7 @@ def licet(service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     for name in [name for name in os.environ if name.startswith("LICET_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("LICET_URL", service.url)
+    monkeypatch.setenv("LICET_ROUTER_PORT", service.router_port)
 
     def call(who: str, line: str, *more: str) -> tuple[int, Any]:
         token = service.data / "operator.token" if who == "operator" else service.folder / f"{who}.token"

@@ -8,12 +8,13 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,32 @@ def fetched(client: LicetClient, answer: Answer, world: Installation) -> bytes:
     return target.getvalue()
 
 
+def may_write(world: Installation) -> bool:
+    """Whether nobody who was stopped in the middle of a transaction keeps everybody from writing (SQLite has one writer)."""
+    if world.settings.database_urls:
+        return True
+    with closing(sqlite3.connect(world.settings.database, timeout=0.2, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+    return True
+
+
 @contextmanager
 def stopped_worker(world: Installation) -> Iterator[None]:
     """While this lasts, what is accepted is not begun."""
     pid = world.supervisor.pid("worker")
-    os.kill(pid, signal.SIGSTOP)
+
+    def stopped() -> bool:
+        os.kill(pid, signal.SIGSTOP)
+        is_idle = may_write(world)
+        if not is_idle:
+            os.kill(pid, signal.SIGCONT)
+        return is_idle
+
+    poll("a moment at which the worker writes nothing", stopped)
     try:
         yield
     finally:
