@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "unit" / "adapters"))
 from serving_world import ADAPTER, ENDPOINT, Caller, ServingWorld, eventually, serving_world  # The line above finds it.
 
 from licet_adapters.conformance.world import TENANT
-from licet_adapters.errors import Unavailable
+from licet_adapters.errors import JobFailed, Unavailable
 from licet_adapters.serving import counting
 from licet_adapters.serving.client import LocalServing
 from licet_adapters.serving.counting import InvocationCounter
@@ -108,6 +108,25 @@ def test_the_only_replica_dies_and_its_requests_wait_for_the_next(world: Serving
     thread.join()
     assert answers == [200]
     assert replica_pids(os.getpid()) != [pid]
+
+
+def test_a_shift_that_fails_leaves_each_version_as_it_was(world: ServingWorld) -> None:
+    first = f"{TENANT}/credit-risk@1"
+    world.deploy(1)
+    (pid,) = replica_pids(os.getpid())
+    (weights,) = world.data_dir.rglob("models/*/model.safetensors")
+    world.deploy(2, strategy="blue-green", fallback=first, bake_s=3600, alarms=[NEVER])
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: world.figures()["versions"]["1"]["replicas"]["ready"] == 0, "version 1 is down")
+    with pytest.raises(JobFailed, match="does not come up"):
+        world.shift({"1": 100})
+    assert world.figures()["weights"] == {"2": 100}
+    assert world.caller().infer()[2]["licet-version"] == "2"
+    weights.write_bytes(good)
+    # It is what an alarm of version 2 would return to, and is kept warm for it.
+    eventually(lambda: world.figures()["versions"]["1"]["replicas"]["ready"] == 1, "version 1 is up again")
 
 
 def test_a_replica_that_hangs_times_out_and_is_replaced(world: ServingWorld) -> None:

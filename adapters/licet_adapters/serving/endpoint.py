@@ -19,7 +19,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from licet_adapters.errors import Conflict, NotFound
+from licet_adapters.errors import Conflict, NotFound, Unavailable
 from licet_adapters.ports import DeploymentJob, TrafficChange, version_number
 from licet_adapters.serving.counting import InvocationCounter
 from licet_adapters.serving.plan import DeploymentPlan, parse_plan
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _COME_UP_S = 60.0
 _ALARMS_EVERY_S = 0.1
-_RESERVE_AGAIN_S = 0.2
+_RESERVE_AGAIN_S = _SAVE_AGAIN_S = 0.2
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,8 @@ class Endpoint:
         on_event: Callable[[], None],
     ) -> None:
         self.state = state
+        self._saved_serial = state.serial
+        self._is_ending = False
         self._store, self._sandbox, self._replicas_dir = store, sandbox, replicas_dir
         self._clock, self._disk, self._on_event = clock, disk, on_event
         self._beside, self._accounted = beside, accounted
@@ -140,6 +142,14 @@ class Endpoint:
         elif number not in self._split.numbers:
             return None
         return None if number is None else self._versions[number]
+
+    def max_request_bytes(self, number: int | None) -> int | None:
+        """Largest request that any version takes which may be chosen for it; None: none is.
+
+        Which one it is, `choose` says once the request is whole.
+        """
+        numbers = self._split.numbers if number is None else self._split.numbers & {number}
+        return max((self._versions[one].plan.max_request_bytes for one in numbers), default=None)
 
     def mirror(self, body: bytes) -> None:
         """Give the shadow, if there is one, a copy."""
@@ -260,9 +270,6 @@ class Endpoint:
                 raise Conflict("a shadow has no traffic of its own", code="conflict.shadow")
             is_return = "deployment" in change.parameters
             _require_unalarmed(self.state, weights, is_return=is_return)
-            for number, percent in weights.items():
-                if percent and not self._versions[number].ready:
-                    await self._versions[number].come_up(_COME_UP_S)
 
             def shift(state: EndpointState) -> None:
                 _require_unalarmed(state, weights, is_return=is_return)  # An alarm may have fired meanwhile.
@@ -272,7 +279,18 @@ class Endpoint:
                     state.rollout = state.rollout.by_hand()
                 state.add_event("step", change.operation_id, self._clock())
 
-            await self._take(shift)
+            woken = [self._versions[number] for number, percent in weights.items() if percent]
+            try:
+                for version in woken:
+                    if not version.ready:
+                        await version.come_up(_COME_UP_S)
+                await self._take(shift)
+            except BaseException:
+                # Nothing was shifted: each is needed for what it was needed for before, a return among it.
+                for version in woken:
+                    version.go_on()
+                self._follow(self.state)
+                raise
 
     async def retire(self, change: TrafficChange) -> None:
         """Take nothing more, end what is under way, stop everything.
@@ -350,6 +368,11 @@ class Endpoint:
 
     # --- state -----------------------------------------------------------------------------------------------------------
 
+    def next_to_tell(self) -> Mapping[str, Any] | None:
+        """The first event that was not told yet and is on the disk; one that is not could be forgotten, and its number used again."""
+        first = next(iter(self.state.outbox), None)
+        return first if first is not None and first["serial"] <= self._saved_serial else None
+
     async def told(self, serial: int) -> None:
         """Note that the events up to ``serial`` were told."""
 
@@ -377,13 +400,25 @@ class Endpoint:
         await loop.run_in_executor(self._disk, self._store.keep_models, self.state.endpoint, self.state.deployed)
 
     async def _save(self) -> None:
-        """Put what is in force on the disk."""
-        async with self._saving:
-            await self._write(self.state)
+        """Put what is in force on the disk, once it takes it."""
+        while True:
+            try:
+                async with self._saving:
+                    await self._write(self.state)
+            except Unavailable as error:
+                told = {"endpoint": self.state.endpoint, "reason": str(error)}
+                logger.warning("a return is not on the disk yet", extra=told)
+                if self._is_ending:
+                    return
+                await asyncio.sleep(_SAVE_AGAIN_S)
+            else:
+                self._on_event()
+                return
 
     async def _write(self, state: EndpointState) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._disk, self._store.save, state.endpoint, state.to_bytes())
+        self._saved_serial = state.serial
 
     def _follow(self, state: EndpointState) -> None:
         """Have traffic and replicas follow a state."""
@@ -422,6 +457,7 @@ class Endpoint:
 
     async def stop(self) -> None:
         """End what is under way and stop all replicas; the state stays as it is."""
+        self._is_ending = True
         await asyncio.gather(*(version.drain() for version in self._versions.values()))
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from licet_adapters.serving.endpoint import Endpoint
     from licet_adapters.serving.http import Connection, Exchange
     from licet_adapters.serving.sessions import Sessions
-    from licet_adapters.serving.version import Version
 
 _TARGET = re.compile(
     rb"/v2/models/([a-z][a-z0-9-]{1,38}[a-z0-9])[/.]([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)"
@@ -210,14 +209,21 @@ class DataPlane:
         if exchange.odd_media:
             exchange.answer(problem(415, "unsupported-media-type", exchange.odd_media))
             return
-        version = endpoint.choose(route.version)
-        if version is None:
+        limit = endpoint.max_request_bytes(route.version)
+        if limit is None:
             exchange.answer(problem(404, "no-such-version", "this version has no traffic here"))
             return
-        limit = version.plan.max_request_bytes
-        exchange.want_body(limit, lambda body: self._ask(exchange, session, endpoint, version, body))
+        exchange.want_body(limit, lambda body: self._ask(exchange, route, session, endpoint, body))
 
-    def _ask(self, exchange: Exchange, session: Session, endpoint: Endpoint, version: Version, body: bytes) -> None:
+    def _ask(self, exchange: Exchange, route: Route, session: Session, endpoint: Endpoint, body: bytes) -> None:
+        # Chosen now that the request is whole: while its body arrived, traffic may have moved.
+        version = endpoint.choose(route.version)
+        if version is None:
+            exchange.answer(problem(404, "no-such-version", "this version has no traffic here any more"))
+            return
+        if len(body) > version.plan.max_request_bytes:
+            exchange.refuse_size(version.plan.max_request_bytes)
+            return
         begun_s = time.monotonic()
 
         def done(end: Answer | Failure, outcome: Outcome) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from licet_adapters.errors import AdapterError
-from licet_attestations.errors import LicetAttestationError
+from licet_attestations.errors import LicetAttestationError, SignerRefused
 from licet_attestations.rpc import RpcFault
 from licet_attestations.statement import DEPLOYMENT, Statement, Subject
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 BATCH_EVERY_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_FINAL = frozenset({SignerRefused.code, "invalid-input", "no-such-operation"})
+"""Codes of refusals that asking again does not change."""
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +111,8 @@ class Reporter:
                 continue
             try:
                 await tell(endpoint)
-            except RpcFault as fault:
-                # The api is there, and takes this not.
+            except (RpcFault, AdapterError) as fault:
+                # The api is there, and takes this not; or the disk does not take that it was told.
                 pause_s = _FIRST_PAUSE_S if rest is None else min(rest.pause_s * 2, _LONGEST_PAUSE_S)
                 rests[name] = _Rest(loop.time() + pause_s, pause_s)
                 loop.call_later(pause_s, self._wake.set)
@@ -124,8 +126,7 @@ class Reporter:
         await self._of_each(self._events_rest, self._tell_events_of)
 
     async def _tell_events_of(self, endpoint: Endpoint) -> None:
-        while endpoint.state.outbox:
-            event = endpoint.state.outbox[0]
+        while (event := endpoint.next_to_tell()) is not None:
             await self._tell_event(endpoint, event)
             await endpoint.told(event["serial"])
 
@@ -143,9 +144,11 @@ class Reporter:
                 self._executor, self._signer.attest, state.tenant, statement.to_bytes()
             )
             await self._call("attest", tenant=state.tenant, operation=event["operation_id"], envelope=envelope.decode())
-        except RpcFault as fault:
-            # The event itself is told and logged; a statement that is refused now will be refused for ever.
-            logger.error("a return was not attested", extra={"endpoint": state.endpoint, "reason": str(fault)})  # noqa: TRY400
+        except (RpcFault, SignerRefused) as refusal:
+            if refusal.code not in _FINAL:
+                raise  # It may pass: told again, the event is known, and the statement the same.
+            # The event itself is told and logged; a statement that is refused for what it is will be refused for ever.
+            logger.error("a return was not attested", extra={"endpoint": state.endpoint, "reason": str(refusal)})  # noqa: TRY400
 
     # --- invocations ---------------------------------------------------------------------------------------------------
 

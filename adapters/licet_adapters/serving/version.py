@@ -178,6 +178,8 @@ class Version:
         replica = self._roomiest()
         if replica is not None:
             replica.take(call)
+        elif self._stopping:
+            call.finish("unavailable")  # No replica will come.
         elif len(self._waiting) >= _MAX_WAITING or self._waiting_bytes + len(call.request) > _MAX_WAITING_BYTES:
             call.finish("overloaded")
         else:
@@ -358,6 +360,10 @@ class Version:
                 await asyncio.wait_for(self._changed.wait(), _LOOK_EVERY_S)
         # So that it is not at once taken for idle.
         self._asked_s = time.monotonic()
+
+    def go_on(self) -> None:
+        """Be as before a start that failed: it stays, and its replicas are started again as they are needed."""
+        self._stopping = False
 
     async def drain(self, timeout_s: float | None = None) -> None:
         """Take nothing new, end what is under way (at most ``timeout_s``), and stop all replicas."""

@@ -175,6 +175,9 @@ def _cannot_deploy(  # noqa: PLR0911 - one return for each reason.
         return Conflict(
             f"{ref} answers with {ref.tenant}/{present.model}: deploy another model on an endpoint of its own"
         )
+    if present.state != "retired" and present.use != version.use:
+        # Who may invoke is decided by the endpoint's use, against what binds every version on it.
+        return Conflict(f"{ref} is for {present.use}, {name} for {version.use}: deploy it on an endpoint of its own")
     if view.has_open_operation(str(ref)):
         return Conflict(f"an operation on {ref} is at work: wait until it has ended")
     deployments = view.deployments(ref.name)

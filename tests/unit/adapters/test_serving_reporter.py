@@ -12,6 +12,7 @@ import pytest
 from licet_adapters.ports import MAX_CAUSE_CHARS
 from licet_adapters.serving.alarms import Fired
 from licet_adapters.serving.reporter import Reporter
+from licet_attestations.errors import SignerRefused, SignerUnavailable
 from licet_attestations.rpc import RpcFault, RpcUnavailable
 
 
@@ -22,6 +23,9 @@ class Told:
         event = {"kind": "step", "operation_id": "o", "serial": 1}
         self.state = SimpleNamespace(tenant=name.partition("/")[0], endpoint=name, outbox=[event])
         self.counter = SimpleNamespace(cut=lambda: {"first": 1}, acknowledge=lambda: None)
+
+    def next_to_tell(self) -> dict[str, Any] | None:
+        return next(iter(self.state.outbox), None)
 
     async def told(self, serial: int) -> None:
         assert serial == 1
@@ -45,12 +49,29 @@ class Door:
         return {}
 
 
-def report(door: Door, seconds: float) -> dict[str, Told]:
-    endpoints = {name: Told(name) for name in ("lakeside/first", "northbank/second")}
+class Refusing(Door):
+    """The api's door, which does not take the first attestation."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(0, error)
+        self.attested = 0
+
+    def call(self, method: str, **params: Any) -> Any:
+        if method == "attest":
+            self.attested += 1
+            if self.attested == 1:
+                raise self._error
+        return super().call(method, **params)
+
+
+def report(
+    door: Door, seconds: float, given: dict[str, Told] | None = None, signing: Signing | None = None
+) -> dict[str, Told]:
+    endpoints = given or {name: Told(name) for name in ("lakeside/first", "northbank/second")}
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
-            reporter = Reporter(cast("Any", endpoints), cast("Any", door), cast("Any", None), executor)
+            reporter = Reporter(cast("Any", endpoints), cast("Any", door), cast("Any", signing), executor)
             reporter.wake()
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -82,6 +103,61 @@ def test_an_api_that_is_away_is_waited_for_once_and_not_for_each_endpoint() -> N
     endpoints = report(door, 3.0)
     assert not endpoints["lakeside/first"].state.outbox
     assert not endpoints["northbank/second"].state.outbox
+
+
+class Signing:
+    """A signer that fails a few times."""
+
+    def __init__(self, failures: int, error: Exception) -> None:
+        self.failures, self.error, self.asked = failures, error, 0
+
+    def attest(self, tenant: str, statement: bytes) -> bytes:
+        del tenant, statement
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise self.error
+        return b"{}"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_attested"),
+    [(SignerUnavailable("no answer"), True), (SignerRefused("the rules forbid it"), False)],
+)
+def test_a_return_is_attested_once_that_is_possible_and_holds_up_nobody_where_it_never_is(
+    error: Exception, *, is_attested: bool
+) -> None:
+    door, signing = Door(0, error), Signing(1, error)
+    endpoints = {name: Told(name) for name in ("lakeside/first", "northbank/second")}
+    endpoints["lakeside/first"].state.outbox[0] |= {
+        "kind": "rolled-back",
+        "weights": {"1": 100},
+        "shadow": "",
+        "cause": {},
+        "at_ms": 1,
+        "subject": {"version": "lakeside/scorer@2", "model_digest_hex": "0" * 64},
+    }
+    report(door, 3.0, endpoints, signing)
+    assert not endpoints["lakeside/first"].state.outbox
+    assert not endpoints["northbank/second"].state.outbox
+    assert (("lakeside", "attest") in door.took) == is_attested
+    assert signing.asked == 1 + is_attested
+
+
+@pytest.mark.parametrize("code", ["busy", "database-unavailable", "internal"])
+def test_an_attestation_that_the_api_does_not_take_now_is_sent_again(code: str) -> None:
+    door = Refusing(RpcFault(code, "not now"))
+    endpoint = Told("lakeside/first")
+    endpoint.state.outbox[0] |= {
+        "kind": "rolled-back",
+        "weights": {"1": 100},
+        "shadow": "",
+        "cause": {},
+        "at_ms": 1,
+        "subject": {"version": "lakeside/scorer@2", "model_digest_hex": "0" * 64},
+    }
+    report(door, 3.0, {"lakeside/first": endpoint}, Signing(0, ValueError()))
+    assert not endpoint.state.outbox
+    assert door.attested == 2  # Refused, and taken.
 
 
 @pytest.mark.parametrize("chars", [10, MAX_CAUSE_CHARS, MAX_CAUSE_CHARS + 1, 5000])

@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from serving_world import ENDPOINT, ServingWorld, body, eventually, serving_world  # The line above finds it.
 
 from licet_adapters.conformance.world import FOREIGN_TENANT, TENANT
-from licet_adapters.errors import Conflict, InputRefused, JobFailed, NotFound, WarrantRefused
+from licet_adapters.errors import Conflict, InputRefused, JobFailed, NotFound, Unavailable, WarrantRefused
 from licet_adapters.serving import http as serving_http
+from licet_adapters.serving.state import EndpointStore
 from licet_attestations import dsse, statement
 
 if TYPE_CHECKING:
@@ -337,6 +338,50 @@ def test_a_body_is_asked_for_only_after_its_sender_was_admitted(world: ServingWo
     admitted = f"{head}authorization: Bearer {world.door.allow(ENDPOINT)}\r\n\r\n".encode()
     assert raw(world, admitted).startswith(b"HTTP/1.1 100 Continue")
     assert raw(world, f"{head}\r\n".encode()).startswith(b"HTTP/1.1 401")
+
+
+@pytest.mark.parametrize("moved", ["shifted", "retired", "smaller"])
+def test_a_body_that_arrives_after_traffic_moved_is_answered_as_things_stand(world: ServingWorld, moved: str) -> None:
+    world.deploy(1)
+    data = body(rows=50)
+    head = f"POST /v2/models/{ENDPOINT}/infer HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {len(data)}\r\n"
+    with socket.create_connection(world.running.address, timeout=8) as connection:
+        connection.sendall(f"{head}authorization: Bearer {world.door.allow(ENDPOINT)}\r\n\r\n".encode())
+        assert connection.recv(1024).startswith(b"HTTP/1.1 100")
+        connection.sendall(data[:10])
+        if moved == "retired":
+            world.retire()
+        else:
+            world.deploy(2, max_request_bytes=256 if moved == "smaller" else 65_536)
+            eventually(lambda: world.figures()["weights"] == {"2": 100}, "version 2 has the traffic")
+            eventually(lambda: "1" not in world.figures()["versions"], "version 1 is gone")
+        connection.sendall(data[10:])
+        said = connection.recv(65_536)
+    expected = {"shifted": b"HTTP/1.1 200", "retired": b"HTTP/1.1 404", "smaller": b"HTTP/1.1 413"}
+    assert said.startswith(expected[moved]), said
+    assert (b"licet-version: 2" in said) == (moved == "shifted")
+
+
+def test_a_return_is_told_only_once_it_is_on_the_disk(world: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.deploy(1)
+    world.deploy(2, strategy="canary", steps=[50, 100], bake_s=3600, fallback=FIRST, alarms=[TIGHT])
+    eventually(lambda: len(world.door.kinds(ENDPOINT)) == 3, "what went before is told")  # Two steps, one end.
+    save, refused = EndpointStore.save, threading.Event()
+
+    def full(store: EndpointStore, endpoint: str, data: bytes) -> None:
+        if not refused.is_set() and b'"rolled-back"' in data:
+            raise Unavailable("the disk is full")
+        save(store, endpoint, data)
+
+    monkeypatch.setattr(EndpointStore, "save", full)
+    load = Load(world)
+    eventually(lambda: world.figures()["weights"] == {"1": 100}, "traffic returns at once")
+    load.end()
+    time.sleep(1)
+    assert world.figures()["untold_events"] == 1
+    assert "rolled-back" not in world.door.kinds(ENDPOINT)
+    refused.set()
+    eventually(lambda: world.door.kinds(ENDPOINT)[-1] == "rolled-back", "it is told once the disk takes it")
 
 
 def test_a_slow_caller_is_given_up_and_others_are_not_held_up(

@@ -1,4 +1,4 @@
-"""Where a roll-back goes: to the version before, and past those whose own alarm has fired."""
+"""What is possible on an endpoint: where a roll-back goes, and which version may come."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 
 from licet_engine.domain.refs import Ref
+from licet_engine.lifecycle import deploying
 from licet_engine.lifecycle.traffic import RollBackEndpoint, ask_roll_back
-from licet_engine.store.tables import Deployment, Endpoint
+from licet_engine.store.tables import Deployment, Endpoint, ModelVersion
 
 REF = Ref("northbank", "credit")
 
@@ -31,18 +32,22 @@ def deployment(version: int, state: str, fallback: str) -> Deployment:
     )
 
 
-def rolled_back_to(*newest_first: Deployment) -> Any:
-    row = Endpoint(
+def endpoint_row(state: str) -> Endpoint:
+    return Endpoint(
         tenant_id="northbank",
         name="credit",
         model="scorer",
         region="us",
         use="credit",
-        state="live",
+        state=state,
         weights={"3": 100},
         created_at_ms=1,
         updated_at_ms=1,
     )
+
+
+def rolled_back_to(*newest_first: Deployment) -> Any:
+    row = endpoint_row("live")
     view = SimpleNamespace(
         endpoint=lambda _: row,
         deployments=lambda _: list(newest_first),
@@ -77,3 +82,16 @@ def test_where_every_version_before_was_rolled_back_that_is_said() -> None:
     proposal = rolled_back_to(deployment(3, "live", "2"), *before)
     assert proposal.parameters is None
     assert "every version before on northbank/credit was rolled back" in str(proposal.conflict)
+
+
+@pytest.mark.parametrize(
+    ("state", "use", "told"), [("live", "fraud", "is for credit"), ("retired", "fraud", ""), ("live", "credit", "")]
+)
+def test_an_endpoint_keeps_its_use_while_it_stands(state: str, use: str, told: str) -> None:
+    present = endpoint_row(state)
+    view = SimpleNamespace(has_open_operation=lambda _: False, deployments=lambda _: [])
+    version = ModelVersion(
+        tenant_id="northbank", model="scorer", version=4, run="r", use=use, state="ready", stage="prod", created_at_ms=1
+    )
+    conflict = deploying._cannot_deploy(cast("Any", view), REF, present, version, "canary")
+    assert (told in str(conflict)) if told else conflict is None
