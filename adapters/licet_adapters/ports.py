@@ -775,7 +775,7 @@ class ServingOutcome:
         shadow: Number of the version that is given copies, as text; empty for none.
         replicas: Version number, as text, to how many replicas stand ready.
         sandbox: How the replicas are confined.
-        digests: ``code`` and ``environment``: SHA-256 in hex.
+        digests: ``code`` and ``environment``, and of a deployment ``reference``, what live data is compared with: SHA-256 in hex.
     """
 
     weights: Mapping[str, int]
@@ -825,6 +825,19 @@ class ServingRuntime(Protocol):
         Raises:
             WarrantRefused: See the guard. Nothing was done.
             NotFound: No such endpoint.
+        """
+        ...
+
+    def stands(self, tenant: str, endpoint: str, operation_id: str, step: str) -> ServingOutcome | None:
+        """Tell whether a deployment or a change was done, by its operation and step (no warrant: nothing is touched).
+
+        It is asked where no warrant can be had any more for an attempt whose end nobody saw. What is under way is waited for.
+
+        Returns:
+            How the endpoint stood then, or stands; None if it was not done.
+
+        Raises:
+            Unavailable: The runtime cannot be reached now.
         """
         ...
 

@@ -56,6 +56,10 @@ class Courier:
                 logger.warning("messages cannot be asked for", extra={"reason": str(error)})
                 time.sleep(_PAUSE_WITHOUT_API_S)
                 continue
+            except Exception:  # Whatever it was: this thread is the only one that sends.
+                logger.exception("messages cannot be sent")
+                time.sleep(_PAUSE_WITHOUT_API_S)
+                continue
             if not sent:
                 time.sleep(_PAUSE_S)
 

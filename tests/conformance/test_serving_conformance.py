@@ -68,6 +68,9 @@ class Forgetful:
     def status(self, _tenant: str, _endpoint: str) -> Any:
         return {"weights": {}}
 
+    def stands(self, *_: str) -> None:
+        return None
+
     shift = retire = deploy
 
 

@@ -27,6 +27,7 @@ from licet_adapters.serving import counting
 from licet_adapters.serving.client import LocalServing
 from licet_adapters.serving.counting import InvocationCounter
 from licet_adapters.serving.rollout import Rollout
+from licet_adapters.serving.router import RouterConfig, build_router
 from licet_adapters.serving.state import Deployed, EndpointState, EndpointStore
 from licet_attestations import rpc
 from licet_attestations.signer import files
@@ -127,6 +128,27 @@ def test_a_shift_that_fails_leaves_each_version_as_it_was(world: ServingWorld) -
     weights.write_bytes(good)
     # It is what an alarm of version 2 would return to, and is kept warm for it.
     eventually(lambda: world.figures()["versions"]["1"]["replicas"]["ready"] == 1, "version 1 is up again")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_deployment_that_the_disk_does_not_take_leaves_nothing_at_work(
+    world: ServingWorld, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    world.deploy(1)
+    pids = replica_pids(os.getpid())
+
+    def full(*_: Any) -> None:
+        raise Unavailable("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EndpointStore, "save", full)
+        with pytest.raises(Unavailable, match="the disk is full"):
+            world.deploy(number)
+    assert replica_pids(os.getpid()) == pids
+    assert set(world.figures()["versions"]) == {"1"}
+    assert world.caller().infer()[2]["licet-version"] == "1"
+    world.deploy(2)
+    eventually(lambda: world.figures()["weights"] == {"2": 100}, "it is deployed once the disk takes it")
 
 
 def test_a_replica_that_hangs_times_out_and_is_replaced(world: ServingWorld) -> None:
@@ -325,10 +347,10 @@ def _ask(address: tuple[str, int], token: str, seen: list[int], over: threading.
 
 
 def test_two_routers_on_one_folder_do_not_start(world: ServingWorld) -> None:
-    other = ServingWorld.__new__(ServingWorld)
-    other.__dict__ = dict(world.__dict__)
-    with pytest.raises(Unavailable):
-        other.start()
+    context = world.world.context(ADAPTER)
+    config = RouterConfig(data_dir=world.data_dir, port=0)
+    with pytest.raises(Unavailable, match="another router"):
+        build_router(config, context.trust_root, world.world.signer, world.door, world.world.clock)
 
 
 # --- the disk ----------------------------------------------------------------------------------------------------------

@@ -497,7 +497,7 @@ def test_a_gap_or_an_overlap_in_the_account_is_refused_and_logged(house: Install
 def test_a_process_killed_under_traffic_comes_back_and_the_account_has_no_gap(
     house: Installation, process: str
 ) -> None:
-    answered = failed = 0
+    failed = 0
     with LicetClient(
         house.url, house.tokens["northbank/ben"], attempts=8, serving_url=house.supervisor.router_url
     ) as client:
@@ -506,10 +506,8 @@ def test_a_process_killed_under_traffic_comes_back_and_the_account_has_no_gap(
                 os.kill(house.supervisor.pid(process), signal.SIGKILL)
             try:
                 client.endpoint.invoke(CREDIT, rows_request([row(i)]))
-                answered += 1
             except LicetClientError:
                 failed += 1
-    assert answered == 200 - failed
     # Only the router's own death can be noticed by who invokes, and a client that tries again notices nothing.
     assert failed == 0
     closed_account(house)

@@ -110,6 +110,17 @@ class ServingConformance(GuardConformance):
             file.path.unlink()
         expect(self._deploy(world, replace(job, attempt=2)), first, "outcome of the retry")
 
+    def case_what_stands_is_told_to_whoever_has_no_warrant_any_more(self, world: World) -> None:
+        """Of its own operation and step alone, also by a runtime that starts anew."""
+        job = self._job(world, 1)
+        expect(self._start(world).stands(TENANT, _ENDPOINT, job.operation_id, "deploy"), None, "what never began")
+        outcome = self._deploy(world, job)
+        for runtime in (self._start(world), self._start(world)):
+            expect(runtime.stands(TENANT, _ENDPOINT, job.operation_id, job.step), outcome, "what was deployed")
+            expect(runtime.stands(TENANT, _ENDPOINT, "0" * 32, job.step), None, "what another operation did")
+        with refused("input"):
+            self._start(world).stands("lakeside", _ENDPOINT, job.operation_id, job.step)
+
     def case_a_step_that_was_used_is_good_for_nothing_else(self, world: World) -> None:
         """Same operation and step, other parameters."""
         job = self._job(world, 1)

@@ -78,6 +78,11 @@ class LocalServing:
         """See ``ServingRuntime``."""
         return _outcome(self._call("retire", warrant=rpc.encode_bytes(warrant), **_members(change)))
 
+    def stands(self, tenant: str, endpoint: str, operation_id: str, step: str) -> ServingOutcome | None:
+        """See ``ServingRuntime``."""
+        told = self._call("stands", tenant=tenant, endpoint=endpoint, operation_id=operation_id, step=step)
+        return _outcome(told["outcome"]) if told["outcome"] is not None else None
+
     def status(self, tenant: str, endpoint: str) -> Mapping[str, Any]:
         """See ``ServingRuntime``."""
         told: Mapping[str, Any] = self._call("status", tenant=tenant, endpoint=endpoint)

@@ -204,7 +204,6 @@ class Endpoint:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._disk, self._store.place_model, job.endpoint, deployed, job.model)
             version = self._make_version(deployed)
-            await version.come_up(_COME_UP_S)
             rollout = Rollout(
                 operation_id=job.operation_id,
                 number=job.number,
@@ -227,9 +226,17 @@ class Endpoint:
                 self._versions[job.number] = version
 
             try:
+                await version.come_up(_COME_UP_S)
                 await self._take(deploy)
-            except Conflict:
+            except BaseException as error:
+                # Nothing was deployed: what stood under the number stands, and nothing of this is left.
+                if before is not None:
+                    self._versions[job.number] = before
+                else:
+                    self._versions.pop(job.number, None)
                 await version.drain(0)
+                if not isinstance(error, Unavailable):  # Else the disk may have it all the same, and come up with it.
+                    await self._forget_models()
                 raise
             await self._forget_models()
             self._held_since_s = time.monotonic()

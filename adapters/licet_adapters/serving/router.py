@@ -28,7 +28,15 @@ import uvloop
 from licet_adapters.effects import EffectLedger
 from licet_adapters.errors import NotFound, Unavailable
 from licet_adapters.guard import WarrantGuard
-from licet_adapters.ports import DeploymentJob, InputFile, SandboxReport, ServingOutcome, TrafficChange, check_endpoint
+from licet_adapters.ports import (
+    REFERENCE_FILE,
+    DeploymentJob,
+    InputFile,
+    SandboxReport,
+    ServingOutcome,
+    TrafficChange,
+    check_endpoint,
+)
 from licet_adapters.sandbox import Sandbox, shipped_code
 from licet_adapters.serving.endpoint import Endpoint
 from licet_adapters.serving.http import Connection
@@ -98,6 +106,11 @@ class Runtime:
     def retire(self, warrant: bytes, change: TrafficChange) -> ServingOutcome:
         """See ``ServingRuntime``."""
         return self._router.act(warrant, "serving.retire", change, lambda endpoint: endpoint.retire(change))
+
+    def stands(self, tenant: str, endpoint: str, operation_id: str, step: str) -> ServingOutcome | None:
+        """See ``ServingRuntime``."""
+        check_endpoint(endpoint, tenant)
+        return self._router.stands(tenant, endpoint, operation_id, step)
 
     def status(self, tenant: str, endpoint: str) -> Mapping[str, Any]:
         """See ``ServingRuntime``."""
@@ -277,13 +290,38 @@ class Router:
             endpoint = self._make_endpoint(EndpointState(tenant=asked.tenant, endpoint=asked.endpoint))
             self._endpoints[asked.endpoint] = endpoint
         await deed(endpoint)
+        return self._standing(endpoint, asked.operation_id)
+
+    def _standing(self, endpoint: Endpoint, operation_id: str) -> dict[str, Any]:
+        deployed = endpoint.state.deployed_by(operation_id)
+        compared = "" if deployed is None else deployed.digests.get(REFERENCE_FILE, "")
+        reference = {"reference": compared} if compared else {}
         return {
             "weights": endpoint.state.weights_text(),
             "shadow": endpoint.state.shadow_text(),
             "replicas": endpoint.replicas(),
             "sandbox": report_to_record(self._sandbox.probe()),
-            "digests": {"code": shipped_code(JOB).digest_hex, "environment": environment_digest_hex()},
+            "digests": {"code": shipped_code(JOB).digest_hex, "environment": environment_digest_hex(), **reference},
         }
+
+    def stands(self, tenant: str, endpoint: str, operation_id: str, step: str) -> ServingOutcome | None:
+        """What an operation's step gave, if it was done; from any thread."""
+
+        async def look() -> dict[str, Any]:
+            known = self._endpoints.get(endpoint)
+            if known is not None:
+                async with known.changing:
+                    pass  # What is under way ends first.
+            effect = self._ledger.looked_up(tenant, operation_id, step)
+            if effect is not None and effect.outcome is not None:
+                return {"outcome": effect.outcome}
+            # A crash between the deed and its record: a deployment is known by its state.
+            if known is None or known.state.deployed_by(operation_id) is None:
+                return {"outcome": None}
+            return {"outcome": self._standing(known, operation_id)}
+
+        found = self._on_loop(look())["outcome"]
+        return None if found is None else _outcome(found)
 
     def endpoints(self) -> list[tuple[str, str]]:
         """Tenant and ref of every endpoint it knows; from any thread."""
@@ -394,10 +432,14 @@ def control_handlers(runtime: Runtime) -> dict[str, rpc.Handler]:
     def retire(params: dict[str, Any]) -> dict[str, Any]:
         return outcome_to_record(runtime.retire(rpc.decode_bytes(params.pop("warrant")), TrafficChange(**params)))
 
+    def stands(params: dict[str, Any]) -> dict[str, Any]:
+        found = runtime.stands(params["tenant"], params["endpoint"], params["operation_id"], params["step"])
+        return {"outcome": None if found is None else outcome_to_record(found)}
+
     def status(params: dict[str, Any]) -> dict[str, Any]:
         return dict(runtime.status(params["tenant"], params["endpoint"]))
 
-    return {"deploy": deploy, "shift": shift, "retire": retire, "status": status}
+    return {"deploy": deploy, "shift": shift, "retire": retire, "stands": stands, "status": status}
 
 
 def outcome_to_record(outcome: ServingOutcome) -> dict[str, Any]:

@@ -97,6 +97,10 @@ class EndpointState:
         """The shadow's number as text; empty for none."""
         return str(self.shadow) if self.shadow else ""
 
+    def deployed_by(self, operation_id: str) -> Deployed | None:
+        """What an operation deployed, if it stands."""
+        return next((one for one in self.deployed.values() if one.operation_id == operation_id), None)
+
     # --- guards --------------------------------------------------------------------------------------------------------
 
     def rollout_of(self, number: int) -> Rollout | None:

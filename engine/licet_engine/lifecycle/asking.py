@@ -330,8 +330,10 @@ class Desk:
             )
         except _Known as known:
             return known.answer
-        except (StaleFacts, SpendRefused, SubmissionConflict) as error:
+        except StaleFacts as error:
             raise _too_fast(asked) from error
+        except (SpendRefused, SubmissionConflict) as error:
+            raise Busy(f"what {asked.verb.action} on {asked.sent} changes is not as it was read; try again") from error
         return self._answered(put.prepared, receipt)
 
     def _put(

@@ -252,15 +252,19 @@ class Deed:
         """
 
         def do() -> dict[str, Any]:
-            try:
-                return self.effect(name, act, adapter=adapter, operation=operation, resources=resources)
-            except rpc.RpcFault as refusal:
-                done = stands() if stands is not None and refusal.code == Stopped.default_code else None
-                if done is None:
-                    raise
-                return done
+            return self.effect(name, act, adapter=adapter, operation=operation, resources=resources)
 
-        return self._record(name, do)
+        return self._record(name, do if stands is None else lambda: self.unless_it_stands(do, stands))
+
+    def unless_it_stands(self, do: Callable[[], dict[str, Any]], stands: Stands) -> dict[str, Any]:
+        """Do something; where no warrant is given for it any more, tell what an attempt did before, if it did."""
+        try:
+            return do()
+        except rpc.RpcFault as refusal:
+            done = stands() if refusal.code == Stopped.default_code else None
+            if done is None:
+                raise
+            return done
 
     def effect(
         self, name: str, act: Act, *, adapter: str, operation: str, resources: Mapping[str, str]

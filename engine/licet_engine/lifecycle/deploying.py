@@ -20,14 +20,14 @@ from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import Ref, parse_ref
 from licet_engine.lifecycle import provenance
 from licet_engine.lifecycle.data import Word
-from licet_engine.lifecycle.endpoints import MAX_VERSIONS, ON_ENDPOINT, WHOLE, main_version, name_of, told
+from licet_engine.lifecycle.endpoints import MAX_VERSIONS, ON_ENDPOINT, WHOLE, main_version, name_of, stands_on, told
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.models import not_ready, object_of
 from licet_engine.lifecycle.verbs import Body, Change, Ids, Insert, Proposal, Update, Who
 from licet_engine.store.tables import Deployment, Endpoint, InvocationCount, ModelVersion, Operation
 
 if TYPE_CHECKING:
-    from licet_engine.lifecycle.deed import Deed
+    from licet_engine.lifecycle.deed import Deed, Stands
 
 
 class DeployVersion(Body):
@@ -227,6 +227,14 @@ def _deployment(  # noqa: PLR0917 - as above.
 
 def do_deploy(deed: Deed) -> Mapping[str, Any]:
     """Fetch the model and what it was trained on, hand both to the router, and attest what stands."""
+    stands = stands_on(deed, "deploy")
+    # Without leave to read the model nothing can be deployed any more; but it may be, by an attempt before.
+    deployed = deed.unless_it_stands(lambda: _deploy(deed, stands), stands)
+    deed.clean_up()
+    return {**deployed, "attestation": deed.attest(provenance.deployment_statement(deed, deployed))}
+
+
+def _deploy(deed: Deed, stands: Stands) -> dict[str, Any]:
     p, source = deed.parameters, deed.parameters["source"]
     digests = {name: kept["digest_hex"] for name, kept in source["files"].items()}
     ref = ModelVersionRef(tenant=deed.tenant, version=p["version"], digests=digests)
@@ -257,13 +265,16 @@ def do_deploy(deed: Deed) -> Mapping[str, Any]:
             )
 
         def deploy(warrant: bytes, attempt: int) -> dict[str, Any]:
-            return told(deed.adapters.serving.deploy(warrant, job(attempt))) | {"reference": reference.digest_hex}
+            return told(deed.adapters.serving.deploy(warrant, job(attempt)))
 
-        deployed = deed.step(
-            "deploy", deploy, adapter="local-serving", operation="serving.deploy", resources=job(1).resources()
+        return deed.step(
+            "deploy",
+            deploy,
+            adapter="local-serving",
+            operation="serving.deploy",
+            resources=job(1).resources(),
+            stands=stands,
         )
-    deed.clean_up()
-    return {**deployed, "attestation": deed.attest(provenance.deployment_statement(deed, deployed))}
 
 
 def finish_deploy(view: View, operation: Operation, result: Mapping[str, Any], now_ms: int) -> Change:

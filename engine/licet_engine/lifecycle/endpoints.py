@@ -7,7 +7,7 @@ itself what it would be proposed from.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from licet_adapters.ports import ServingOutcome
 from licet_engine.domain.errors import Conflict
@@ -15,6 +15,9 @@ from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.verbs import Event
 from licet_engine.store.tables import Deployment, Endpoint, Operation
+
+if TYPE_CHECKING:
+    from licet_engine.lifecycle.deed import Deed, Stands
 
 CHANGES: Final = frozenset({"endpoint.deploy", "endpoint.shift-traffic", "endpoint.roll-back", "endpoint.retire"})
 """The actions that change an endpoint."""
@@ -85,3 +88,13 @@ def told(outcome: ServingOutcome) -> dict[str, Any]:
         },
         "digests": dict(outcome.digests),
     }
+
+
+def stands_on(deed: Deed, step: str) -> Stands:
+    """What the router did for a step of this operation, if it did: what stands there stands, whoever is asked afterwards."""
+
+    def stands() -> dict[str, Any] | None:
+        done = deed.adapters.serving.stands(deed.tenant, deed.parameters["endpoint"], deed.id, step)
+        return None if done is None else told(done)
+
+    return stands

@@ -165,7 +165,7 @@ def deployment_statement(deed: Deed, deployed: Mapping[str, Any]) -> Statement:
         "region": p["region"],
         "weights": deployed["weights"],
         "shadow": deployed["shadow"],
-        "reference": {"sha256": deployed["reference"]},
+        "reference": {"sha256": deployed["digests"]["reference"]},
         "code": {"sha256": deployed["digests"]["code"]},
         "environment": {"sha256": deployed["digests"]["environment"]},
         "sandbox": deployed["sandbox"],

@@ -25,6 +25,7 @@ from licet_engine.lifecycle.endpoints import (
     name_of,
     not_live,
     over,
+    stands_on,
     told,
 )
 from licet_engine.lifecycle.facts import View
@@ -159,7 +160,14 @@ def do_shift(deed: Deed) -> Mapping[str, Any]:
         return told(deed.adapters.serving.shift(warrant, _traffic(deed, "shift", attempt)))
 
     resources = _traffic(deed, "shift", 1).resources()
-    shifted = deed.step("shift", shift, adapter="local-serving", operation="serving.shift", resources=resources)
+    shifted = deed.step(
+        "shift",
+        shift,
+        adapter="local-serving",
+        operation="serving.shift",
+        resources=resources,
+        stands=stands_on(deed, "shift"),
+    )
     return {**shifted, "attestation": deed.attest(provenance.traffic_statement(deed, shifted))}
 
 
@@ -228,7 +236,14 @@ def do_retire(deed: Deed) -> Mapping[str, Any]:
             return {"weights": {}, "shadow": "", "replicas": {}}
 
     resources = _traffic(deed, "retire", 1).resources()
-    return deed.step("retire", retire, adapter="local-serving", operation="serving.retire", resources=resources)
+    return deed.step(
+        "retire",
+        retire,
+        adapter="local-serving",
+        operation="serving.retire",
+        resources=resources,
+        stands=stands_on(deed, "retire"),
+    )
 
 
 def finish_retire(view: View, operation: Operation, _result: Mapping[str, Any], now_ms: int) -> Change:

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from serving_world import ENDPOINT, ServingWorld, body, eventually, serving_world  # The line above finds it.
 
 from licet_adapters.conformance.world import FOREIGN_TENANT, TENANT
+from licet_adapters.effects import Effect
 from licet_adapters.errors import Conflict, InputRefused, JobFailed, NotFound, Unavailable, WarrantRefused
 from licet_adapters.serving import http as serving_http
 from licet_adapters.serving.state import EndpointStore
@@ -407,6 +408,20 @@ def test_a_deed_told_again_is_not_done_again(world: ServingWorld) -> None:
     again = replace(job, attempt=2)
     assert world.running.runtime.deploy(world.warrant("serving.deploy", again), again) == first
     eventually(lambda: world.door.kinds(ENDPOINT) == ["step", "completed"], "one deployment is told")
+
+
+def test_a_deployment_whose_record_is_lost_is_told_by_what_stands(
+    world: ServingWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, other = world.job(1), world.job(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Effect, "record", lambda *_: (_ for _ in ()).throw(Unavailable("the disk is full")))
+        with pytest.raises(Unavailable):
+            world.running.runtime.deploy(world.warrant("serving.deploy", job), job)
+    standing = world.running.runtime.stands(TENANT, ENDPOINT, job.operation_id, job.step)
+    assert standing is not None
+    assert (dict(standing.weights), set(standing.digests)) == ({"1": 100}, {"code", "environment"})
+    assert world.running.runtime.stands(TENANT, ENDPOINT, other.operation_id, other.step) is None
 
 
 def test_a_warrant_is_good_for_one_deed_on_one_endpoint(world: ServingWorld) -> None:

@@ -78,3 +78,25 @@ def test_a_stage_that_an_attempt_moved_is_done_though_no_warrant_is_given_any_mo
     # Only a refusal is overruled by what stands; whatever else is wrong may pass, and is tried again.
     with pytest.raises(RpcFault):
         do_retire(deed(registry, ref, code="unavailable"))
+
+
+def test_a_deployment_that_stands_is_done_though_not_even_its_model_may_be_read_any_more(
+    registered: tuple[World, LocalRegistry, ModelVersionRef],
+) -> None:
+    _, registry, ref = registered
+    standing: dict[str, Any] = {"weights": {"1": 100}}
+    refused = deed(registry, ref)
+
+    def read() -> dict[str, Any]:
+        return refused.effect(
+            "read", lambda *_: {}, adapter="local-registry", operation="registry.read", resources=ref.resources()
+        )
+
+    assert refused.unless_it_stands(read, lambda: standing) == standing
+    with pytest.raises(RpcFault, match="denied"):
+        refused.unless_it_stands(read, lambda: None)
+    away = deed(registry, ref, code="unavailable")
+    with pytest.raises(RpcFault):
+        away.unless_it_stands(
+            lambda: away.effect("read", lambda *_: {}, adapter="a", operation="o", resources={}), lambda: standing
+        )
