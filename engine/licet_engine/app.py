@@ -26,6 +26,7 @@ from licet_engine import logs, telemetry
 from licet_engine.api.limits import Places
 from licet_engine.api.routes import build_app
 from licet_engine.api.services import Services
+from licet_engine.domain.rates import Buckets
 from licet_engine.lifecycle.asking import Desk, Enqueued
 from licet_engine.lifecycle.devices import DeviceLeases, pool_states, waiting_operations
 from licet_engine.lifecycle.operations import Operations
@@ -114,7 +115,15 @@ def build_services(settings: Settings) -> Services:
         tenants=tenants,
         desk=desk,
         operations=operations,
-        router_door=RouterDoor(engine, sequencer, tenants, desk, operations),
+        router_door=RouterDoor(
+            engine,
+            sequencer,
+            tenants,
+            desk,
+            operations,
+            per_token=Buckets(settings.rate_per_token),
+            per_tenant=Buckets(settings.rate_per_tenant),
+        ),
         notary=notary,
         signer=signer,
         trust_root=trust_root,

@@ -63,7 +63,7 @@ _TICK_S = 0.02
 _SLOW_TICK_S = 0.25
 _CALL_TIMEOUT_S = 180.0
 _GRACE_S = 10.0
-_DOOR_THREADS = 8
+_DOOR_THREADS = 4
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,10 @@ class Router:
         self._sandbox = Sandbox(config.data_dir)
         self._signer, self._door, self._observe = signer, door, observe
         self._endpoints: dict[str, Endpoint] = {}
+        # What is told of what was done waits behind nobody who wants to do something, nor they behind strangers.
         self._beside = ThreadPoolExecutor(_DOOR_THREADS, thread_name_prefix="router-beside")
+        self._opening = ThreadPoolExecutor(_DOOR_THREADS, thread_name_prefix="router-sessions")
+        self._strangers = ThreadPoolExecutor(_DOOR_THREADS, thread_name_prefix="router-strangers")
         self._disk = ThreadPoolExecutor(2, thread_name_prefix="router-disk")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -173,7 +176,8 @@ class Router:
                 runner.run(self._main())
         finally:
             self._loop = None
-            self._beside.shutdown(wait=False, cancel_futures=True)
+            for executor in (self._beside, self._opening, self._strangers):
+                executor.shutdown(wait=False, cancel_futures=True)
             self._disk.shutdown(wait=True)
             os.close(self._lock_fd)
 
@@ -197,7 +201,7 @@ class Router:
             return
         # The probe of the sandbox takes a moment; no request shall wait for it.
         await loop.run_in_executor(self._beside, self._sandbox.probe)
-        sessions = Sessions(self._door, self._signer, self._guard, self._clock, self._beside)
+        sessions = Sessions(self._door, self._signer, self._guard, self._clock, self._opening, self._strangers)
         plane = DataPlane(
             self._endpoints, sessions, max_connections=self._config.max_connections, observe=self._observe
         )

@@ -6,16 +6,20 @@ Rules kept here:
   it spent, before the first request of a session is even read.
 - A session ends when its warrant does. It is renewed in the background before that, by a new decision; a no ends it at
   once.
-- A no is remembered for a second, so that a hammering caller does not fill the log; of a token only a digest is kept.
-- How many sessions are kept, and how many are asked for at once, is bounded.
+- A no is remembered for a second, so that a hammering caller does not fill the log: that a token is nobody's, whatever it asks for; of a token
+  only a digest is kept.
+- How many sessions are kept, and how many are asked for at once, is bounded. Tokens that nothing is known of have a part of it, and
+  threads, of their own: whoever makes tokens up keeps only newcomers waiting.
+- A renewal that failed is tried again after a pause, however many requests come.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from licet_adapters.errors import AdapterError, Unavailable, WarrantRefused
 from licet_attestations.errors import LicetAttestationError, SignerUnavailable
@@ -28,12 +32,16 @@ if TYPE_CHECKING:
     from licet_adapters.guard import WarrantGuard
     from licet_adapters.ports import Clock
 
+T = TypeVar("T")
 ADAPTER = "local-serving"
 SESSION_MS = 60_000
 _RENEW_MS = 15_000
 _REMEMBER_NO_MS = 1_000
 _MAX_SESSIONS = 20_000
 _MAX_OPENING = 256
+_MAX_OPENING_OF_STRANGERS = 64
+_MAX_REMEMBERED_TOKENS = 50_000
+_RENEW_AGAIN_MS = 1_000
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +117,13 @@ class Refusal:
     is_malformed: bool = False
 
 
+def _remember(what: OrderedDict[str, T], token_hash: str, value: T) -> None:
+    what[token_hash] = value
+    what.move_to_end(token_hash)
+    while len(what) > _MAX_REMEMBERED_TOKENS:
+        what.popitem(last=False)
+
+
 class Sessions:
     """The sessions of this router; everything but ``_open`` runs on the event loop's thread.
 
@@ -117,26 +132,35 @@ class Sessions:
         signer: Mints.
         guard: Admits.
         clock: Time.
-        executor: Where what waits is done.
+        executor: Where what waits is done, for tokens that somebody is known to have.
+        strangers: The same, for all others.
     """
 
-    def __init__(self, door: Door, signer: Minting, guard: WarrantGuard, clock: Clock, executor: Executor) -> None:
+    def __init__(  # noqa: PLR0917  # The parts of one value, in its only call.
+        self, door: Door, signer: Minting, guard: WarrantGuard, clock: Clock, executor: Executor, strangers: Executor
+    ) -> None:
         self._door, self._signer, self._guard, self._clock = door, signer, guard, clock
-        self._executor = executor
+        self._executor, self._strangers = executor, strangers
         self._known: dict[tuple[str, str], Session | Refusal] = {}
         self._opening: dict[tuple[str, str], asyncio.Task[Session | Refusal]] = {}
+        self._somebody: OrderedDict[str, None] = OrderedDict()  # Digests of tokens on which there was a decision.
+        self._nobody: OrderedDict[str, Refusal] = OrderedDict()
+        self._renew_again_ms: dict[tuple[str, str], int] = {}
 
     def find(self, token_hash: str, endpoint: str) -> Session | Refusal | None:
         """What is known of a caller, without waiting; None if the api must be asked."""
-        key = (token_hash, endpoint)
+        key, now_ms = (token_hash, endpoint), self._clock()
         found = self._known.get(key)
         if found is None:
-            return None
-        left_ms = found.expires_ms - self._clock()
+            nobody = self._nobody.get(token_hash)
+            return nobody if nobody is not None and nobody.expires_ms > now_ms else None
+        left_ms = found.expires_ms - now_ms
         if left_ms <= 0:
             del self._known[key]
+            self._renew_again_ms.pop(key, None)
             return None
-        if left_ms < _RENEW_MS and type(found) is Session and key not in self._opening:
+        is_due = left_ms < _RENEW_MS and now_ms >= self._renew_again_ms.get(key, 0)
+        if is_due and type(found) is Session and key not in self._opening:
             self._begin(key)
         return found
 
@@ -149,7 +173,9 @@ class Sessions:
         key = (token_hash, endpoint)
         task = self._opening.get(key)
         if task is None:
-            if len(self._opening) >= _MAX_OPENING:
+            strangers = sum(token not in self._somebody for token, _ in self._opening)
+            is_stranger = token_hash not in self._somebody
+            if len(self._opening) >= _MAX_OPENING or (is_stranger and strangers >= _MAX_OPENING_OF_STRANGERS):
                 raise Unavailable("too many sessions are being opened; try again")
             task = self._begin(key)
         return await asyncio.shield(task)
@@ -163,10 +189,23 @@ class Sessions:
     def _opened(self, key: tuple[str, str], task: asyncio.Task[Session | Refusal]) -> None:
         del self._opening[key]
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.warning("session not opened", extra={"endpoint": key[1], "reason": str(error)})
+            # Told once while it lasts, not with each request.
+            if key not in self._renew_again_ms:
+                logger.warning("session not opened", extra={"endpoint": key[1], "reason": str(error)})
+            if key in self._known:
+                self._renew_again_ms[key] = self._clock() + _RENEW_AGAIN_MS
+        else:
+            self._renew_again_ms.pop(key, None)
 
     async def _ask(self, key: tuple[str, str]) -> Session | Refusal:
-        answer = await asyncio.get_running_loop().run_in_executor(self._executor, self._open, *key)
+        executor = self._executor if key[0] in self._somebody else self._strangers
+        answer = await asyncio.get_running_loop().run_in_executor(executor, self._open, *key)
+        if type(answer) is Refusal and answer.decision is None and not answer.is_malformed:
+            self._somebody.pop(key[0], None)
+            _remember(self._nobody, key[0], answer)
+            self._known.pop(key, None)
+            return answer
+        _remember(self._somebody, key[0], None)
         if len(self._known) >= _MAX_SESSIONS:
             now_ms = self._clock()
             self._known = {name: one for name, one in self._known.items() if one.expires_ms > now_ms}

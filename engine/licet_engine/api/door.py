@@ -23,8 +23,9 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from licet_engine import telemetry
-from licet_engine.api.limits import Buckets, Places
+from licet_engine.api.limits import Places
 from licet_engine.domain.errors import TooManyRequests, Unauthenticated
+from licet_engine.domain.rates import Buckets
 from licet_engine.lifecycle.tenants import Tenants
 from licet_engine.metrics import ApiMetrics
 

@@ -23,7 +23,6 @@ from licet_engine import __version__
 from licet_engine.api import authzen, document, endpoints, reads
 from licet_engine.api.context import AnyRequest, Context, find_verb, members, refuse_other_media, stream
 from licet_engine.api.door import FrontDoor, say_that_it_closes
-from licet_engine.api.limits import Buckets
 from licet_engine.api.problems import (
     denied,
     on_anything,
@@ -33,6 +32,7 @@ from licet_engine.api.problems import (
 )
 from licet_engine.api.services import Services
 from licet_engine.domain.errors import InvalidInput, LicetError, Unauthenticated
+from licet_engine.domain.rates import Buckets
 from licet_engine.lifecycle.asking import Asked, parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.verbs import Verb, Who

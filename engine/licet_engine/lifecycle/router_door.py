@@ -13,6 +13,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections import OrderedDict
@@ -26,7 +27,8 @@ from sqlmodel import col, select
 from licet_adapters.errors import AdapterError
 from licet_adapters.ports import MAX_CAUSE_CHARS, check_weights
 from licet_attestations import canonical
-from licet_engine.domain.errors import Busy, Conflict, InvalidInput
+from licet_engine.domain.errors import Busy, Conflict, InvalidInput, TooManyRequests, Unauthenticated
+from licet_engine.domain.rates import Buckets
 from licet_engine.domain.refs import now_ms, parse_ref
 from licet_engine.lifecycle.asking import Desk, parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
@@ -53,6 +55,7 @@ _MAX_CAUSE_MEMBERS: Final = 16
 _MAX_NUMBER: Final = 2**53 - 1
 _MAX_REFUSED: Final = 10_000
 _MAX_STATUS: Final = 10_000
+_NOBODY: Final = ""
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _WORD: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
@@ -152,11 +155,22 @@ class RouterDoor:
         tenants: What is in force, and who a token speaks for.
         desk: Where questions are answered.
         operations: Gathers what the signer needs for a warrant.
+        per_token: Rates at which sessions are opened, of tokens; all that are nobody's have one together.
+        per_tenant: The same, of tenants.
     """
 
     def __init__(
-        self, engine: Engine, sequencer: Sequencer, tenants: Tenants, desk: Desk, operations: Operations
+        self,
+        engine: Engine,
+        sequencer: Sequencer,
+        tenants: Tenants,
+        desk: Desk,
+        operations: Operations,
+        *,
+        per_token: Buckets,
+        per_tenant: Buckets,
     ) -> None:
+        self._per_token, self._per_tenant = per_token, per_tenant
         self._engine = engine
         self._sequencer = sequencer
         self._tenants = tenants
@@ -183,11 +197,17 @@ class RouterDoor:
 
         Raises:
             Unauthenticated: The token does not count.
+            TooManyRequests: It opens sessions faster than it may.
         """
         if not isinstance(token_hash_hex, str) or not _HASH.fullmatch(token_hash_hex):
             raise InvalidInput("token_hash_hex is the SHA-256 of a token, in hex")
-        # Whose token it is comes before the form of what was sent, as at the front door.
-        self._tenants.identify_hash(token_hash_hex)
+        # Whose token it is comes before the form of what was sent, as at the front door; and so does how often it comes.
+        try:
+            who = self._tenants.identify_hash(token_hash_hex)
+        except Unauthenticated:
+            self._charge((self._per_token, _NOBODY))
+            raise
+        self._charge((self._per_token, who.token_id), (self._per_tenant, who.tenant))
         asked = replace(parse_asked(VERBS["endpoint.invoke"], endpoint, {}), opens=True)
         answer = self._desk.ask(lambda: self._tenants.identify_hash(token_hash_hex), asked)
         if not answer.decision.allowed or answer.operation is None:
@@ -202,6 +222,12 @@ class RouterDoor:
             "parameters": {"endpoint": str(asked.ref)},
             **self._operations.material(answer.tenant, answer.decision_id),
         }
+
+    def _charge(self, *whom: tuple[Buckets, str]) -> None:
+        with self._lock:
+            wait_s = max(rates.take(name) for rates, name in whom)
+        if wait_s:
+            raise TooManyRequests("sessions are opened faster than they may be", retry_after_s=math.ceil(wait_s))
 
     # --- invocations -----------------------------------------------------------------------------------------------
 

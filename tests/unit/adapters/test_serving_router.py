@@ -147,6 +147,73 @@ def test_a_no_is_asked_for_once_a_second_however_often_it_is_hammered_at(world: 
     assert world.door.asked == 2
 
 
+def test_a_token_that_is_nobodys_is_asked_about_once_a_second_whatever_it_asks_for(world: ServingWorld) -> None:
+    world.deploy(1)
+    caller = world.caller("made-up")
+    paths = [
+        f"/v2/models/{tenant}/{name}/infer" for tenant in (TENANT, FOREIGN_TENANT) for name in ("credit", "x", "y")
+    ]
+    assert {caller.infer(path=path)[0] for path in paths} == {401}
+    assert world.door.asked == 1
+
+
+def test_whoever_makes_tokens_up_keeps_nobody_waiting_who_was_here(
+    world: ServingWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.deploy(1)
+    token = world.door.allow(ENDPOINT)
+    caller = world.caller(token)
+    assert caller.infer()[0] == 200
+    known, call, over = hashlib.sha256(token.encode()).hexdigest(), world.door.call, threading.Event()
+
+    def slowly(method: str, **params: Any) -> Any:
+        if method == "session" and params["token_hash_hex"] != known:
+            over.wait(20)
+        return call(method, **params)
+
+    monkeypatch.setattr(world.door, "call", slowly)
+    statuses: list[int] = []
+    strangers = [
+        threading.Thread(target=lambda n=n: statuses.append(world.caller(f"made-up-{n}").infer()[0]))
+        for n in range(100)
+    ]
+    for stranger in strangers:
+        stranger.start()
+    # As many as may wait for an answer; the others are told at once to come again.
+    eventually(lambda: len(statuses) == 36, "the rest is turned away")  # A hundred, less 64.
+    assert set(statuses) == {503}
+    world.world.now_ms += 61_000
+    began_s = time.monotonic()
+    assert caller.infer()[0] == 200
+    assert time.monotonic() - began_s < 5
+    over.set()
+    for stranger in strangers:
+        stranger.join()
+    assert statuses.count(401) == 64
+
+
+def test_a_renewal_that_fails_is_tried_again_after_a_pause_however_many_ask(world: ServingWorld) -> None:
+    world.deploy(1)
+    caller = world.caller()
+    assert caller.infer()[0] == 200
+    world.world.now_ms += 50_000
+    world.door.is_away = True
+    tried: list[str] = []
+    call = world.door.call
+
+    def counted(method: str, **params: Any) -> Any:
+        if method == "session":
+            tried.append(method)
+        return call(method, **params)
+
+    world.door.call = counted  # type: ignore[method-assign]  # Watched, and otherwise as it is.
+    assert {caller.infer()[0] for _ in range(100)} == {200}
+    assert len(tried) == 1
+    world.world.now_ms += 1_001
+    caller.infer()
+    eventually(lambda: len(tried) == 2, "it is tried again")
+
+
 def test_a_session_ends_after_sixty_seconds_and_another_is_decided_anew(world: ServingWorld) -> None:
     world.deploy(1)
     token = world.door.allow(ENDPOINT)

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from licet_engine.api import limits
-from licet_engine.api.limits import BURST_S, Buckets, Places
+from licet_engine.api.limits import Places
+from licet_engine.domain import rates
 from licet_engine.domain.errors import Busy, TooManyRequests
+from licet_engine.domain.rates import BURST_S, Buckets
 
 
 class Clock:
@@ -29,7 +30,7 @@ def test_a_caller_may_send_its_burst_and_then_its_rate() -> None:
 
 
 def test_callers_have_buckets_of_their_own_and_a_bounded_number_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_MAX_BUCKETS", 3)
+    monkeypatch.setattr(rates, "_MAX_BUCKETS", 3)
     buckets = Buckets(1, Clock())
     for _ in range(BURST_S):
         buckets.take("a")
