@@ -39,6 +39,7 @@ from licet_adapters.sandbox_bwrap import (
     Bubblewrap,
     Sources,
     find_bubblewraps,
+    is_mounted,
     judge,
     sandbox_arguments,
 )
@@ -250,7 +251,9 @@ class Sandbox:
             secret.write_bytes(b"secret")
             output_dir = Path(folder) / "out"
             output_dir.mkdir()
-            hidden = json.dumps([str(secret), str(self._staging), str(Path(__file__)), "/etc/shadow", "/home", "/var"])
+            # Licet's own code is no secret; where it was installed beside the libraries, jobs see it with them.
+            own = [] if is_mounted(Path(__file__)) else [str(Path(__file__))]
+            hidden = json.dumps([str(secret), str(self._staging), *own, "/etc/shadow", "/home", "/var"])
             arguments = ["--secrets", hidden, "--port", str(tcp.getsockname()[1]), "--abstract", abstract]
             arguments += ["--outside-pid", str(os.getpid())]
             probe = JobRun(

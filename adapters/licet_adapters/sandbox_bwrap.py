@@ -161,6 +161,12 @@ def _interpreter_paths() -> list[Path]:
     return [path for prefix in prefixes for part in _PREFIX_PARTS if (path := Path(prefix, part)).exists()]
 
 
+def is_mounted(path: Path) -> bool:
+    """Return whether every job can read ``path``, since it lies in what is mounted of the system or the interpreter."""
+    system = (Path("/", name) for name in _SYSTEM_DIRS)
+    return any(path.resolve().is_relative_to(above.resolve()) for above in (*system, *_interpreter_paths()))
+
+
 class Sources:
     """How bubblewrap is told of paths.
 

