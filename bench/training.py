@@ -2,7 +2,7 @@
 
 The shipped job runs in the sandbox, reporting and checkpointing, beside the very same loop in a process of its own, or in
 several that `torchrun` starts. Both time the loop alone; start, imports and reading are not counted. Where this machine
-has no CUDA device, that is said, and only the processor is measured.
+has no CUDA device, that is said, and only the processor is measured. `cpu` or `cuda` as an argument measures that alone.
 """
 
 from __future__ import annotations
@@ -140,7 +140,10 @@ def main() -> None:
     row_count = len(table.splitlines()) - 1
     if not visible_devices():
         print(f"no CUDA device here (torch {torch.__version__}): nothing is measured on one")
+    asked = sys.argv[1:]
     for on in variants():
+        if asked and on.get("device", "cpu") not in asked:
+            continue
         target_s = TARGET_S if on == {"ranks": 1, "precision": "fp32"} else VARIANT_S
         epochs = max(_PROBE_EPOCHS, int(_PROBE_EPOCHS * target_s / bare(table, _PROBE_EPOCHS, **on)))
         pairs = [(bare(table, epochs, **on), governed(table, epochs, **on)) for _ in range(ROUNDS)]

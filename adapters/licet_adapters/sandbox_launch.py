@@ -24,7 +24,7 @@ import sys
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _CLONE_NEWNS = 0x00020000
-_MS_BIND = 0x1000
+_MS_BIND_ALL = 0x1000 | 0x4000  # With what is mounted below: in containers, each of the driver's libraries is a mount.
 _MS_NOSUID_NODEV = 0x2 | 0x4
 _MS_REC_PRIVATE = 0x4000 | 0x40000
 FAILED_STATUS = 70
@@ -59,7 +59,7 @@ def mount_all(libc: ctypes.CDLL, hub: str, sources: dict[str, str]) -> None:
             os.mkdir(target, 0o755)  # noqa: PTH102  # pathlib costs a third of the start.
         else:
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o644))
-        mount(libc, f"/proc/self/fd/{fd}", target, _MS_BIND)
+        mount(libc, f"/proc/self/fd/{fd}", target, _MS_BIND_ALL)
 
 
 def main(plan_text: str) -> None:

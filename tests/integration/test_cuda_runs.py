@@ -71,6 +71,7 @@ def execution(world: Installation, tenant: str, operation: str) -> dict[str, Any
         for one in found
         if one.predicate_type == SLSA_PROVENANCE and operation in json.dumps(one.predicate)
     ]
+    assert told["sandbox"]["kind"] == "bubblewrap", told["sandbox"]
     return dict(told["execution"])
 
 

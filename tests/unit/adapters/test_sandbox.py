@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -101,6 +102,32 @@ def test_a_sandbox_holds_where_this_package_is_installed_beside_the_libraries_of
     monkeypatch.setattr(sandbox_bwrap, "_interpreter_paths", lambda: paths)
     report = Sandbox(tmp_path / "state").probe()
     assert report.kind == "bubblewrap", report
+
+
+_MOUNT_ALL = """
+import ctypes, os, sys
+from licet_adapters import sandbox_launch as launch
+libc = ctypes.CDLL(None, use_errno=True)
+source, hub = sys.argv[1:]
+assert libc.unshare(launch._CLONE_NEWNS) == 0
+launch.mount(libc, "none", "/", launch._MS_REC_PRIVATE)
+launch.mount(libc, "below", source + "/below", 0, kind="tmpfs")
+os.close(os.open(source + "/below/libcuda.so.1", os.O_CREAT | os.O_WRONLY))
+launch.mount_all(libc, hub, {"0": source})
+print(sorted(os.listdir(hub + "/0/below")))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root, and so does whoever mounts for another user")
+def test_what_is_mounted_below_a_system_folder_is_seen_by_jobs_too(tmp_path: Path) -> None:
+    for name in ("source", "source/below", "hub"):
+        (tmp_path / name).mkdir()
+    told = subprocess.run(
+        [sys.executable, "-c", _MOUNT_ALL, str(tmp_path / "source"), str(tmp_path / "hub")],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert told.stdout.strip() == "['libcuda.so.1']", told.stderr
+    assert list((tmp_path / "source" / "below").iterdir()) == []
 
 
 def test_a_bubblewrap_that_does_not_hold_is_not_believed(tmp_path: Path) -> None:
