@@ -42,6 +42,7 @@ JOB_ENVIRONMENT: Mapping[str, str] = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "PATH": "/usr/bin:/bin",
+    "USER": "job",  # No file inside tells the user's name; torch names a folder after it.
 }
 
 

@@ -404,6 +404,11 @@ def _require_still(beat: Path) -> None:
     assert (beat.read_text() if beat.exists() else "") == before
 
 
+def test_a_job_can_tell_who_it_is(sandbox: Sandbox, tmp_path: Path) -> None:
+    _, lines, _ = run(sandbox, tmp_path / "out", "import getpass\nreport({'user': getpass.getuser()})")
+    assert lines == [{"user": "job"}]
+
+
 def test_two_jobs_never_hold_one_output_folder(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
