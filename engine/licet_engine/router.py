@@ -115,6 +115,9 @@ def main(settings: Settings | None = None) -> None:
         host=settings.router_host,
         port=settings.router_port,
         control_socket=settings.router_socket,
+        max_connections=settings.router_connections,
+        max_endpoints=settings.endpoints_per_tenant,
+        max_replicas=settings.replicas_per_tenant,
     )
     telemetry.configure("licet-router", settings.otlp_endpoint)
     metrics = RouterMetrics(new_registry())

@@ -62,6 +62,9 @@ class Settings:
         s3_upload_age_s: How old an unfinished upload is when it is ended.
         router_host: Address on which the router takes invocations.
         router_port: Port on which the router takes invocations.
+        router_connections: Connections that the router takes at a time; no tenant has more than half.
+        endpoints_per_tenant: Endpoints of one tenant that may have deployments at a time.
+        replicas_per_tenant: Replicas that all deployed versions of one tenant may have together, each at its most.
         users: ``auto``: started as root, each process is a user of its own where that can be had; ``on``: or does not
             start; ``off``: all are the user who starts them.
         uid_base: First of the four numbers of users and groups that the processes are, started as root.
@@ -124,6 +127,9 @@ class Settings:
     s3_upload_age_s: int = 86_400
     router_host: str = "127.0.0.1"
     router_port: int = 8001
+    router_connections: int = 2048
+    endpoints_per_tenant: int = 50
+    replicas_per_tenant: int = 64
     users: str = "auto"
     uid_base: int = 64_210
     webhook_tries: int = 8
@@ -317,6 +323,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         *("max_requests", "max_waiting_requests", "rate_per_token", "rate_per_tenant", "drain_s", "min_free_bytes"),
         *("idempotency_ttl_s", "telemetry_ttl_s", "failed_work_ttl_s", "workflow_ttl_s", "warrant_mark_ttl_s"),
         *("checkpoint_ttl_s", "device_idle_s"),
+        *("router_connections", "endpoints_per_tenant", "replicas_per_tenant"),
         *("webhook_tries", "webhook_first_pause_s", "webhook_timeout_s", "webhook_history_s", "ticket_max_age_s"),
     ):
         if getattr(settings, name) <= 0:

@@ -78,8 +78,10 @@ MAX_DEATHS: Final = 50
 """Times in a row that the worker may die over one operation, with nothing of it done in between."""
 _LONG_AT_ONCE: Final = 4
 _SHORT_AT_ONCE: Final = 16
-_DEVICES_AT_ONCE: Final = 32
+_DEVICES_AT_ONCE: Final = 64
 """Those that wait for devices do so at work, but cost nothing; none of them decrypts anything before it has its devices."""
+_DEVICES_OF_ONE_TENANT: Final = 8
+"""At work or waiting there at once, of one tenant: few enough that no two or three tenants fill the queue."""
 _OF_ONE_TENANT: Final = 3
 """Operations of one tenant that are at work at once in each queue; more wait, and nobody else waits behind them."""
 _POLLING_S: Final = 0.1
@@ -373,11 +375,13 @@ def main(settings: Settings | None = None) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    # What is to run on devices is left to the workers that have some.
+    DBOS.listen_queues([LONG_QUEUE, SHORT_QUEUE, *([DEVICE_QUEUE] if settings.device_uuids else [])])
     DBOS.launch()
     for queue, at_once, of_one_tenant in (
         (LONG_QUEUE, _LONG_AT_ONCE, _OF_ONE_TENANT),
         (SHORT_QUEUE, _SHORT_AT_ONCE, _OF_ONE_TENANT),
-        (DEVICE_QUEUE, _DEVICES_AT_ONCE, _DEVICES_AT_ONCE // 2),
+        (DEVICE_QUEUE, _DEVICES_AT_ONCE, _DEVICES_OF_ONE_TENANT),
     ):
         DBOS.register_queue(
             queue,

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from service_world import Installation, table  # The line above finds it.
+from service_world import UUIDS, Installation, table  # The line above finds it.
 
 from databases import KINDS
 from postgres_server import PostgresServer
@@ -38,7 +38,9 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "postgresql":
         server: PostgresServer = request.getfixturevalue("postgres")
         urls = str(server.write_urls(server.create(), tmp_path_factory.mktemp("database") / "urls"))
-    installation = Installation(max_body_bytes=64 << 10, max_upload_bytes=4 << 20, database_urls=urls)
+    installation = Installation(
+        max_body_bytes=64 << 10, max_upload_bytes=4 << 20, database_urls=urls, devices=",".join(UUIDS)
+    )
     try:
         installation.start()
         for tenant, region in (("northbank", "us"), ("lakeside", "eu")):

@@ -29,6 +29,8 @@ from licet_engine.store.access import Role, open_database
 from licet_engine.store.db import read_transaction
 
 FAR_MS: Final = 4_000_000_000_000
+UUIDS: Final = [f"GPU-{digit * 8}-0000-4000-8000-{digit * 12}" for digit in "12"]
+"""Devices that are on the world's allow-list, and on no machine: its worker takes runs on devices, and has none."""
 EVERY_ROLE: Final = (*("administrator", "auditor", "compliance", "data-scientist", "model-risk", "security-engineer"),)
 PEOPLE: Final[Mapping[str, tuple[str, Sequence[str]]]] = {
     # All that a person may be: what such a one is denied elsewhere, the wall alone denies.

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import select
 from standardwebhooks.webhooks import Webhook
 
 from licet_engine.client import Answer, LicetClientError
 from licet_engine.commands.render import COLUMNS
+from licet_engine.store import tables
+from licet_engine.store.db import tenant_session
 
 sys.path.append(str(Path(__file__).parent))
 from service_world import Installation, poll, table  # The line above finds it.
@@ -91,6 +94,10 @@ def hook(world: Installation, receiver: Receiver, request: pytest.FixtureRequest
     receiver.name = name
     yield Webhook(told["secret"])
     admin.webhook.delete(name).require()
+    # An address can hold what opens it: nothing of it is kept.
+    with tenant_session(world.engine, TENANT) as session:
+        (row,) = session.exec(select(tables.Webhook).where(tables.Webhook.name == name.partition("/")[2])).all()
+    assert (row.url, row.removed_at_ms is None) == ("", False)
 
 
 def approve(world: Installation, who: str, version: str, track: str, **more: Any) -> Answer:

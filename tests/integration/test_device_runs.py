@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_world import Installation, poll, problem  # Found by conftest.py.
+from service_world import UUIDS, Installation, poll, problem  # Found by conftest.py.
 from sqlmodel import select
 
 from licet_attestations import dsse
@@ -22,7 +22,6 @@ from licet_engine.store.db import tenant_session
 
 DEVICE = {"kind": "cuda", "name": "NVIDIA H100", "memory_mib": 81559, "driver": "550.54"}
 MACHINE = platform.node()
-UUIDS = [f"GPU-{digit * 8}-0000-4000-8000-{digit * 12}" for digit in "12"]
 
 
 def launch(**changes: Any) -> dict[str, Any]:

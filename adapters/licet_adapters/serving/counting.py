@@ -15,7 +15,7 @@ Rules kept here:
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from licet_adapters.errors import IntegrityError, Unavailable
@@ -32,7 +32,10 @@ BLOCK = 20_000
 """Numbers reserved at once."""
 _LOW = BLOCK // 2
 MAX_GROUPS = 2_000
-"""Groups after which a batch is cut before its time."""
+"""Groups in a batch; what was counted after them comes in the next."""
+
+
+_Groups = Counter[tuple[str, int, "Outcome"]]
 
 
 class InvocationCounter:
@@ -51,7 +54,9 @@ class InvocationCounter:
         self._path = path
         self._router = router
         self._memory, self._disk = threading.Lock(), threading.Lock()
-        self._groups: Counter[tuple[str, int, Outcome]] = Counter()
+        self._groups: _Groups = Counter()
+        # What came before `_groups` and fills batches of its own, each with the last number that is in it.
+        self._full: deque[tuple[_Groups, int]] = deque()
         reserved = reported = epoch = 0
         self._pending: dict[str, Any] | None = None
         if path.exists():
@@ -81,9 +86,9 @@ class InvocationCounter:
         return self._reserved - self._next < _LOW
 
     @property
-    def needs_cut(self) -> bool:
-        """Whether so many groups have come together that a batch should be cut now."""
-        return len(self._groups) >= MAX_GROUPS
+    def has_full(self) -> bool:
+        """Whether there is a whole batch to tell, beside the one that fills at present."""
+        return bool(self._full)
 
     @property
     def last(self) -> int:
@@ -100,8 +105,12 @@ class InvocationCounter:
             number = self._next
             if number > self._reserved:
                 raise Unavailable("no invocation number is reserved: the router's disk does not keep up")
+            group = (session, version, outcome)
+            if len(self._groups) >= MAX_GROUPS and group not in self._groups:
+                self._full.append((self._groups, number - 1))
+                self._groups = Counter()
             self._next = number + 1
-            self._groups[session, version, outcome] += 1
+            self._groups[group] += 1
             return number
 
     def align(self, accounted: int) -> None:
@@ -145,10 +154,13 @@ class InvocationCounter:
             if self._pending is not None:
                 return self._pending
             with self._memory:
-                groups, lost, last = self._groups, self._lost, self._next - 1
+                if not self._full:
+                    self._full.append((self._groups, self._next - 1))
+                    self._groups = Counter()
+                groups, last = self._full.popleft()
+                lost, self._lost = self._lost, 0
                 if not groups and not lost:
                     return None
-                self._groups, self._lost = Counter(), 0
             batch = {
                 "router": self._router,
                 "epoch": self._epoch,
@@ -164,7 +176,7 @@ class InvocationCounter:
                 self._write(reserved=self._reserved, reported=self._reported, pending=batch)
             except Unavailable:
                 with self._memory:
-                    self._groups += groups
+                    self._full.appendleft((groups, last))
                     self._lost += lost
                 raise
             self._pending = batch

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from licet_adapters.errors import Conflict, NotFound, Unavailable
 from licet_adapters.ports import DeploymentJob, TrafficChange, version_number
-from licet_adapters.serving.counting import InvocationCounter
 from licet_adapters.serving.plan import DeploymentPlan, parse_plan
 from licet_adapters.serving.rollout import Rollout
 from licet_adapters.serving.split import TrafficSplit
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from licet_adapters.ports import Clock
     from licet_adapters.sandbox import Sandbox
     from licet_adapters.serving.alarms import Fired, Found
+    from licet_adapters.serving.counting import InvocationCounter
 
 _COME_UP_S = 60.0
 _ALARMS_EVERY_S = 0.1
@@ -79,7 +79,7 @@ class Endpoint:
         store: Where it is kept.
         sandbox: Where replicas run.
         replicas_dir: Below which they have their folders.
-        router: Name of this router.
+        counter: Counts its invocations.
         clock: Time of day.
         disk: Where what waits for the disk is done.
         beside: Where what waits for the api is done.
@@ -94,7 +94,7 @@ class Endpoint:
         store: EndpointStore,
         sandbox: Sandbox,
         replicas_dir: Path,
-        router: str,
+        counter: InvocationCounter,
         clock: Clock,
         disk: Executor,
         beside: Executor,
@@ -107,7 +107,7 @@ class Endpoint:
         self._store, self._sandbox, self._replicas_dir = store, sandbox, replicas_dir
         self._clock, self._disk, self._on_event = clock, disk, on_event
         self._beside, self._accounted = beside, accounted
-        self.counter = InvocationCounter(store.folder(state.endpoint) / "counter.json", router)
+        self.counter = counter
         self.changing = asyncio.Lock()
         self._saving = asyncio.Lock()
         self._versions: dict[int, Version] = {}
@@ -134,6 +134,10 @@ class Endpoint:
     def versions(self) -> list[Version]:
         """The versions that have replicas here, or can have them."""
         return list(self._versions.values())
+
+    def most_replicas(self, *, but: int = 0) -> int:
+        """How many replicas its versions may have together, leaving one number out."""
+        return sum(version.plan.replicas.max for number, version in self._versions.items() if number != but)
 
     def choose(self, number: int | None) -> Version | None:
         """The version for a request; ``number`` if the caller names one. None: none takes it."""
@@ -203,7 +207,7 @@ class Endpoint:
             self._require_possible(deployed, plan, fallback)
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._disk, self._store.place_model, job.endpoint, deployed, job.model)
-            version = self._make_version(deployed)
+            version = await loop.run_in_executor(self._disk, self._make_version, deployed)
             rollout = Rollout(
                 operation_id=job.operation_id,
                 number=job.number,

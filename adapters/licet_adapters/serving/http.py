@@ -5,7 +5,7 @@ Rules kept here:
 - A request is taken by who asks before anything of its body is looked at: the head is handed on when it is whole, and
   the body is read on only if it is wanted; what is not wanted is read past, bounded, so that the caller sees its answer.
 - Heads, bodies and exchanges at a time are bounded, and so is the time: for a request to arrive, for a connection to be
-  idle, for a caller to take its answer.
+  idle, for a caller to take its answer. Of the places and bytes that all share, each has no more than its share.
 - Answers leave in the order of their requests.
 """
 
@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
+from licet_adapters.serving.crowd import NOBODY
 from licet_adapters.serving.problems import Reply, problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from licet_adapters.serving.crowd import Crowd
 
 MAX_HEAD_BYTES = 16 << 10
 _MAX_URL_BYTES = 2048
@@ -60,12 +63,13 @@ class Exchange:
         connection: Which it came on.
     """
 
-    __slots__ = ("_body", "_connection", "announced", "body_limit", "expects", "head_is_read", "is_whole", "keep_alive",
-                 "method", "odd_media", "on_whole", "reply", "size", "token", "url")  # fmt: skip
+    __slots__ = ("_body", "_connection", "_held", "_owner", "announced", "body_limit", "expects", "head_is_read",
+                 "is_whole", "keep_alive", "method", "odd_media", "on_whole", "reply", "size", "token", "url")  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._body: list[bytes] = []
+        self._owner, self._held = NOBODY, 0
         self.url = b""
         self.method = b""
         self.token = b""
@@ -78,10 +82,26 @@ class Exchange:
         self.reply: Reply | None = None
         self.on_whole: Callable[[bytes], None] | None = None
 
-    def want_body(self, limit: int, then: Callable[[bytes], None]) -> None:
-        """Read the body, at most ``limit`` bytes, and call ``then`` with it; too large, it is answered with 413."""
+    def know(self, tenant: str) -> bool:
+        """Note for whom it is; answered with 503, it returns False, if that tenant's connections have all their places."""
+        if self._connection.crowd.know(self._connection, tenant):
+            return True
+        self.keep_alive = False
+        self.answer(problem(503, "overloaded", "this tenant has as many connections as it may; try again"))
+        return False
+
+    def want_body(self, tenant: str, limit: int, then: Callable[[bytes], None]) -> None:
+        """Read the body, at most ``limit`` bytes, and call ``then`` with it; too large, it is answered with 413.
+
+        It counts as the tenant's until the request is answered.
+        """
         if max(self.size, self.announced) > limit:
             self.refuse_size(limit)
+            return
+        early = self._held
+        self.let_go()
+        self._owner = tenant
+        if not self._hold(early):
             return
         self.body_limit, self.on_whole = limit, then
         self._connection.go_on(self)
@@ -94,8 +114,22 @@ class Exchange:
         limit = _MAX_EARLY_BYTES if self.body_limit is None else self.body_limit
         if self.size > limit:
             self.refuse_size(limit)
-            return
-        self._body.append(part)
+        elif self._hold(len(part)):
+            self._body.append(part)
+
+    def _hold(self, size: int) -> bool:
+        """Take room for a part of the body; answered with 503, it returns False, if there is none."""
+        if not self._connection.crowd.hold(self._owner, size):
+            self.answer(problem(503, "overloaded", "the requests that wait fill the room there is; try again"))
+            return False
+        self._held += size
+        return True
+
+    def let_go(self) -> None:
+        """Give back the room that the body has; once answered, or when nobody waits for the answer any more."""
+        if self._held:
+            self._connection.crowd.let_go(self._owner, self._held)
+            self._held = 0
 
     def refuse_size(self, limit: int) -> None:
         """Answer that the body is too large."""
@@ -112,14 +146,14 @@ class Exchange:
         if self.reply is None:
             self.reply = reply
             self._body = []
+            self.let_go()
             self._connection.flush()
 
 
 class Plane(Protocol):
     """Who answers; see ``DataPlane``."""
 
-    connections: set[Connection]
-    max_connections: int
+    crowd: Crowd[Connection]
 
     def begin(self, exchange: Exchange) -> None:
         """The head of a request was read: say what becomes of it."""
@@ -135,6 +169,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
+        self.crowd = plane.crowd
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._exchanges: deque[Exchange] = deque()
@@ -149,19 +184,16 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asyncio's."""
         self._transport = cast("asyncio.Transport", transport)
-        if len(self._plane.connections) >= self._plane.max_connections:
-            self._transport.write(
-                problem(503, "overloaded", "too many connections; try again").to_bytes(keep_alive=False)
-            )
-            self._transport.close()
-            return
-        self._plane.connections.add(self)
+        if not self.crowd.enter(self):
+            self.give_way()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio's."""
         del exc
         self._transport = None
-        self._plane.connections.discard(self)
+        self.crowd.leave(self)
+        for exchange in self._exchanges:
+            exchange.let_go()
 
     def pause_writing(self) -> None:
         """The caller does not take its answers."""
@@ -341,6 +373,18 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and is_next and not was_answered:
             self._transport.write(reply.to_bytes(keep_alive=False))
         self._close()
+
+    # --- the crowd calls these -----------------------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is asked on it at present."""
+        return not self._exchanges
+
+    def give_way(self) -> None:
+        """Close, since the place is needed."""
+        if self._transport is not None and not self._closing:
+            self._refuse(problem(503, "overloaded", "too many connections; try again"))
 
     # --- time ----------------------------------------------------------------------------------------------------------
 

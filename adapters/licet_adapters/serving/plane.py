@@ -33,6 +33,7 @@ from licet_adapters.serving.sessions import Refusal, Session
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from licet_adapters.serving.crowd import Crowd
     from licet_adapters.serving.endpoint import Endpoint
     from licet_adapters.serving.http import Connection, Exchange
     from licet_adapters.serving.sessions import Sessions
@@ -94,7 +95,7 @@ class DataPlane:
     Args:
         endpoints: Ref to endpoint; the router's own, which changes.
         sessions: Who may.
-        max_connections: At a time.
+        crowd: Who is connected.
         observe: Told of every invocation.
     """
 
@@ -102,13 +103,12 @@ class DataPlane:
         self,
         endpoints: Mapping[str, Endpoint],
         sessions: Sessions,
+        crowd: Crowd[Connection],
         *,
-        max_connections: int,
         observe: Observe | None = None,
     ) -> None:
         self._endpoints, self._sessions, self._observe = endpoints, sessions, observe
-        self.connections: set[Connection] = set()
-        self.max_connections = max_connections
+        self.crowd = crowd
         self.is_ready = False
         self._routes: dict[bytes, Route | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -190,6 +190,9 @@ class DataPlane:
                 exchange.answer(problem(403, "denied", "This is not permitted.", decision={"id": known.decision}))
             return
         assert isinstance(known, Session)  # noqa: S101  # Told to the type checker.
+        # Who may invoke is of the endpoint's tenant.
+        if not exchange.know(route.endpoint.partition("/")[0]):
+            return
         endpoint = self._endpoints.get(route.endpoint)
         if endpoint is None or not endpoint.has_traffic:
             exchange.answer(problem(404, "not-deployed", "nothing is deployed on this endpoint"))
@@ -213,7 +216,8 @@ class DataPlane:
         if limit is None:
             exchange.answer(problem(404, "no-such-version", "this version has no traffic here"))
             return
-        exchange.want_body(limit, lambda body: self._ask(exchange, route, session, endpoint, body))
+        tenant = endpoint.state.tenant
+        exchange.want_body(tenant, limit, lambda body: self._ask(exchange, route, session, endpoint, body))
 
     def _ask(self, exchange: Exchange, route: Route, session: Session, endpoint: Endpoint, body: bytes) -> None:
         # Chosen now that the request is whole: while its body arrived, traffic may have moved.

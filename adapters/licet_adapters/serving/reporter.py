@@ -157,11 +157,12 @@ class Reporter:
 
     async def _tell_count_of(self, endpoint: Endpoint) -> None:
         loop = asyncio.get_running_loop()
-        batch = await loop.run_in_executor(self._executor, endpoint.counter.cut)
-        if batch is not None:
-            state = endpoint.state
+        state = endpoint.state
+        while (batch := await loop.run_in_executor(self._executor, endpoint.counter.cut)) is not None:
             await self._call("invocations", tenant=state.tenant, endpoint=state.endpoint, batch=batch)
             await loop.run_in_executor(self._executor, endpoint.counter.acknowledge)
+            if not endpoint.counter.has_full:
+                break
 
 
 def rollback_statement(tenant: str, endpoint: str, event: Mapping[str, Any]) -> Statement:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from licet_adapters.effects import EffectLedger
-from licet_adapters.errors import NotFound, Unavailable
+from licet_adapters.errors import Conflict, NotFound, Unavailable
 from licet_adapters.guard import WarrantGuard
 from licet_adapters.ports import (
     REFERENCE_FILE,
@@ -38,6 +38,8 @@ from licet_adapters.ports import (
     check_endpoint,
 )
 from licet_adapters.sandbox import Sandbox, shipped_code
+from licet_adapters.serving.counting import InvocationCounter
+from licet_adapters.serving.crowd import Crowd
 from licet_adapters.serving.endpoint import Endpoint
 from licet_adapters.serving.http import Connection
 from licet_adapters.serving.plan import parse_plan
@@ -78,6 +80,9 @@ class RouterConfig:
         port: The same; 0: any that is free.
         control_socket: Where deeds are asked for; None: only by ``Router.runtime``.
         max_connections: Of callers, at a time.
+        max_held_bytes: Of requests that are not whole or not answered yet.
+        max_endpoints: Of a tenant.
+        max_replicas: Of all versions on a tenant's endpoints together, as many as each may have at most.
     """
 
     data_dir: Path
@@ -85,6 +90,9 @@ class RouterConfig:
     port: int = 8001
     control_socket: Path | None = None
     max_connections: int = 2048
+    max_held_bytes: int = 512 << 20
+    max_endpoints: int = 50
+    max_replicas: int = 64
 
 
 class Runtime:
@@ -202,13 +210,12 @@ class Router:
         # The probe of the sandbox takes a moment; no request shall wait for it.
         await loop.run_in_executor(self._beside, self._sandbox.probe)
         sessions = Sessions(self._door, self._signer, self._guard, self._clock, self._opening, self._strangers)
-        plane = DataPlane(
-            self._endpoints, sessions, max_connections=self._config.max_connections, observe=self._observe
-        )
+        crowd: Crowd[Connection] = Crowd(self._config.max_connections, self._config.max_held_bytes)
+        plane = DataPlane(self._endpoints, sessions, crowd, observe=self._observe)
         self._plane = plane
         self._reporter = Reporter(self._endpoints, self._door, self._signer, self._beside)
         for state in self._store.load_all():
-            self._endpoints[state.endpoint] = self._make_endpoint(state)
+            self._endpoints[state.endpoint] = self._make_endpoint(state, self._counter_of(state.endpoint))
         async with self._control():
             try:
                 listener = await loop.create_server(
@@ -226,10 +233,10 @@ class Router:
             await self._stop.wait()
             plane.is_ready = False
         listener.close()
-        for connection in list(plane.connections):
+        for connection in plane.crowd.members():
             connection.end()
         deadline_s = time.monotonic() + _GRACE_S
-        while plane.connections and time.monotonic() < deadline_s:  # noqa: ASYNC110  # With a bound.
+        while len(plane.crowd) and time.monotonic() < deadline_s:  # noqa: ASYNC110  # With a bound.
             await asyncio.sleep(_TICK_S)
         for task in tasks:
             task.cancel()
@@ -257,7 +264,7 @@ class Router:
                     logger.exception("an endpoint could not be looked after: %s", endpoint.state.endpoint)
             if now_s - slow_at_s >= _SLOW_TICK_S:
                 slow_at_s = now_s
-                for connection in list(plane.connections):
+                for connection in plane.crowd.members():
                     connection.tick(now_s)
 
     # --- deeds ---------------------------------------------------------------------------------------------------------
@@ -287,14 +294,43 @@ class Router:
         *,
         new: bool,
     ) -> dict[str, Any]:
+        if isinstance(asked, DeploymentJob):
+            self._require_share(asked)
         endpoint = self._endpoints.get(asked.endpoint)
         if endpoint is None:
             if not new:
                 raise NotFound("nothing is deployed on this endpoint")
-            endpoint = self._make_endpoint(EndpointState(tenant=asked.tenant, endpoint=asked.endpoint))
+            state = EndpointState(tenant=asked.tenant, endpoint=asked.endpoint)
+            counter = await asyncio.get_running_loop().run_in_executor(self._disk, self._counter_of, asked.endpoint)
+            # Another deployment on it may have been faster.
+            endpoint = self._endpoints.get(asked.endpoint) or self._make_endpoint(state, counter)
             self._endpoints[asked.endpoint] = endpoint
         await deed(endpoint)
         return self._standing(endpoint, asked.operation_id)
+
+    def _require_share(self, job: DeploymentJob) -> None:
+        """Return if a tenant has not more endpoints and replicas than its share with what is to be deployed.
+
+        Raises:
+            Conflict: It would have; code ``conflict.share``.
+        """
+        replicas = parse_plan(job.parameters).replicas.max
+        endpoints = 1
+        for endpoint in self._endpoints.values():
+            if endpoint.state.tenant == job.tenant and not endpoint.state.is_retired:
+                is_this = endpoint.state.endpoint == job.endpoint
+                endpoints += not is_this
+                replicas += endpoint.most_replicas(but=job.number if is_this else 0)
+        for what, wanted, most in (
+            ("endpoints", endpoints, self._config.max_endpoints),
+            ("replicas at most, on all endpoints together", replicas, self._config.max_replicas),
+        ):
+            if wanted > most:
+                raise Conflict(
+                    f"with this deployment {job.tenant} would have {wanted} {what}, and a tenant has {most} here: retire"
+                    " what is not needed, or deploy with fewer replicas",
+                    code="conflict.share",
+                )
 
     def _standing(self, endpoint: Endpoint, operation_id: str) -> dict[str, Any]:
         deployed = endpoint.state.deployed_by(operation_id)
@@ -340,7 +376,7 @@ class Router:
                 found["replicas"] += version.ready
                 found["active"] += version.in_flight
                 found["waiting"] += version.waiting
-        return found | {"connections": len(self._plane.connections) if self._plane is not None else 0}
+        return found | {"connections": len(self._plane.crowd) if self._plane is not None else 0}
 
     def figures(self, endpoint: str) -> Mapping[str, Any]:
         """How an endpoint stands; from any thread."""
@@ -352,14 +388,18 @@ class Router:
 
         return self._on_loop(read())
 
-    def _make_endpoint(self, state: EndpointState) -> Endpoint:
+    def _counter_of(self, endpoint: str) -> InvocationCounter:
+        """The counter of an endpoint; reads and writes its file."""
+        return InvocationCounter(self._store.folder(endpoint) / "counter.json", self._name)
+
+    def _make_endpoint(self, state: EndpointState, counter: InvocationCounter) -> Endpoint:
         reporter = self._reporter
         return Endpoint(
             state,
             store=self._store,
             sandbox=self._sandbox,
             replicas_dir=self._replicas_dir,
-            router=self._name,
+            counter=counter,
             clock=self._clock,
             disk=self._disk,
             beside=self._beside,

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from licet_adapters.ports import MODEL_FILES, REFERENCE_FILE, DeploymentJob, InputFile, ModelVersionRef
 from licet_adapters.serving.plan import Alarm, Batch, Percent, Replicas, check_steps
-from licet_engine.domain.errors import Conflict, InvalidInput
+from licet_engine.domain.errors import Conflict
 from licet_engine.domain.refs import Ref, parse_ref
 from licet_engine.lifecycle import provenance
 from licet_engine.lifecycle.data import Word
@@ -91,7 +91,8 @@ def ask_deploy(view: View, who: Who, ref: Ref, body: DeployVersion, ids: Ids) ->
     )
     # Without a version before there is nothing to divide traffic with, and nothing to go back to.
     strategy = body.strategy if before or body.strategy == "shadow" else "direct"
-    parameters = _plan(ref, body, version, strategy, before, region) | {"source": _source(view, version)}
+    source = _source(view, version)
+    parameters = _plan(ref, body, version, strategy, before, region) | {"source": source}
     change = _deployment(row, present, parameters, version, who, ids)
     return Proposal(
         resource=view.endpoint_entity(row, version),
@@ -99,7 +100,7 @@ def ask_deploy(view: View, who: Who, ref: Ref, body: DeployVersion, ids: Ids) ->
         context=context_of_deployment(version, region, strategy, alarmed=bool(body.alarms)),
         parameters=parameters,
         change=change,
-        conflict=_cannot_deploy(view, ref, present, version, strategy),
+        conflict=_cannot_deploy(view, ref, present, version, strategy) if source is not None else _no_lineage(version),
         result={"deployment": ids.operation, "strategy": strategy, "fallback": parameters["fallback"]},
     )
 
@@ -126,13 +127,20 @@ def _plan(  # noqa: PLR0917 - the parts of one value, in its only call.
     }
 
 
-def _source(view: View, version: ModelVersion) -> dict[str, Any]:
-    """Where the worker gets the model's files and the rows it was trained on."""
+def _no_lineage(version: ModelVersion) -> Conflict:
+    name = Ref(version.tenant_id, version.model, version.version)
+    return Conflict(
+        f"the run and the data behind {name} are not known, so nothing can be compared with them: train anew"
+    )
+
+
+def _source(view: View, version: ModelVersion) -> dict[str, Any] | None:
+    """Where the worker gets the model's files and the rows it was trained on; None if these are not known."""
     files = {name: entry for name, entry in version.manifest.get("files", {}).items() if name in MODEL_FILES}
     run = view.run(version.run)
     dataset = view.dataset(version.datasets[0]) if version.datasets else None
     if run is None or dataset is None:
-        raise InvalidInput(f"{version.model}@{version.version} has no lineage, so nothing can be compared with it")
+        return None
     return {
         "files": {name: {"digest_hex": entry["digest_hex"]} for name, entry in files.items()},
         "binding": view.binding(version),

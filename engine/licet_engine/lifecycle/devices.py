@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_REPORTED: Final = 64
 _REPORT_EVERY_S: Final = 30.0
+_GONE_AFTER_MS: Final = 15 * 60_000
+"""A device that nobody reported for so long is of a machine that is gone; leased, it stays until its lease lapses."""
 _BY_QUOTA: Final = "other runs of this tenant have all that it is allotted"
 _BY_POOL: Final = "every device of the pool is at work, or promised to who asked before"
 
@@ -143,8 +145,10 @@ class DeviceLeases:
         if self._knows(worker, reported):
             return {}
         with tenant_session(self._engine, PLATFORM, write=True) as session:
+            long_ago_ms = self._clock() - _GONE_AFTER_MS
             for row in _pool(session):
-                if row.worker == worker and row.uuid not in reported:
+                is_gone = row.seen_at_ms < long_ago_ms and row.operation_id is None
+                if is_gone or (row.worker == worker and row.uuid not in reported):
                     session.delete(row)
             known = {row.uuid: row for row in _pool(session)}
             for device in reported.values():
@@ -157,8 +161,15 @@ class DeviceLeases:
         return {}
 
     def _knows(self, worker: str, reported: Mapping[str, Device]) -> bool:
+        """Whether what is reported stands already, and was written lately; and nothing stands that is long gone."""
+        at_ms = self._clock()
         with tenant_session(self._engine, PLATFORM) as session:
-            rows = session.exec(select(DeviceRow).where(DeviceRow.worker == worker)).all()
+            pool = session.exec(select(DeviceRow)).all()
+        rows = [row for row in pool if row.worker == worker]
+        if any(row.seen_at_ms < at_ms - _GONE_AFTER_MS // 3 for row in rows):
+            return False
+        if any(row.seen_at_ms < at_ms - _GONE_AFTER_MS and row.operation_id is None for row in pool):
+            return False
         names = ("uuid", "kind", "name", "memory_mib", "driver")
         return {row.uuid: tuple(getattr(row, name) for name in names) for row in rows} == {
             device.uuid: tuple(getattr(device, name) for name in names) for device in reported.values()
@@ -224,10 +235,12 @@ class DeviceLeases:
                 since_ms=at_ms,
                 seen_at_ms=at_ms,
             )
-            wait.worker, wait.seen_at_ms = claim.worker, at_ms
+            # Asked for again every second; written no oftener than is needed to be taken for alive.
+            if wait.worker != claim.worker or at_ms - wait.seen_at_ms > self._idle_ms // 4:
+                wait.worker, wait.seen_at_ms = claim.worker, at_ms
             wait.by_quota = claim.count + sum(row.of_tenant == claim.tenant for row in pool) > quota
             free = [row for row in here if row.operation_id is None]
-            if wait.by_quota or len(free) - self._promised(session, waits, wait) < claim.count:
+            if wait.by_quota or len(free) - self._promised(session, waits, wait, at_ms) < claim.count:
                 session.add(wait)
                 return (_BY_QUOTA if wait.by_quota else _BY_POOL), []
             mine = free[: claim.count]
@@ -240,11 +253,11 @@ class DeviceLeases:
             session.add(row)
         return "", [row.uuid for row in mine]
 
-    def _promised(self, session: TenantSession, waits: Sequence[DeviceWait], mine: DeviceWait) -> int:
+    def _promised(self, session: TenantSession, waits: Sequence[DeviceWait], mine: DeviceWait, at_ms: int) -> int:
         """How many devices go to those who asked before; who gives no sign of life any more waits no more."""
         promised = 0
         for other in waits:
-            if other.seen_at_ms < mine.seen_at_ms - self._idle_ms:
+            if other.seen_at_ms < at_ms - self._idle_ms:
                 session.delete(other)
             elif other.worker == mine.worker and not other.by_quota:
                 is_before = (other.since_ms, other.operation_id) < (mine.since_ms, mine.operation_id)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sqlalchemy import func
+from sqlalchemy import func, or_
 from sqlmodel import col, select
 
 from licet_attestations import canonical
@@ -233,11 +233,12 @@ class View:
         return self._session.exec(select(Ticket).where(Ticket.id == ticket_id)).first()
 
     def untold_approvals(self) -> list[Approval]:
-        """The approvals that stand, or are void without its having been told."""
+        """The approvals that stand, or are void without its having been told; what expired is over, told or not."""
         query = select(Approval).where(
             Approval.verdict == "approved",
             col(Approval.withdrawn_at_ms).is_(None),
             col(Approval.void_told_at_ms).is_(None),
+            or_(col(Approval.expires_at_ms) > self.now_ms, col(Approval.voided_at_ms).is_not(None)),
         )
         return list(self._session.exec(query.order_by(col(Approval.at_ms))).all())
 

@@ -141,10 +141,14 @@ def _standing(view: View) -> Sequence[Approval]:
 
 
 def _void(view: View, due: _Found) -> None:
+    known: dict[tuple[str, int], dict[str, Any]] = {}
     for approval in view.untold_approvals():
-        row = view.model_version(approval.model, approval.version)
-        # What is no longer there, and what never came to be, has nothing to be compared with.
-        parts = view.binding_parts(row) if row is not None and row.state == "ready" else {}
+        of = (approval.model, approval.version)
+        if of not in known:
+            row = view.model_version(*of)
+            # What is no longer there, and what never came to be, has nothing to be compared with.
+            known[of] = dict(view.binding_parts(row)) if row is not None and row.state == "ready" else {}
+        parts = known[of]
         is_other = bool(parts) and canonical.digest(parts).hex() != approval.binding
         if due.is_full or (approval.voided_at_ms is None and not is_other):
             continue

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -44,6 +44,8 @@ from licet_engine.store import tables
 from licet_engine.store.db import tenant_session
 
 KEPT_BATCHES: Final = 1000
+_PRUNED_EVERY: Final = 64
+"""Batches of an endpoint, after which those too many are removed: each removal waits for the one writer."""
 """Batches of an endpoint that stay as rows; all of them stand in the log."""
 
 STATUSES: Final = ("ok", "client-error", "server-error", "timeout")
@@ -178,6 +180,7 @@ class RouterDoor:
         self._operations = operations
         self._lock = threading.Lock()
         self._status: OrderedDict[tuple[str, str], tuple[int, dict[str, Any]]] = OrderedDict()
+        self._since_pruned: Counter[tuple[str, str]] = Counter()
         self._refused: OrderedDict[tuple[str, str, str], None] = OrderedDict()
 
     def handlers(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
@@ -281,7 +284,11 @@ class RouterDoor:
                 self._sequencer.append(_account(tenant, endpoint, name, count, sent))
             except SubmissionConflict:
                 continue  # Another report of the same came first: look again.
-            self._prune(tenant, name, sent.first)
+            with self._lock:
+                self._since_pruned[tenant, name] += 1
+                is_due = not self._since_pruned[tenant, name] % _PRUNED_EVERY
+            if is_due:
+                self._prune(tenant, name, sent.first)
             return {"last": sent.last}
         raise Busy(f"the account of {endpoint} is written by others all the time; try again")
 

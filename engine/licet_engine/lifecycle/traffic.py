@@ -133,6 +133,10 @@ def ask_roll_back(view: View, _who: Who, ref: Ref, body: RollBackEndpoint, _ids:
         conflict = conflict or Conflict(f"{ref} had no version before: retire it to stop it")
     elif not (back := _back(view, ref, newest) if newest.fallback else main_version(row)):
         conflict = conflict or Conflict(f"every version before on {ref} was rolled back: deploy one anew, or retire it")
+    elif back not in {str(d.version) for d in view.deployments(ref.name) if d.state in ON_ENDPOINT}:
+        conflict = conflict or Conflict(
+            f"version {back}, the one before, is on {ref} no more: deploy it anew, or retire it"
+        )
     else:
         parameters = _change(view, ref, row, {back: WHOLE}, "", body.reason) | {"deployment": newest.id}
     return Proposal(resource=view.endpoint_entity(row), parameters=parameters, conflict=conflict)

@@ -147,7 +147,8 @@ def ask_delete(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Propo
     row = _live(view, ref.name)
     if row is None:
         return None
-    gone = Update(Webhook, {"id": row.id, "removed_at_ms": None}, {"removed_at_ms": ids.now_ms})
+    # An address can hold what opens it; the log has its host and digest.
+    gone = Update(Webhook, {"id": row.id, "removed_at_ms": None}, {"removed_at_ms": ids.now_ms, "url": ""})
     return Proposal(
         resource=view.plain_entity("Webhook", ref),
         change=Change(updates=(gone,), notes=(_record("webhook-deleted", ref, row.url, who),)),

@@ -43,8 +43,9 @@ def body(income: float = 4.5, ratio: float = 0.9, rows: int = 1) -> bytes:
 class ServingWorld:
     """A world, a door and a router that can be stopped and started again."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **config: Any) -> None:
         self.world = World(directory)
+        self._config = config
         self.door = WorldDoor(self.world)
         self.router: Router | None = None
         self._thread: threading.Thread | None = None
@@ -58,7 +59,7 @@ class ServingWorld:
     def start(self) -> Router:
         """Start a router on this world's folder."""
         context = self.world.context(ADAPTER)
-        config = RouterConfig(data_dir=self.data_dir, port=0)
+        config = RouterConfig(data_dir=self.data_dir, port=0, **self._config)
         self.router = build_router(config, context.trust_root, self.world.signer, self.door, self.world.clock)
         self._thread = threading.Thread(target=self.router.run, daemon=True)
         self._thread.start()
@@ -212,9 +213,9 @@ class Caller:
 
 
 @contextlib.contextmanager
-def serving_world(directory: Path) -> Iterator[ServingWorld]:
-    """A world with a router that runs."""
-    world = ServingWorld(directory)
+def serving_world(directory: Path, **config: Any) -> Iterator[ServingWorld]:
+    """A world with a router that runs; ``config`` goes into what it is started with."""
+    world = ServingWorld(directory, **config)
     world.start()
     try:
         yield world

@@ -466,6 +466,44 @@ def test_a_slow_caller_is_given_up_and_others_are_not_held_up(
     assert world.caller().infer()[0] == 200
 
 
+def test_whoever_is_connected_and_known_to_nobody_makes_room_for_who_invokes(tmp_path: Path) -> None:
+    with serving_world(tmp_path, max_connections=8) as world:
+        world.deploy(1)
+        strangers = [socket.create_connection(world.running.address, timeout=8) for _ in range(20)]
+        # No more of them than half stay; the rest is told why.
+        eventually(lambda: world.running.load()["connections"] <= 4, "the first made room")
+        assert strangers[0].recv(65_536).startswith(b"HTTP/1.1 503")
+        callers = [world.caller() for _ in range(4)]
+        assert [caller.infer()[0] for caller in callers] == [200] * 4
+        # One more than half is one tenant too many; and who is here goes on.
+        status, told, headers = world.caller().infer()
+        assert (status, told["code"]) == (503, "overloaded")
+        assert headers["connection"] == "close"
+        assert [caller.infer()[0] for caller in callers] == [200] * 4
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_bodies_that_wait_have_a_room_in_common_and_give_it_back(tmp_path: Path) -> None:
+    small, large = body(rows=20), body(rows=400)
+    with serving_world(tmp_path, max_held_bytes=2 * len(large) - 2) as world:
+        world.deploy(1)
+        caller = world.caller()
+        for _ in range(30):
+            assert caller.infer(small)[0] == 200
+        status, told, _ = caller.infer(large)
+        assert (status, told["code"]) == (503, "overloaded")
+        # What a caller that hangs up had sent, others may have.
+        head = f"POST /v2/models/{ENDPOINT}/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(large)}\r\n"
+        head += f"authorization: Bearer {world.door.allow(ENDPOINT)}\r\n\r\n"
+        for _ in range(3):
+            with socket.create_connection(world.running.address, timeout=8) as connection:
+                connection.sendall(head.encode() + large[: len(large) - len(small)])
+                # The router has read it by the time it has not room for as much again.
+                eventually(lambda: world.caller().infer(large[:-2])[0] == 503, "the body is held")
+            eventually(lambda: world.caller().infer(small)[0] == 200, "the room is given back")
+
+
 # --- deeds -------------------------------------------------------------------------------------------------------------
 
 
@@ -529,6 +567,19 @@ def test_what_cannot_be_deployed_is_refused_and_changes_nothing(world: ServingWo
         world.deploy(1, files=changed)
     assert world.figures()["weights"] == {"1": 100}
     assert world.caller().infer()[0] == 200
+
+
+def test_a_tenant_has_its_share_of_endpoints_and_replicas_and_no_more(tmp_path: Path) -> None:
+    with serving_world(tmp_path, max_endpoints=2, max_replicas=3) as world:
+        world.deploy(1, replicas={"min": 1, "max": 2, "idle_s": 0})
+        with pytest.raises(Conflict, match="would have 4 replicas at most") as refused:
+            world.deploy(2, replicas={"min": 1, "max": 2, "idle_s": 0})
+        assert refused.value.code == "conflict.share"
+        # The same version again takes the place of itself, and what is retired takes none.
+        world.deploy(1, replicas={"min": 1, "max": 3, "idle_s": 0})
+        world.retire()
+        world.deploy(2, replicas={"min": 1, "max": 2, "idle_s": 0})
+        assert world.caller().infer()[0] == 200
 
 
 def test_a_model_that_cannot_be_served_fails_the_deployment_and_nothing_else(world: ServingWorld) -> None:
