@@ -147,8 +147,10 @@ def ask_delete(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Propo
     row = _live(view, ref.name)
     if row is None:
         return None
-    # An address can hold what opens it; the log has its host and digest.
-    gone = Update(Webhook, {"id": row.id, "removed_at_ms": None}, {"removed_at_ms": ids.now_ms, "url": ""})
+    # The path of an address can hold what opens it; the log has its digest.
+    parts = urlsplit(row.url)
+    left = {"removed_at_ms": ids.now_ms, "url": f"{parts.scheme}://{parts.netloc}/"}
+    gone = Update(Webhook, {"id": row.id, "removed_at_ms": None}, left)
     return Proposal(
         resource=view.plain_entity("Webhook", ref),
         change=Change(updates=(gone,), notes=(_record("webhook-deleted", ref, row.url, who),)),
