@@ -165,6 +165,15 @@ def parse_record(data: bytes) -> dict[str, Any]:
         record = canonical.loads(data, canonical=True)
     except FormatError as error:
         raise RecordError(f"a decision record is not canonical JSON: {error}") from error
+    return check_record(record)
+
+
+def check_record(record: Any) -> dict[str, Any]:
+    """Return a decision record that was read already.
+
+    Raises:
+        RecordError: It is none.
+    """
     if not isinstance(record, dict) or record.keys() != _KEYS or record["v"] != 1:
         raise RecordError("this is not a decision record of version 1")
     lists_ok = all(isinstance(record[k], list) and all(isinstance(w, str) for w in record[k]) for k in _LISTS)

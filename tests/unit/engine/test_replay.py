@@ -1,0 +1,179 @@
+"""Recorded decisions under other policies: what flips, by whom and why; and what cannot be decided again is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from licet_attestations import archive, canonical
+from licet_engine.decide import CompiledBundle, Fact, FactSet, Request, build_record, decide
+from licet_engine.decide.entities import EntityUid
+from licet_engine.workbench.replay import NO_PERMIT, ReplayError, replay_archive
+from licet_policies.bundle import compose
+from licet_policies.cases import load_cases, request_of
+from licet_policies.packs import PackChoice
+
+PACKS = (PackChoice("sr-11-7"), PackChoice("residency", parameters={"regions": ["us"]}))
+FROZEN = (
+    '@id("own.frozen") @title("Frozen") @advice("Wait.")'
+    ' forbid (principal, action == Action::"model.promote", resource is ModelVersion);'
+)
+OPENED = '@id("own.opened") @title("Opened") permit (principal, action, resource);'
+    '@id("own.opened") @title("Opened") permit (principal, action == Action::"model.read", resource is ModelVersion);'
+)
+
+
+def bundle(own: str = "") -> bytes:
+    return canonical.dumps(compose(PACKS, own))
+
+
+class Recorded:
+    """Every case that the policies come with, asked and recorded under the shipped packs."""
+
+    def __init__(self) -> None:
+        compiled = CompiledBundle.from_bytes(bundle())
+        self.records: list[bytes] = []
+        self.facts: dict[str, bytes] = {}
+        self.answers: list[tuple[str, str, bool, tuple[str, ...]]] = []
+        for number, case in enumerate(load_cases()):
+            asked = request_of(case)
+            facts = FactSet([Fact.from_entity(entity) for entity in asked.entities])
+            principal, resource = (EntityUid.from_json(dict(one)) for one in (asked.principal, asked.resource))
+            request = Request(principal, asked.action, resource, asked.context)
+            decision = decide(compiled, request, facts)
+            self.facts |= {fact.digest_hex: fact.data for fact in facts}
+            self.answers.append((str(principal), asked.action, decision.allowed, decision.reasons))
+            self.records.append(
+                build_record(
+                    decision_id=f"{number:032x}",
+                    time_ms=1_800_000_000_000 + number,
+                    tenant="northbank",
+                    request=request,
+                    decision=decision,
+                    facts=facts,
+                    facts_version=1,
+                    bundle_hex=compiled.digest_hex,
+                )
+            )
+
+    def write(self, path: Path, changed: Mapping[str, bytes] | None = None, erased: tuple[int, ...] = ()) -> Path:
+        """An archive of them; ``changed`` files are other than they should be."""
+        files = {f"records/{n}.json": b'{"record":%b,"salt":"00"}' % record for n, record in enumerate(self.records)}
+        note = canonical.dumps({"record": {"v": 1, "type": "attestation", "digest": "0" * 64}, "salt": "00"})
+        files[f"records/{len(self.records)}.json"] = note
+        files |= {f"facts/{digest}.json": data for digest, data in self.facts.items()}
+        files |= changed or {}
+        with path.open("wb") as file:
+            writer = archive.ArchiveWriter(file)
+            for name in sorted(archive.REQUIRED - {archive.RANGE}):
+                writer.add(name, b"{}")
+            writer.add(archive.RANGE, canonical.dumps({"erased": list(erased)}))
+            for name, data in files.items():
+                writer.add(name, data)
+            writer.finish()
+        return path
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Recorded:
+    return Recorded()
+
+
+def test_under_the_policies_it_was_decided_by_nothing_flips(recorded: Recorded, tmp_path: Path) -> None:
+    path = recorded.write(tmp_path / "a.zip", erased=(7, 9))
+    for before in (None, bundle()):
+        report = replay_archive(path, bundle(), before=before, processes=1)
+        assert (report.decided, report.others) == (len(recorded.records), 1)
+        assert (report.flipped, report.other_reasons) == (0, 0)
+        assert report.unreadable == {"the record was erased": 2}
+
+
+def test_what_a_prohibition_would_have_denied_is_told_by_principal_action_and_policy(
+    recorded: Recorded, tmp_path: Path
+) -> None:
+    report = replay_archive(recorded.write(tmp_path / "a.zip"), bundle(FROZEN), processes=1)
+    hit = [who for who, action, allowed, _ in recorded.answers if action == "model.promote" and allowed]
+    assert report.to_deny == len(hit) > 0
+    assert report.to_allow == 0
+    assert report.by_action == {"model.promote": len(hit)}
+    assert report.by_policy == {"own.frozen": len(hit)}
+    assert report.by_principal == {who: hit.count(who) for who in set(hit)}
+    denied = sum(action == "model.promote" and not allowed for _, action, allowed, _ in recorded.answers)
+    assert 0 < report.other_reasons <= denied
+    first = report.flips[0]
+    assert (first.before.allowed, first.after.reasons) == (True, ("own.frozen",))
+    assert first.to_json()["action"] == "model.promote"
+
+
+def test_what_a_grant_would_have_allowed_is_told_and_the_other_way_round(recorded: Recorded, tmp_path: Path) -> None:
+    path = recorded.write(tmp_path / "a.zip")
+    wider = replay_archive(path, bundle(OPENED), processes=1)
+    assert wider.to_allow > 0
+    assert wider.to_deny == 0
+    assert set(wider.by_policy) == {"own.opened"}
+    narrower = replay_archive(path, bundle(), before=bundle(OPENED), processes=1)
+    assert (narrower.to_deny, narrower.to_allow) == (wider.to_allow, 0)
+    # Nothing forbids it: nothing permits it any more.
+    assert set(narrower.by_policy) == {NO_PERMIT}
+
+
+def test_several_processes_find_what_one_finds_and_tell_how_far_they_are(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recorded.write(tmp_path / "a.zip")
+    one = replay_archive(path, bundle(FROZEN), processes=1)
+    monkeypatch.setattr("licet_engine.workbench.replay._PART", 50)
+    told: list[tuple[int, int]] = []
+    two = replay_archive(path, bundle(FROZEN), processes=2, keep=3, progress=lambda done, of: told.append((done, of)))
+    assert two.to_json() | {"flips": []} == one.to_json() | {"flips": []}
+    assert [flip.to_json() for flip in two.flips] == [flip.to_json() for flip in one.flips[:3]]
+    assert told == sorted(told)
+    assert told[-1] == (len(recorded.records) + 1,) * 2
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (lambda _: {"records/3.json": b'{"record":{"decision":"allow","facts":[]},"salt":"00"}'}, "records/3.json"),
+        (lambda _: {"records/3.json": b"["}, "records/3.json"),
+        (lambda facts: {f"facts/{min(facts)}.json": b"{}"}, "have another digest"),
+    ],
+    ids=["no record", "no JSON", "other bytes"],
+)
+def test_what_cannot_be_read_is_named_and_nothing_is_passed_over(
+    recorded: Recorded, tmp_path: Path, broken: Callable[[Mapping[str, bytes]], dict[str, bytes]], said: str
+) -> None:
+    path = recorded.write(tmp_path / "a.zip", broken(recorded.facts))
+    with pytest.raises(ReplayError, match=said):
+        replay_archive(path, bundle(), processes=1)
+
+
+def test_a_fact_that_is_missing_is_named(recorded: Recorded, tmp_path: Path) -> None:
+    kept = recorded.facts.copy()
+    missing = min(kept)
+    try:
+        del recorded.facts[missing]
+        path = recorded.write(tmp_path / "a.zip")
+    finally:
+        recorded.facts = kept
+    with pytest.raises(ReplayError, match=missing):
+        replay_archive(path, bundle(), processes=1)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + bytes(18), b"no zip" * 100])
+def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(content)
+    with pytest.raises(ReplayError, match=r"a\.zip"):
+        replay_archive(path, bundle(), processes=1)
+
+
+def test_nothing_recorded_gives_nothing(tmp_path: Path, recorded: Recorded) -> None:
+    empty: Any = Recorded.__new__(Recorded)
+    empty.records, empty.facts = [], {}
+    report = replay_archive(empty.write(tmp_path / "a.zip"), bundle())
+    assert (report.decided, report.flipped) == (0, 0)
+    assert recorded.records
