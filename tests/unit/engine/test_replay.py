@@ -22,8 +22,6 @@ FROZEN = (
     ' forbid (principal, action == Action::"model.promote", resource is ModelVersion);'
 )
 OPENED = '@id("own.opened") @title("Opened") permit (principal, action, resource);'
-    '@id("own.opened") @title("Opened") permit (principal, action == Action::"model.read", resource is ModelVersion);'
-)
 
 
 def bundle(own: str = "") -> bytes:
