@@ -47,7 +47,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         database_urls=urls,
         checkpoint_interval_s=0.2,
         webhook_first_pause_s=0.2,
-        webhook_timeout_s=2.0,
+        outbound_timeout_s=2.0,
         webhook_tries=4,
         outbound_networks="127.0.0.0/8",
         adapters="local-objects,local-registry,local-training,local-checks,local-serving,standard-webhooks,file-tickets",
