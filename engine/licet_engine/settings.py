@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,11 +11,11 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from licet_adapters.ports import DEVICE_UUID
 from licet_attestations.warrant import MAX_DECISION_AGE_MS
 from licet_engine.domain.errors import ConfigurationError
 
 PREFIX = "LICET_"
-_DEVICE = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 USERS = ("auto", "on", "off")
 _LONGEST_TRY_S = 20
 """A message is claimed for a minute; a look-up and a try, each as long, must be over by then."""
@@ -399,7 +398,7 @@ def _check_storage(settings: Settings) -> None:
 
 def _check_devices(settings: Settings) -> None:
     for uuid in settings.device_uuids:
-        if not _DEVICE.match(uuid):
+        if not DEVICE_UUID.match(uuid):
             raise ConfigurationError(
                 f"{PREFIX}DEVICES names whole devices by UUID (GPU-8-4-4-4-12 hex digits; see nvidia-smi -L), not {uuid!r}"
             )
