@@ -153,8 +153,9 @@ class S3Server:
         process.wait()
 
     def close(self) -> None:
-        """Stop it and remove all it had."""
-        self.stop()
+        """End it, whatever it is at, and remove all it had."""
+        if self._process is not None:
+            self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.with_name(f"{self.folder.name}.credentials").unlink(missing_ok=True)
 

@@ -72,7 +72,7 @@ def report(
     endpoints = given or {name: Told(name) for name in ("lakeside/first", "northbank/second")}
 
     async def told() -> None:
-        while any(endpoint.state.outbox for endpoint in endpoints.values()):
+        while any(endpoint.state.outbox for endpoint in endpoints.values()):  # noqa: ASYNC110  # Nobody tells us.
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.3)
 
