@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from licet_adapters.ports import DEVICE_UUID
+from licet_adapters.ports import CONTROL_SOCKET, DEVICE_UUID
 from licet_attestations.warrant import MAX_DECISION_AGE_MS
 from licet_engine.domain.errors import ConfigurationError
 
@@ -212,7 +212,7 @@ class Settings:
     @property
     def router_socket(self) -> Path:
         """The router's door, for the worker alone."""
-        return self.data / "run" / "router" / "router.sock"
+        return self.data / "run" / "router" / CONTROL_SOCKET
 
     @property
     def router_data(self) -> Path:

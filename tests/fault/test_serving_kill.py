@@ -22,6 +22,7 @@ from licet_adapters.conformance.deployments import ENDPOINT, NEVER
 from licet_adapters.conformance.routing import Caller, ServingWorld, eventually, serving_world
 from licet_adapters.conformance.world import TENANT
 from licet_adapters.errors import JobFailed, Unavailable
+from licet_adapters.ports import CONTROL_SOCKET
 from licet_adapters.serving import counting
 from licet_adapters.serving.client import LocalServing
 from licet_adapters.serving.counting import InvocationCounter
@@ -226,7 +227,7 @@ class RouterProcess:
         self._threads = [threading.Thread(target=server.serve_forever) for server in self._servers]
         for thread in self._threads:
             thread.start()
-        self.runtime = LocalServing(world.world.context(ADAPTER), control_socket=root / "run" / "router.sock")
+        self.runtime = LocalServing(world.world.context(ADAPTER), control_socket=root / "run" / CONTROL_SOCKET)
         self.process: subprocess.Popen[bytes] | None = None
         self.address = ("127.0.0.1", 0)
 

@@ -37,6 +37,7 @@ from licet_adapters.ports.registry import (
     StageOutcome,
 )
 from licet_adapters.ports.serving import (
+    CONTROL_SOCKET,
     MAX_CAUSE_CHARS,
     REFERENCE_FILE,
     DeploymentJob,
@@ -58,6 +59,7 @@ from licet_adapters.ports.training import (
 )
 
 __all__ = [
+    "CONTROL_SOCKET",
     "DEVICE_UUID",
     "MAX_CAUSE_CHARS",
     "MODEL_FILES",

@@ -19,6 +19,8 @@ from licet_adapters.ports.base import (
     version_number,
 )
 
+CONTROL_SOCKET = "router.sock"
+"""Name of the socket at which the router takes deeds, below ``AdapterContext.run_dir``."""
 REFERENCE_FILE = "reference.json"
 """The training reference beside a deployed model: what drift is measured against. See ``licet_adapters.serving.reference``."""
 _ENDPOINT = re.compile(r"([a-z][a-z0-9-]{1,38}[a-z0-9])/([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)\Z")
