@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS ?=
-# A test process for each processor; a file of tests stays in one, for what it starts is shared in it.
-TEST_FLAGS ?= -n auto --dist loadfile
+# A file of tests stays in one process, for what it starts is shared in it. Files are begun in their order: those that take long are not
+# among the last, where the other processes would have nothing left to do.
+TEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 # Kinds of database that tests run on; the first is that of tests which make an installation of their own.
 export TEST_DATABASES ?= sqlite,postgresql
 

@@ -12,7 +12,6 @@ import asyncio
 import json
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -22,11 +21,9 @@ from typing import Any
 
 import uvloop
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "unit" / "adapters"))
-from serving_world import ENDPOINT, ServingWorld, body
-
+from licet_adapters.conformance.deployments import ENDPOINT, MODEL, NEVER
+from licet_adapters.conformance.routing import ServingWorld, body
 from licet_adapters.conformance.tabular import write_model
-from licet_adapters.conformance.world import TENANT
 from licet_adapters.sandbox import JobRun, Sandbox, shipped_code
 from licet_adapters.serving.replica import JOB, LIMITS, SOCKET
 
@@ -132,10 +129,9 @@ def routed(pipe: Connection, folder: str) -> None:
     """The router's process: does what it is told over a pipe."""
     world = ServingWorld(Path(folder))
     address = world.start().address
-    first = f"{TENANT}/credit-risk@1"
-    alarm = {"kind": "p95-latency", "threshold_us": 60_000_000, "window_s": 10, "min_count": 20}
+    first = f"{MODEL}@1"
     world.deploy(1)
-    world.deploy(2, strategy="blue-green", fallback=first, bake_s=3600, alarms=[alarm])
+    world.deploy(2, strategy="blue-green", fallback=first, bake_s=3600, alarms=[NEVER])
     world.shift({"1": 100})
     pipe.send((address, world.door.allow(ENDPOINT)))
     while True:
@@ -145,7 +141,7 @@ def routed(pipe: Connection, folder: str) -> None:
                     world.shift({"1": 100} if number % 2 else {"2": 100})
                 pipe.send(world.figures())
             case "alarm":
-                tight = alarm | {"threshold_us": 1}
+                tight = {**NEVER, "threshold_us": 1}
                 world.deploy(3, strategy="blue-green", fallback=first, bake_s=3600, alarms=[tight])
                 pipe.send(None)
             case _:

@@ -6,6 +6,7 @@ their own run on the first; so ``TEST_DATABASES=postgresql`` runs everything on 
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -46,6 +47,18 @@ def migrated(postgres: PostgresServer) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database with all tables, closed, to be copied and never written."""
+    made = Database("sqlite", tmp_path_factory.mktemp("migrated") / "licet.db")
+    engine = made.open()
+    upgrade(engine)
+    engine.dispose()
+    assert isinstance(made.url, Path)
+    assert not made.url.with_name("licet.db-wal").exists()
+    return made.url
+
+
 MakeDatabase = Callable[..., AbstractContextManager[Database]]
 
 
@@ -57,12 +70,10 @@ def make_database(request: pytest.FixtureRequest) -> MakeDatabase:
     def make(kind: str, *, migrated: bool = True) -> Iterator[Database]:
         if kind == "sqlite":
             with tempfile.TemporaryDirectory() as folder:
-                made = Database("sqlite", Path(folder) / "licet.db")
+                path = Path(folder) / "licet.db"
                 if migrated:
-                    engine = made.open()
-                    upgrade(engine)
-                    engine.dispose()
-                yield made
+                    shutil.copyfile(request.getfixturevalue("migrated_file"), path)
+                yield Database("sqlite", path)
             return
         server: PostgresServer = request.getfixturevalue("postgres")
         name = server.create(like=request.getfixturevalue("migrated")) if migrated else server.create()

@@ -6,6 +6,7 @@ started and stopped by its own process id, and has exited before it is started a
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -28,6 +30,9 @@ REGION: Final = "us-east-1"
 _NOBODY: Final = 65534
 _START_S: Final = 60.0
 _STOP_S: Final = 3.0
+
+# Every session parses megabytes of service descriptions; the tests make hundreds, of the same.
+botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -148,8 +153,9 @@ class S3Server:
         process.wait()
 
     def close(self) -> None:
-        """Stop it and remove all it had."""
-        self.stop()
+        """End it, whatever it is at, and remove all it had."""
+        if self._process is not None:
+            self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.with_name(f"{self.folder.name}.credentials").unlink(missing_ok=True)
 

@@ -180,10 +180,12 @@ class Bucket:
             raise AdapterError("LICET_S3_PREFIX must end in /", code="adapter.options")
         self.retention_days = int(context.option("s3_retention_days", "0"))
         self._report = context.data_dir / FEATURES_FILE
-        self._client = _client(context, tries=_TRIES)
-        self._single = _client(context, tries=1)
+        # One session: each reads megabytes of service descriptions before its first client.
+        session = boto3.session.Session()
+        self._client = _client(context, session, tries=_TRIES)
+        self._single = _client(context, session, tries=1)
         # What is asked again soon anyway waits for nothing: a server that hangs is told as away within seconds.
-        self._prober = _client(context, tries=2, most_s=_CONNECT_TIMEOUT_S)
+        self._prober = _client(context, session, tries=2, most_s=_CONNECT_TIMEOUT_S)
         self._lock = threading.Lock()
         self._features: Features | None = None
         try:
@@ -331,7 +333,7 @@ def _keeping(client: Any, bucket: str) -> _Keeping:
         )
 
 
-def _client(context: AdapterContext, *, tries: int, most_s: float = math.inf) -> Any:
+def _client(context: AdapterContext, session: boto3.session.Session, *, tries: int, most_s: float = math.inf) -> Any:
     timeout_s = min(float(context.option("s3_timeout_s", str(_DEFAULT_TIMEOUT_S))), most_s)
     config = Config(
         connect_timeout=min(timeout_s, _CONNECT_TIMEOUT_S),
@@ -345,7 +347,7 @@ def _client(context: AdapterContext, *, tries: int, most_s: float = math.inf) ->
     )
     ca_file = context.option("s3_ca_file")
     with s3_errors("the client is made"):
-        client = boto3.session.Session().client(
+        client = session.client(
             "s3",
             endpoint_url=context.option("s3_endpoint") or None,
             region_name=context.option("s3_region") or None,

@@ -237,6 +237,9 @@ class RpcServer:
     def close(self) -> None:
         """Stop accepting; ``serve_forever`` returns once the calls that were begun are answered, or soon after."""
         self._closing.set()
+        # Whoever waits for a connection is woken at once; where the system does not do so, by its time-out.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
 
     def _listen(self, shared_gid: int | None, backlog: int) -> socket.socket:
         directory = self._path.parent

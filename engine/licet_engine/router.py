@@ -41,7 +41,7 @@ _MARK_TTL_S: Final = 3600
 _READY_WITHIN_S: Final = 60.0
 
 
-class RouterDoor:
+class PatientDoor:
     """The internal door of the api, as the router sees it: it waits a little for an api that is away, and no longer.
 
     Args:
@@ -70,7 +70,7 @@ class RouterDoor:
             pause_s = min(pause_s * 2, 0.5)
 
 
-def tell_status(router: Router, door: RouterDoor) -> None:
+def tell_status(router: Router, door: PatientDoor) -> None:
     """Tell the api how every endpoint is doing: telemetry, for which nobody may reach into this process."""
     for tenant, endpoint in router.endpoints():
         try:
@@ -123,7 +123,7 @@ def main(settings: Settings | None = None) -> None:
     metrics = RouterMetrics(new_registry())
     rpc.observe(telemetry.RpcObserver(metrics.calls.called))
     trust_root = TrustRoot.from_json(settings.trust_root.read_bytes())
-    door = RouterDoor(settings)
+    door = PatientDoor(settings)
     router = build_router(
         config, trust_root, SignerClient(settings.signer_socket), door, now_ms, observe=metrics.invoked
     )

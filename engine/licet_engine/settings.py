@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,11 +11,11 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from licet_adapters.ports import CONTROL_SOCKET, DEVICE_UUID
 from licet_attestations.warrant import MAX_DECISION_AGE_MS
 from licet_engine.domain.errors import ConfigurationError
 
 PREFIX = "LICET_"
-_DEVICE = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 USERS = ("auto", "on", "off")
 _LONGEST_TRY_S = 20
 """A message is claimed for a minute; a look-up and a try, each as long, must be over by then."""
@@ -70,8 +69,8 @@ class Settings:
         uid_base: First of the four numbers of users and groups that the processes are, started as root.
         webhook_tries: How often a message to a webhook is tried.
         webhook_first_pause_s: Pause after the first try; each further one is five times as long, up to six hours.
-        webhook_timeout_s: How long one try may take.
         webhook_history_s: How long messages that ended stay.
+        outbound_timeout_s: How long one try of a webhook, or one look at the ticket system, may take.
         outbound_networks: Networks that are not public to which webhooks and tickets may reach, separated by commas.
         tickets: Which adapter fetches change tickets; empty for none.
         tickets_folder: Where ``file-tickets`` looks.
@@ -134,8 +133,8 @@ class Settings:
     uid_base: int = 64_210
     webhook_tries: int = 8
     webhook_first_pause_s: float = 5.0
-    webhook_timeout_s: float = 10.0
     webhook_history_s: int = 30 * 86_400
+    outbound_timeout_s: float = 10.0
     outbound_networks: str = ""
     tickets: str = ""
     tickets_folder: str = ""
@@ -213,7 +212,7 @@ class Settings:
     @property
     def router_socket(self) -> Path:
         """The router's door, for the worker alone."""
-        return self.data / "run" / "router" / "router.sock"
+        return self.data / "run" / "router" / CONTROL_SOCKET
 
     @property
     def router_data(self) -> Path:
@@ -268,7 +267,7 @@ class Settings:
     @property
     def adapter_options(self) -> Mapping[str, str]:
         """What adapters are configured with, by the name of the setting; read-only."""
-        of_adapters = ("s3_", "ticket", "outbound_", "webhook_timeout_s")
+        of_adapters = ("s3_", "ticket", "outbound_")
         named = (field.name for field in fields(self) if field.name.startswith(of_adapters))
         options = {name: str(getattr(self, name)) for name in named}
         return MappingProxyType(options | {"devices": ",".join(self.device_uuids)})
@@ -324,7 +323,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         *("idempotency_ttl_s", "telemetry_ttl_s", "failed_work_ttl_s", "workflow_ttl_s", "warrant_mark_ttl_s"),
         *("checkpoint_ttl_s", "device_idle_s"),
         *("router_connections", "endpoints_per_tenant", "replicas_per_tenant"),
-        *("webhook_tries", "webhook_first_pause_s", "webhook_timeout_s", "webhook_history_s", "ticket_max_age_s"),
+        *("webhook_tries", "webhook_first_pause_s", "outbound_timeout_s", "webhook_history_s", "ticket_max_age_s"),
     ):
         if getattr(settings, name) <= 0:
             raise ConfigurationError(f"{PREFIX}{name.upper()} must be above 0, not {getattr(settings, name)}")
@@ -347,9 +346,9 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
 
 
 def _check_ways_out(settings: Settings) -> None:
-    if settings.webhook_timeout_s > _LONGEST_TRY_S:
+    if settings.outbound_timeout_s > _LONGEST_TRY_S:
         raise ConfigurationError(
-            f"{PREFIX}WEBHOOK_TIMEOUT_S must be at most {_LONGEST_TRY_S}, not {settings.webhook_timeout_s}"
+            f"{PREFIX}OUTBOUND_TIMEOUT_S must be at most {_LONGEST_TRY_S}, not {settings.outbound_timeout_s}"
         )
     for network in settings.outbound_networks.split(","):
         try:
@@ -399,7 +398,7 @@ def _check_storage(settings: Settings) -> None:
 
 def _check_devices(settings: Settings) -> None:
     for uuid in settings.device_uuids:
-        if not _DEVICE.match(uuid):
+        if not DEVICE_UUID.match(uuid):
             raise ConfigurationError(
                 f"{PREFIX}DEVICES names whole devices by UUID (GPU-8-4-4-4-12 hex digits; see nvidia-smi -L), not {uuid!r}"
             )

@@ -50,12 +50,12 @@ from licet_engine.domain.refs import now_ms
 from licet_engine.evidence.export import Exporter
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.deed import SUPERSEDED, Adapters, Deed, Door, Tools
-from licet_engine.lifecycle.devices import PoolReporter
 from licet_engine.lifecycle.lives import Life, Lives
 from licet_engine.lifecycle.retention import WorkSweeper
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
 from licet_engine.metrics import WorkerMetrics, new_registry, open_door
+from licet_engine.pool_reporter import PoolReporter
 from licet_engine.processes import give_sign
 from licet_engine.settings import MAX_SLOT, Settings, load_settings
 from licet_engine.storage import StorageWatch

@@ -9,6 +9,7 @@ import pytest
 
 from licet_adapters.conformance import Case, ConformanceFailed, ServingConformance, run
 from licet_adapters.errors import InputRefused
+from licet_adapters.ports import CONTROL_SOCKET
 from licet_adapters.serving.client import LocalServing
 from licet_adapters.serving.router import Router, RouterConfig, build_router
 
@@ -33,13 +34,13 @@ class Routers:
     def start(self, context: AdapterContext) -> ServingRuntime:
         self.stop()
         run_dir = context.data_dir / "run"
-        config = RouterConfig(data_dir=context.data_dir, port=0, control_socket=run_dir / "router.sock")
+        config = RouterConfig(data_dir=context.data_dir, port=0, control_socket=run_dir / CONTROL_SOCKET)
         router = build_router(config, context.trust_root, context.signer, NoDoor(), context.clock)  # type: ignore[arg-type]  # The world's signer mints, too.
         thread = threading.Thread(target=router.run)
         thread.start()
         assert router.wait_ready(30)
         self._running = router, thread
-        return LocalServing(context, control_socket=run_dir / "router.sock")
+        return LocalServing(context, control_socket=run_dir / CONTROL_SOCKET)
 
     def stop(self) -> None:
         if self._running is not None:

@@ -36,12 +36,13 @@ from licet_adapters.training.local import LocalTraining
 from licet_engine.lifecycle.devices import Claim, DeviceLeases, pool_states
 from licet_engine.store import db
 from licet_engine.store.tables import DeviceAllotment, DeviceRow, Tenant
+from rounds import rounds
 
 pytestmark = pytest.mark.slow
 
 UUIDS = [f"GPU-{digit * 8}-0000-4000-8000-{digit * 12}" for digit in "123"]
 WORKERS = 4
-ROUNDS = 40
+ROUNDS = rounds(12)
 IDLE_S = 1
 LONG_S = 1.6
 """Longer than a lease that nobody renews."""
@@ -127,7 +128,7 @@ def _pool(engine: Engine, tenants: tuple[str, ...], *, idle_s: int) -> DeviceLea
     return leases
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(150 + 3 * ROUNDS)
 def test_no_device_serves_two_runs_whoever_is_killed(prepared: Database, tmp_path: Path) -> None:
     _machine(tmp_path)
     prepared.write(tmp_path / "database")
@@ -182,7 +183,7 @@ def test_no_device_serves_two_runs_whoever_is_killed(prepared: Database, tmp_pat
 
 # --- a training that is killed with its worker ---------------------------------------------------------------------------
 
-SPEC = {**TrainingExample().spec, "epochs": 600, "checkpoint_every_epochs": 5, "ranks": 2}
+SPEC = {**TrainingExample().spec, "epochs": 150, "checkpoint_every_epochs": 5, "ranks": 2}
 OTHER = "lakeside"
 ADOPTED_IDLE_S, LAPSED_IDLE_S = 600, 2
 
@@ -268,13 +269,13 @@ def test_a_killed_workers_devices_stay_its_runs_which_goes_on_to_the_very_bits(f
     whole_job = field.job("whole")
     whole = field.train(whole_job, field.warrant(whole_job), [])
     job = field.job("killed")
-    assert field.kill_a_worker_at_work(job, after_epoch=60) == UUIDS[:2]
+    assert field.kill_a_worker_at_work(job, after_epoch=15) == UUIDS[:2]
     # Nobody else has them, whatever died.
     other = Claim(OTHER, "f" * 32, "worker-1", 2)
     assert field.leases.lease(other) == []
     # Killed again, as the one that adopted it; then it comes to its end.
     again = field.job("killed", attempt=2)
-    assert field.kill_a_worker_at_work(again, after_epoch=200) == UUIDS[:2]
+    assert field.kill_a_worker_at_work(again, after_epoch=50) == UUIDS[:2]
     assert field.leases.lease(other) == []
     last = field.job("killed", attempt=3)
     resumed = field.train(last, field.warrant(last), field.leases.lease(field.claim(last)))
@@ -290,7 +291,7 @@ def test_a_killed_workers_devices_stay_its_runs_which_goes_on_to_the_very_bits(f
 @pytest.mark.parametrize("field", [LAPSED_IDLE_S], indirect=True)
 def test_a_killed_workers_lease_lapses_and_its_run_waits_for_devices_anew_and_goes_on(field: Field) -> None:
     job = field.job("killed")
-    assert field.kill_a_worker_at_work(job, after_epoch=60) == UUIDS[:2]
+    assert field.kill_a_worker_at_work(job, after_epoch=15) == UUIDS[:2]
     other = Claim(OTHER, "f" * 32, "worker-1", 2)
     until_s = time.monotonic() + LAPSED_IDLE_S + 10
     while not (taken := field.leases.lease(other)):

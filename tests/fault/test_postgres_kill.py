@@ -21,6 +21,7 @@ import pytest
 
 from licet_engine.store import tables
 from postgres_server import PostgresServer
+from rounds import rounds
 
 sys.path.append(str(Path(__file__).parent))
 from test_kill import (
@@ -36,7 +37,7 @@ from test_kill import (
 
 pytestmark = pytest.mark.slow
 
-ROUNDS = int(os.environ.get("LICET_TEST_ROUNDS", "15"))
+ROUNDS = rounds(10)
 BOTH_BACK_WITHIN_S = 120.0
 """Two slots start in the time of two, and where the machine has other things to do, of many."""
 VICTIMS = {"api": 3, "worker": 3, "server": 1, "supervisor": 1, "signer": 1}
@@ -158,7 +159,7 @@ class Watched:
         return ours
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(600 + 20 * ROUNDS)
 def test_any_of_two_apis_and_two_workers_is_killed_and_nothing_is_lost_or_done_twice(
     slots: Slots, tmp_path: Path
 ) -> None:

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
-import random
-import secrets
 import shutil
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -22,107 +16,26 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from s3_proxy import Fault, Proxy  # The line above finds it.
+from s3_place import (
+    LARGE,
+    Place,
+    content_of,
+    documents,
+    is_get_of_object,
+    is_list,
+    is_put_of_object,
+    promote,
+    registered,
+)
+from s3_proxy import Fault, Proxy
 
 from licet_adapters.conformance.objects import reference
-from licet_adapters.conformance.registry import make_model
-from licet_adapters.conformance.world import TENANT, World
+from licet_adapters.conformance.world import TENANT
 from licet_adapters.errors import AdapterError, Conflict, IntegrityError, NotFound, Unavailable
-from licet_adapters.objects.s3 import S3Objects
-from licet_adapters.objects.s3_upload import PART_BYTES, Uploads
-from licet_adapters.ports import AdapterContext, ModelVersionRef, ObjectRef
-from licet_adapters.registry.s3 import S3Documents, S3Registry
+from licet_adapters.objects.s3_upload import PART_BYTES
+from licet_adapters.registry.s3 import S3Documents
 from licet_adapters.s3 import FEATURES_FILE, Bucket
-from s3_server import S3Server  # As above.
-
-LARGE = 4 * PART_BYTES + 12_345
-_ACTIONS = {
-    "objects.put": "dataset.register",
-    "objects.get": "dataset.read",
-    "objects.delete": "dataset.delete",
-    "objects.hold": "dataset.hold",
-}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    s3 = S3Server()
-    try:
-        s3.start()
-        yield s3
-    finally:
-        s3.close()
-
-
-@pytest.fixture
-def proxy(server: S3Server) -> Iterator[Proxy]:
-    between = Proxy(server.port)
-    yield between
-    between.close()
-
-
-class Place:
-    """A world whose adapters reach a bucket of the server through the proxy."""
-
-    def __init__(self, folder: Path, server: S3Server, proxy: Proxy, *, lock: bool = True) -> None:
-        self.world = World(folder / "world")
-        self.server = server
-        self.proxy = proxy
-        self.bucket = server.bucket(lock=lock)
-        self.changes: dict[str, str] = {"s3_timeout_s": "3"}
-
-    def context(self, name: str = "s3-objects") -> AdapterContext:
-        options = self.server.options(self.bucket, s3_endpoint=self.proxy.endpoint) | self.changes
-        return replace(self.world.context(name), options=MappingProxyType(options))
-
-    def store(self) -> S3Objects:
-        return S3Objects(self.context())
-
-    def warrant(self, operation: str, ref: ObjectRef) -> bytes:
-        return self.world.warrant(
-            _ACTIONS[operation], "s3-objects", operation, resources=ref.resources(), parameters={}
-        )
-
-    def put(self, ref: ObjectRef, content: bytes, store: S3Objects | None = None) -> bool:
-        source = io.BytesIO(content)
-        return (store or self.store()).put(self.warrant("objects.put", ref), ref, source, {}).created
-
-    def get(self, ref: ObjectRef, store: S3Objects | None = None) -> bytes:
-        target = self.world.directory / secrets.token_hex(8)
-        try:
-            (store or self.store()).get(self.warrant("objects.get", ref), ref, target, {})
-        except AdapterError:
-            assert not target.exists()
-            raise
-        return target.read_bytes()
-
-    def stored(self) -> list[str]:
-        return [entry["Key"] for entry in self.server.client().list_objects_v2(Bucket=self.bucket).get("Contents", ())]
-
-    def uploads(self) -> list[dict[str, Any]]:
-        return list(self.server.client().list_multipart_uploads(Bucket=self.bucket).get("Uploads", ()))
-
-
-@pytest.fixture
-def place(tmp_path: Path, server: S3Server, proxy: Proxy) -> Place:
-    return Place(tmp_path, server, proxy)
-
-
-def content_of(size: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(size)  # noqa: S311  # The same each time, in each process.
-
-
-def is_get_of_object(method: str, path: str) -> bool:
-    return method == "GET" and f"/{TENANT}/" in path
-
-
-def is_put_of_object(method: str, path: str) -> bool:
-    return method == "PUT" and f"/{TENANT}/" in path
-
+from s3_server import S3Server
 
 # --- what the bucket tells -------------------------------------------------------------------------------------------
 
@@ -294,10 +207,6 @@ def test_a_store_that_is_not_there_at_the_start_is_used_once_it_is(tmp_path: Pat
         server.close()
 
 
-def is_list(method: str, path: str) -> bool:
-    return method == "GET" and "list-type=2" in path
-
-
 @pytest.mark.parametrize(
     ("kind", "value", "code"),
     [
@@ -410,226 +319,7 @@ def test_an_object_overwritten_behind_our_back_is_refused(place: Place) -> None:
         place.get(ref, store)
 
 
-# --- in parts --------------------------------------------------------------------------------------------------------
-
-
-def is_part(method: str, path: str) -> bool:
-    return method == "PUT" and "partNumber" in path
-
-
-def test_a_large_object_comes_back_and_leaves_no_upload(place: Place) -> None:
-    store, content = place.store(), content_of(LARGE)
-    ref = reference(f"{TENANT}/large", content)
-    assert place.put(ref, content, store)
-    assert place.proxy.count("PUT", "partNumber") == 5
-    assert place.get(ref, store) == content
-    assert place.put(ref, content, store) is False
-    assert place.uploads() == []
-
-
-def test_a_store_that_goes_away_in_mid_upload_goes_on_where_it_was(place: Place) -> None:
-    store, content = place.store(), content_of(LARGE)
-    ref = reference(f"{TENANT}/large", content)
-    place.proxy.faults.append(Fault(is_part, "status", -1, 503, after=2))
-    with pytest.raises(Unavailable):
-        place.put(ref, content, store)
-    assert place.stored() == []
-    assert len(place.uploads()) == 1
-    place.proxy.faults.clear()
-    place.proxy.seen.clear()
-    assert place.put(ref, content)
-    assert place.proxy.count("PUT", "partNumber") == 3
-    assert place.proxy.count("POST", "uploads") == 0
-    assert place.get(ref) == content
-    assert place.uploads() == []
-
-
-KILLED = """
-import sys
-from pathlib import Path
-sys.path[:0] = [{fault!r}, {tests!r}]
-import test_s3_faults as t
-from dataclasses import replace
-from types import MappingProxyType
-import json
-from licet_adapters.objects.s3 import S3Objects
-from licet_adapters.ports import AdapterContext
-from licet_attestations.signer.keystore import Keystore
-from licet_attestations.signer.rules import SignerRules
-from licet_attestations.signer.state import CheckpointState, FileStorage
-told = json.loads(sys.stdin.read())
-keystore = Keystore.open(Path(told["signer"]))
-signer = SignerRules(keystore, CheckpointState(FileStorage(Path(told["signer"]) / "state")), lambda: told["now_ms"])
-context = AdapterContext(
-    data_dir=Path(told["data_dir"]),
-    trust_root=keystore.trust_root,
-    signer=signer,
-    clock=lambda: told["now_ms"],
-    options=MappingProxyType(told["options"]),
-)
-content = t.content_of(t.LARGE)
-S3Objects(context).put(told["warrant"].encode(), t.reference(t.TENANT + "/large", content), t.io.BytesIO(content), {{}})
-"""
-
-
-def test_a_killed_workers_upload_goes_on_in_the_next_attempt(place: Place) -> None:
-    place.changes["s3_timeout_s"] = "30"
-    content = content_of(LARGE)
-    ref = reference(f"{TENANT}/large", content)
-    told = {
-        "signer": str(place.world.directory / "signer"),
-        "data_dir": str(place.context().data_dir),
-        "now_ms": place.world.now_ms,
-        "options": dict(place.context().options),
-        "warrant": place.warrant("objects.put", ref).decode(),
-    }
-    place.proxy.faults.append(Fault(is_part, "hang", -1, after=3))
-    code = KILLED.format(fault=str(Path(__file__).parent), tests=str(Path(__file__).parents[1]))
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as worker:
-        assert worker.stdin is not None
-        worker.stdin.write(json.dumps(told).encode())
-        worker.stdin.close()
-        assert place.proxy.reached.wait(60)
-        # The first parts may still be on their way when the next one hangs.
-        for _ in range(200):
-            parts = stored_parts(place)
-            if parts >= 3:
-                break
-            threading.Event().wait(0.05)
-        threading.Event().wait(0.5)
-        worker.kill()
-    place.proxy.released.set()
-    assert worker.returncode == -9
-    assert place.stored() == []
-    place.proxy.faults.clear()
-    place.proxy.seen.clear()
-    assert place.put(ref, content)
-    assert place.proxy.count("POST", "uploads") == 0
-    assert place.proxy.count("PUT", "partNumber") < 5
-    assert place.get(ref) == content
-    assert place.uploads() == []
-
-
-def stored_parts(place: Place) -> int:
-    uploads = place.uploads()
-    if not uploads:
-        return 0
-    upload = uploads[0]
-    told = place.server.client().list_parts(Bucket=place.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-    return len(told.get("Parts", ()))
-
-
-def test_a_resumed_upload_never_sends_other_bytes_under_the_key_it_began_with(place: Place) -> None:
-    """The source is not what it was: its wrong beginning is under way already, and the right one is sealed anew."""
-    store, content = place.store(), content_of(LARGE)
-    ref = reference(f"{TENANT}/large", content)
-
-    class Wrong(io.BytesIO):
-        """Begins otherwise, and then the disk under it fails."""
-
-        def read(self, size: int | None = -1) -> bytes:
-            if self.tell() > 2 * PART_BYTES:
-                raise OSError(5, "Input/output error")
-            return super().read(size)
-
-    with pytest.raises(Unavailable):
-        store.put(place.warrant("objects.put", ref), ref, Wrong(b"\0" * 100 + content[100:]), {})
-    (begun,) = place.uploads()
-    place.proxy.faults.clear()
-    place.proxy.seen.clear()
-    with pytest.raises(Unavailable):
-        place.put(ref, content, store)
-    assert place.proxy.count("PUT", "partNumber") == 0
-    assert place.uploads() == []
-    assert place.put(ref, content, store)
-    assert begun["UploadId"] not in str(place.proxy.seen[-1])
-    assert place.get(ref, store) == content
-
-
-def test_content_that_proves_wrong_at_the_end_ends_its_upload(place: Place) -> None:
-    store, content = place.store(), content_of(LARGE)
-    ref = reference(f"{TENANT}/large", content)
-    with pytest.raises(AdapterError) as refused:
-        place.put(ref, content[:-1] + b"\0", store)
-    assert refused.value.code == "input.digest"
-    assert place.uploads() == []
-    assert place.stored() == []
-
-
-def test_a_completion_whose_answer_is_lost_is_found_done(place: Place) -> None:
-    store, content = place.store(), content_of(LARGE)
-    ref = reference(f"{TENANT}/large", content)
-    place.proxy.faults.append(Fault(lambda m, p: m == "POST" and "uploadId" in p, "lose-answer", 1))
-    place.put(ref, content, store)
-    told = place.server.client().list_object_versions(Bucket=place.bucket, Prefix=f"{TENANT}/")
-    assert len(told["Versions"]) == 1
-    assert place.get(ref, store) == content
-    assert place.uploads() == []
-
-
-def test_an_upload_that_was_swept_begins_anew(place: Place) -> None:
-    store, content = place.store(), content_of(LARGE)
-    ref = reference(f"{TENANT}/large", content)
-    place.proxy.faults.append(Fault(is_part, "status", -1, 503, after=2))
-    with pytest.raises(Unavailable):
-        place.put(ref, content, store)
-    place.proxy.faults.clear()
-    assert Uploads(Bucket(place.context()), place.context().data_dir / "state", 3600).sweep() == 0
-    assert len(place.uploads()) == 1
-    assert Uploads(Bucket(place.context()), place.context().data_dir / "state", -5).sweep() == 1
-    assert place.uploads() == []
-    with pytest.raises(Unavailable):
-        place.put(ref, content, store)
-    assert place.put(ref, content, store)
-    assert place.get(ref, store) == content
-
-
-def test_two_attempts_at_one_object_do_not_mix(place: Place) -> None:
-    store, content = place.store(), content_of(LARGE)
-    ref = reference(f"{TENANT}/large", content)
-    place.proxy.faults.append(Fault(is_part, "hang", 1))
-    place.changes["s3_timeout_s"] = "30"
-    slow = threading.Thread(target=lambda: place.put(ref, content), daemon=True)
-    slow.start()
-    assert place.proxy.reached.wait(30)
-    with pytest.raises(Conflict) as refused:
-        place.put(ref, content, store)
-    assert refused.value.code == "conflict.busy"
-    place.proxy.released.set()
-    slow.join(60)
-    assert place.get(ref, store) == content
-
-
 # --- the registry ----------------------------------------------------------------------------------------------------
-
-
-def registry_warrant(
-    place: Place, operation: str, ref: ModelVersionRef, parameters: dict[str, Any], **asked: Any
-) -> bytes:
-    action = {"registry.register": "model.register", "registry.promote": "model.promote"}[operation]
-    return place.world.warrant(
-        action, "s3-registry", operation, resources=ref.resources(), parameters=parameters, **asked
-    )
-
-
-def registered(place: Place) -> tuple[S3Registry, ModelVersionRef]:
-    folder, ref = make_model(place.world.directory / "model")
-    registry = S3Registry(place.context("s3-registry"))
-    registry.register(registry_warrant(place, "registry.register", ref, {}), ref, folder, {})
-    return registry, ref
-
-
-def promote(place: Place, registry: S3Registry, ref: ModelVersionRef, stage: str, **asked: Any) -> str:
-    parameters = {"stage": stage}
-    return registry.promote(
-        registry_warrant(place, "registry.promote", ref, parameters, **asked), ref, parameters
-    ).stage
-
-
-def documents(place: Place) -> dict[str, bytes]:
-    client = place.server.client()
-    found = {key: client.get_object(Bucket=place.bucket, Key=key)["Body"].read() for key in place.stored()}
-    return {key: data for key, data in found.items() if not data.startswith(b"LICETOB1")}
 
 
 def test_a_stage_written_by_two_at_once_is_lost_by_neither(place: Place) -> None:

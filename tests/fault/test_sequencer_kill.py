@@ -22,8 +22,9 @@ from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Submission
 from licet_engine.store import db
 from licet_engine.store.tables import FactBlob
+from rounds import rounds
 
-ROUNDS = 30
+ROUNDS = rounds(15)
 
 # For every line "NAME TOTAL" it is given, a child appends TOTAL submissions, or until it is killed, and prints what was acknowledged.
 # The parent has no thread and no connection, so a child begins as a fresh process would, without the time to import.
@@ -147,11 +148,11 @@ def engine(prepared: Database) -> Iterator[Engine]:
 
 def test_a_killed_process_loses_nothing_that_it_acknowledged(engine: Engine, path: Path, prepared: Database) -> None:
     # On PostgreSQL a connection must be made first, in each round.
-    rounds, within_s = (ROUNDS, 0.15) if prepared.kind == "sqlite" else (ROUNDS // 3, 0.5)
+    count, within_s = (ROUNDS, 0.15) if prepared.kind == "sqlite" else (ROUNDS // 3, 0.5)
     appender = Appender(path)
     seed = os.environ.get("LICET_TEST_SEED", "kill")
     chance = random.Random(seed)  # noqa: S311  # Chooses moments, no secrets.
-    for nth in range(rounds):
+    for nth in range(count):
         appender.start(f"round{nth}", 1_000_000)
         killer = threading.Timer(chance.uniform(0.0, within_s), os.kill, (appender.pid, signal.SIGKILL))
         killer.start()
@@ -160,7 +161,7 @@ def test_a_killed_process_loses_nothing_that_it_acknowledged(engine: Engine, pat
         check(engine, appender.acknowledged)
     appender.close()
     acknowledged = appender.acknowledged
-    assert len(acknowledged) > rounds, f"too little was appended to tell (seed {seed})"
+    assert len(acknowledged) > count, f"too little was appended to tell (seed {seed})"
     # And on it goes from there.
     sequencer = Sequencer(engine)
     sequencer.append(

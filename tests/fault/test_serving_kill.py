@@ -18,16 +18,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "unit" / "adapters"))
-from serving_world import ADAPTER, ENDPOINT, Caller, ServingWorld, eventually, serving_world  # The line above finds it.
-
+from licet_adapters.conformance.deployments import ENDPOINT, NEVER
+from licet_adapters.conformance.routing import Caller, ServingWorld, eventually, serving_world
 from licet_adapters.conformance.world import TENANT
 from licet_adapters.errors import JobFailed, Unavailable
+from licet_adapters.ports import CONTROL_SOCKET
 from licet_adapters.serving import counting
 from licet_adapters.serving.client import LocalServing
 from licet_adapters.serving.counting import InvocationCounter
 from licet_adapters.serving.rollout import Rollout
 from licet_adapters.serving.router import RouterConfig, build_router
+from licet_adapters.serving.sessions import ADAPTER
 from licet_adapters.serving.state import Deployed, EndpointState, EndpointStore
 from licet_attestations import rpc
 from licet_attestations.signer import files
@@ -36,8 +37,7 @@ from licet_attestations.signer.server import handlers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PROCESS = Path(__file__).parent.parent / "unit" / "adapters" / "serving_process.py"
-NEVER = {"kind": "p95-latency", "threshold_us": 60_000_000, "window_s": 10, "min_count": 20}
+PROCESS = Path(__file__).parent / "serving_process.py"
 
 
 def replica_pids(ancestor: int) -> list[int]:
@@ -227,7 +227,7 @@ class RouterProcess:
         self._threads = [threading.Thread(target=server.serve_forever) for server in self._servers]
         for thread in self._threads:
             thread.start()
-        self.runtime = LocalServing(world.world.context(ADAPTER), control_socket=root / "run" / "router.sock")
+        self.runtime = LocalServing(world.world.context(ADAPTER), control_socket=root / "run" / CONTROL_SOCKET)
         self.process: subprocess.Popen[bytes] | None = None
         self.address = ("127.0.0.1", 0)
 

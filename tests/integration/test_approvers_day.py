@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlmodel import select
+from sqlmodel import col, select
 from standardwebhooks.webhooks import Webhook
 
 from licet_engine.client import Answer, LicetClientError
 from licet_engine.commands.render import COLUMNS
+from licet_engine.domain.refs import now_ms
 from licet_engine.store import tables
 from licet_engine.store.db import tenant_session
 
@@ -47,7 +48,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         database_urls=urls,
         checkpoint_interval_s=0.2,
         webhook_first_pause_s=0.2,
-        webhook_timeout_s=2.0,
+        outbound_timeout_s=2.0,
         webhook_tries=4,
         outbound_networks="127.0.0.0/8",
         adapters="local-objects,local-registry,local-training,local-checks,local-serving,standard-webhooks,file-tickets",
@@ -280,8 +281,14 @@ def test_a_worker_killed_while_it_sends_loses_nothing(world: Installation, recei
         rows = admin.list(TENANT, "messages")
         return next((r for r in rows if r["id"] == message and r["state"] == "delivered"), None)
 
-    # The dead worker's claim ends by itself, after a minute.
-    row = poll("the message to be sent again", delivered, 100.0)
+    # The dead worker's claim ends by itself, after a minute, which is made to have passed.
+    with tenant_session(world.engine, TENANT, write=True) as session:
+        claimed = session.exec(select(tables.WebhookMessage).where(col(tables.WebhookMessage.id) == message)).one()
+        assert (claimed.state, claimed.tries) == ("pending", 1)
+        assert 0 < claimed.claimed_until_ms - now_ms() <= 60_000
+        claimed.claimed_until_ms -= 60_000
+        session.add(claimed)
+    row = poll("the message to be sent again", delivered, 60.0)
     assert row["tries"] == 2
     assert [h["webhook-id"] for _, h, _ in receiver.got] == [message, message]
     for _, headers, body in receiver.got:

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from licet_adapters.conformance.deployments import ENDPOINT, MODEL, deployment, traffic_change, warrant_for
 from licet_adapters.conformance.guards import GuardConformance, GuardedAct
 from licet_adapters.conformance.suite import expect, refused
-from licet_adapters.conformance.tabular import write_input, write_model
+from licet_adapters.conformance.tabular import write_input
 from licet_adapters.conformance.world import FOREIGN_TENANT, TENANT, World
 from licet_adapters.errors import AdapterError
 from licet_adapters.modelfiles import WEIGHTS_FILE
 from licet_adapters.ports import (
     AdapterContext,
     DeploymentJob,
-    InputFile,
     ServingOutcome,
     ServingRuntime,
-    TrafficChange,
     check_digest_hex,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-_ENDPOINT = f"{TENANT}/credit"
-_MODEL = f"{TENANT}/credit-risk"
-_ALARM = {"kind": "p95-latency", "threshold_us": 60_000_000, "window_s": 10, "min_count": 50}
-_ACTIONS = {
-    "serving.deploy": "endpoint.deploy",
-    "serving.shift": "endpoint.shift-traffic",
-    "serving.retire": "endpoint.retire",
-}
+    from collections.abc import Callable
 
 
 class ServingConformance(GuardConformance):
@@ -59,7 +48,7 @@ class ServingConformance(GuardConformance):
 
     def case_the_first_version_has_all_traffic(self, world: World) -> None:
         """The outcome says so, names code and environment, and how replicas are confined."""
-        outcome = self._deploy(world, self._job(world, 1))
+        outcome = self._deploy(world, deployment(world, 1))
         expect(_traffic(outcome), ({"1": 100}, ""), "traffic")
         expect(outcome.replicas.get("1", 0) >= 1, expected=True, what="a replica that stands ready")
         for name in ("code", "environment"):
@@ -68,43 +57,43 @@ class ServingConformance(GuardConformance):
 
     def case_a_canary_begins_at_its_first_step(self, world: World) -> None:
         """The rest stays with the fallback."""
-        self._deploy(world, self._job(world, 1))
-        outcome = self._deploy(world, self._job(world, 2, **_canary(1)))
+        self._deploy(world, deployment(world, 1))
+        outcome = self._deploy(world, deployment(world, 2, **_canary(1)))
         expect(_traffic(outcome), ({"1": 90, "2": 10}, ""), "traffic")
 
     def case_a_shadow_has_no_traffic_of_its_own(self, world: World) -> None:
         """What was before stays."""
-        self._deploy(world, self._job(world, 1))
-        outcome = self._deploy(world, self._job(world, 2, strategy="shadow", fallback=f"{_MODEL}@1"))
+        self._deploy(world, deployment(world, 1))
+        outcome = self._deploy(world, deployment(world, 2, strategy="shadow", fallback=f"{MODEL}@1"))
         expect(_traffic(outcome), ({"1": 100}, "2"), "traffic")
 
     def case_traffic_goes_where_it_is_told(self, world: World) -> None:
         """And back."""
-        self._deploy(world, self._job(world, 1))
-        self._deploy(world, self._job(world, 2, **_canary(1)))
+        self._deploy(world, deployment(world, 1))
+        self._deploy(world, deployment(world, 2, **_canary(1)))
         for weights in ({"2": 100}, {"1": 70, "2": 30}, {"1": 100}):
             expect(_traffic(self._shift(world, weights)), (weights, ""), "traffic after a shift")
 
     def case_a_runtime_that_starts_anew_has_what_was(self, world: World) -> None:
         """Weights and all."""
-        self._deploy(world, self._job(world, 1))
-        self._deploy(world, self._job(world, 2, **_canary(1)))
+        self._deploy(world, deployment(world, 1))
+        self._deploy(world, deployment(world, 2, **_canary(1)))
         self._shift(world, {"1": 70, "2": 30})
-        status = self._start(world).status(TENANT, _ENDPOINT)
+        status = self._start(world).status(TENANT, ENDPOINT)
         expect(dict(status["weights"]), {"1": 70, "2": 30}, "weights after a restart")
 
     def case_a_retired_endpoint_is_gone(self, world: World) -> None:
         """It cannot be shifted; it can be deployed to again."""
-        self._deploy(world, self._job(world, 1))
+        self._deploy(world, deployment(world, 1))
         outcome = self._retire(world)
         expect((dict(outcome.weights), dict(outcome.replicas)), ({}, {}), "traffic and replicas after a retirement")
         with refused("not-found"):
             self._shift(world, {"1": 100})
-        expect(_traffic(self._deploy(world, self._job(world, 1, again=True))), ({"1": 100}, ""), "traffic")
+        expect(_traffic(self._deploy(world, deployment(world, 1))), ({"1": 100}, ""), "traffic")
 
     def case_a_deployment_that_is_done_is_told_again_and_not_done_again(self, world: World) -> None:
         """Same operation and step, new attempt and warrant, the files gone: the first outcome."""
-        job = self._job(world, 1)
+        job = deployment(world, 1)
         first = self._deploy(world, job)
         for file in job.model.values():
             file.path.unlink()
@@ -112,18 +101,18 @@ class ServingConformance(GuardConformance):
 
     def case_what_stands_is_told_to_whoever_has_no_warrant_any_more(self, world: World) -> None:
         """Of its own operation and step alone, also by a runtime that starts anew."""
-        job = self._job(world, 1)
-        expect(self._start(world).stands(TENANT, _ENDPOINT, job.operation_id, "deploy"), None, "what never began")
+        job = deployment(world, 1)
+        expect(self._start(world).stands(TENANT, ENDPOINT, job.operation_id, "deploy"), None, "what never began")
         outcome = self._deploy(world, job)
         for runtime in (self._start(world), self._start(world)):
-            expect(runtime.stands(TENANT, _ENDPOINT, job.operation_id, job.step), outcome, "what was deployed")
-            expect(runtime.stands(TENANT, _ENDPOINT, "0" * 32, job.step), None, "what another operation did")
+            expect(runtime.stands(TENANT, ENDPOINT, job.operation_id, job.step), outcome, "what was deployed")
+            expect(runtime.stands(TENANT, ENDPOINT, "0" * 32, job.step), None, "what another operation did")
         with refused("input"):
-            self._start(world).stands("lakeside", _ENDPOINT, job.operation_id, job.step)
+            self._start(world).stands("lakeside", ENDPOINT, job.operation_id, job.step)
 
     def case_a_step_that_was_used_is_good_for_nothing_else(self, world: World) -> None:
         """Same operation and step, other parameters."""
-        job = self._job(world, 1)
+        job = deployment(world, 1)
         self._deploy(world, job)
         other = {**job.parameters, "timeout_ms": 1234}
         with refused("conflict"):
@@ -131,7 +120,7 @@ class ServingConformance(GuardConformance):
 
     def case_files_that_were_not_decided_are_refused(self, world: World) -> None:
         """Another digest than the warrant names; nothing is deployed."""
-        job = self._job(world, 1)
+        job = deployment(world, 1)
         job.model[WEIGHTS_FILE].path.write_bytes(b"other")
         with refused("input"):
             self._deploy(world, job)
@@ -139,20 +128,20 @@ class ServingConformance(GuardConformance):
 
     def case_a_model_that_cannot_be_served_is_refused(self, world: World) -> None:
         """Though it is the very file that was decided; what was before goes on."""
-        self._deploy(world, self._job(world, 1))
-        job = self._job(world, 2, **_canary(1))
+        self._deploy(world, deployment(world, 1))
+        job = deployment(world, 2, **_canary(1))
         broken = write_input(job.model[WEIGHTS_FILE].path, job.model[WEIGHTS_FILE].path.read_bytes()[:-4])
         with refused("job", "input", "model"):
             self._deploy(world, replace(job, model={**job.model, WEIGHTS_FILE: broken}))
-        expect(dict(self._runtime.status(TENANT, _ENDPOINT)["weights"]), {"1": 100}, "weights")
+        expect(dict(self._runtime.status(TENANT, ENDPOINT)["weights"]), {"1": 100}, "weights")
 
     def case_what_is_not_understood_is_refused(self, world: World) -> None:
         """In a plan, and in weights."""
         for change in ({"strategy": "hope"}, {"alarms": [{"kind": "feeling"}]}, {"unknown": 1}):
             with refused("input"):
-                self._deploy(world, self._job(world, 1, **change))
+                self._deploy(world, deployment(world, 1, **change))
         self._require_nothing(world)
-        self._deploy(world, self._job(world, 1))
+        self._deploy(world, deployment(world, 1))
         for weights in ({}, {"1": 99}, {"1": 101, "2": -1}, {"one": 100}, [100]):
             with refused("input"):
                 self._shift(world, weights)
@@ -161,29 +150,29 @@ class ServingConformance(GuardConformance):
         """Neither to a version, nor to a fallback."""
         with refused("not-found"):
             self._shift(world, {"1": 100})
-        self._deploy(world, self._job(world, 1))
+        self._deploy(world, deployment(world, 1))
         with refused("conflict"):
             self._shift(world, {"1": 50, "2": 50})
         with refused("conflict"):
-            self._deploy(world, self._job(world, 3, **_canary(2)))
+            self._deploy(world, deployment(world, 3, **_canary(2)))
 
     def case_another_tenants_endpoint_cannot_be_named(self, world: World) -> None:
         """Not even to look at it."""
-        self._deploy(world, self._job(world, 1))
+        self._deploy(world, deployment(world, 1))
         with refused("input", "not-found"):
-            self._runtime.status(FOREIGN_TENANT, _ENDPOINT)
+            self._runtime.status(FOREIGN_TENANT, ENDPOINT)
         with refused("input"):
-            replace(self._change(world), tenant=FOREIGN_TENANT)
+            replace(traffic_change(), tenant=FOREIGN_TENANT)
 
     # --- how -----------------------------------------------------------------------------------------------------------
 
     def _guarded(self, world: World) -> GuardedAct:
-        job = self._job(world, 1)
+        job = deployment(world, 1)
         runtime = self._start(world)
 
         def has_happened() -> bool:
             try:
-                return bool(runtime.status(TENANT, _ENDPOINT)["weights"])
+                return bool(runtime.status(TENANT, ENDPOINT)["weights"])
             except AdapterError:
                 return False
 
@@ -201,74 +190,20 @@ class ServingConformance(GuardConformance):
     def _require_nothing(self, world: World) -> None:
         del world
         with refused("not-found"):
-            weights = self._runtime.status(TENANT, _ENDPOINT)["weights"]
+            weights = self._runtime.status(TENANT, ENDPOINT)["weights"]
             if not weights:
                 raise AdapterError("nothing is deployed", code="not-found")
 
-    def _job(self, world: World, number: int, *, again: bool = False, **changes: Any) -> DeploymentJob:
-        version = f"{_MODEL}@{number}"
-        files: Mapping[str, InputFile] = write_model(world.directory / "models" / str(number))
-        parameters: dict[str, Any] = {
-            "endpoint": _ENDPOINT,
-            "version": version,
-            "model_digest_hex": hashlib.sha256(version.encode()).hexdigest(),
-            "region": "local",
-            "strategy": "direct",
-            "steps": [],
-            "bake_s": 0,
-            "fallback": "",
-            "replicas": {"min": 1, "max": 1, "idle_s": 0},
-            "batch": {"max_rows": 16, "max_wait_ms": 0},
-            "timeout_ms": 3000,
-            "max_request_bytes": 65_536,
-            "alarms": [_ALARM],
-        }
-        return DeploymentJob(
-            tenant=TENANT,
-            endpoint=_ENDPOINT,
-            operation_id=hashlib.sha256(f"{number}{again}".encode()).hexdigest()[:32],
-            step="deploy",
-            attempt=1,
-            version=version,
-            parameters=parameters | changes,
-            model=files,
-        )
-
-    def _change(self, world: World, **parameters: Any) -> TrafficChange:
-        # Each change is an operation of its own.
-        self._changes = getattr(self, "_changes", 0) + 1
-        del world
-        return TrafficChange(
-            tenant=TENANT,
-            endpoint=_ENDPOINT,
-            operation_id=hashlib.sha256(f"change-{self._changes}".encode()).hexdigest()[:32],
-            step="change",
-            attempt=1,
-            parameters={"endpoint": _ENDPOINT, **parameters},
-        )
-
     def _deploy(self, world: World, job: DeploymentJob) -> ServingOutcome:
-        return self._start(world).deploy(self._warrant_for(world, "serving.deploy", job), job)
+        return self._start(world).deploy(warrant_for(world, self._adapter, "serving.deploy", job), job)
 
     def _shift(self, world: World, weights: Any) -> ServingOutcome:
-        change = self._change(world, weights=weights, shadow="")
-        return self._start(world).shift(self._warrant_for(world, "serving.shift", change), change)
+        change = traffic_change(weights=weights, shadow="")
+        return self._start(world).shift(warrant_for(world, self._adapter, "serving.shift", change), change)
 
     def _retire(self, world: World) -> ServingOutcome:
-        change = self._change(world)
-        return self._start(world).retire(self._warrant_for(world, "serving.retire", change), change)
-
-    def _warrant_for(self, world: World, operation: str, asked: DeploymentJob | TrafficChange) -> bytes:
-        return world.warrant(
-            _ACTIONS[operation],
-            self._adapter,
-            operation,
-            resources=asked.resources(),
-            parameters=asked.parameters,
-            operation_id=asked.operation_id,
-            step=asked.step,
-            attempt=asked.attempt,
-        )
+        change = traffic_change()
+        return self._start(world).retire(warrant_for(world, self._adapter, "serving.retire", change), change)
 
     def _start(self, world: World) -> ServingRuntime:
         """The runtime, started anew."""
@@ -277,7 +212,7 @@ class ServingConformance(GuardConformance):
 
 
 def _canary(fallback: int) -> dict[str, Any]:
-    return {"strategy": "canary", "steps": [10, 100], "bake_s": 3600, "fallback": f"{_MODEL}@{fallback}"}
+    return {"strategy": "canary", "steps": [10, 100], "bake_s": 3600, "fallback": f"{MODEL}@{fallback}"}
 
 
 def _traffic(outcome: ServingOutcome) -> tuple[dict[str, int], str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from licet_adapters.ports import CheckJob, TrainingJob
+    from licet_adapters.ports import CheckJob, DeploymentJob, TrafficChange, TrainingJob
 
 TENANT = "northbank"
 FOREIGN_TENANT = "lakeside"
@@ -137,7 +137,13 @@ class World:
             }
         )
 
-    def warrant_for(self, action: str, adapter: str, operation: str, job: TrainingJob | CheckJob) -> bytes:
+    def warrant_for(
+        self,
+        action: str,
+        adapter: str,
+        operation: str,
+        job: TrainingJob | CheckJob | DeploymentJob | TrafficChange,
+    ) -> bytes:
         """Decide ``action`` with allow and have the very warrant made that a job asks for."""
         return self.warrant(
             action,

@@ -39,7 +39,7 @@ class StandardWebhooks:
     def __init__(self, context: AdapterContext) -> None:
         self._signer = context.signer
         self._clock = context.clock
-        self._timeout_s = float(context.option("webhook_timeout_s", "10"))
+        self._timeout_s = float(context.option("outbound_timeout_s", "10"))
         self._networks = outbound.parse_networks(context.option("outbound_networks"))
 
     def send(self, notice: Notice) -> NoticeOutcome:

@@ -21,7 +21,7 @@ from licet_adapters.errors import (
     Unavailable,
     WarrantRefused,
 )
-from licet_adapters.ports import AdapterContext, DeploymentJob, ServingOutcome, TrafficChange
+from licet_adapters.ports import CONTROL_SOCKET, AdapterContext, DeploymentJob, ServingOutcome, TrafficChange
 from licet_adapters.training.common import report_from_record
 from licet_attestations import rpc
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "local-serving"
-CONTROL_SOCKET = "router.sock"
 _TIMEOUT_S = 200.0
 _STATUS_TIMEOUT_S = 10.0
 _KINDS: Mapping[str, type[AdapterError]] = {

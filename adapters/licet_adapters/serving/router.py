@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from licet_adapters.serving.plane import Observe
     from licet_attestations.trustroot import TrustRoot
 
-CONTROL_SOCKET = "router.sock"
 _TICK_S = 0.02
 _SLOW_TICK_S = 0.25
 _CALL_TIMEOUT_S = 180.0

@@ -37,7 +37,7 @@ class HttpTickets:
         self._clock = context.clock
         self._url = context.option("tickets_url")
         self._token_file = context.option("tickets_token_file")
-        self._timeout_s = float(context.option("webhook_timeout_s", "10"))
+        self._timeout_s = float(context.option("outbound_timeout_s", "10"))
         self._networks = outbound.parse_networks(context.option("outbound_networks"))
         self._max_age_s = int(context.option("ticket_max_age_s", "3600"))
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import shutil
 import subprocess
 import threading
@@ -29,14 +28,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from licet_adapters.errors import InputRefused, Unavailable
-from licet_adapters.ports import Device
+from licet_adapters.ports import DEVICE_UUID, Device
 from licet_attestations.signer.files import make_private_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-UUID = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
-"""How NVIDIA's driver names a whole device. A slice of one (``MIG-...``) is not taken."""
 
 _QUERY = ("--query-gpu=index,uuid,name,memory.total,driver_version", "--format=csv,noheader,nounits")
 _COLUMNS = 5
@@ -126,7 +122,7 @@ def find_devices(allowed: Sequence[str], machine: Machine) -> Found:
 def _parse(line: str) -> tuple[str, Device] | None:
     """One line of the tool's answer; None for what is not a whole device with all its figures."""
     cells = [cell.strip() for cell in line.split(",")]
-    if len(cells) != _COLUMNS or not UUID.match(cells[1]) or not cells[3].isdecimal():
+    if len(cells) != _COLUMNS or not DEVICE_UUID.match(cells[1]) or not cells[3].isdecimal():
         return None
     _, uuid, name, memory_mib, driver = cells
     return uuid, Device(uuid=uuid, kind="cuda", name=name[:100], memory_mib=int(memory_mib), driver=driver[:50])
@@ -198,7 +194,7 @@ class DevicePool:
             InputRefused: A device is named twice, or in no form that a device is named in.
             Unavailable: One is not in the pool now, or another job is still at work on it.
         """
-        if len(set(uuids)) != len(uuids) or not all(UUID.match(uuid) for uuid in uuids):
+        if len(set(uuids)) != len(uuids) or not all(DEVICE_UUID.match(uuid) for uuid in uuids):
             raise InputRefused("devices are named by UUID, each once", code="input.devices")
         found = self.look()
         if missing := [uuid for uuid in uuids if uuid not in found.nodes]:

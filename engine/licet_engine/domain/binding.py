@@ -45,6 +45,10 @@ def binding_parts(
     }
 
 
+BINDING_PATTERN = r"^([0-9a-f]{16,64})?$"
+"""A binding, or enough of its beginning to know it by, or nothing."""
+
+
 def binding_hex(**parts: Any) -> str:
     """The binding over what `binding_parts` takes: SHA-256 in hex over its canonical JSON."""
     return canonical.digest(binding_parts(**parts)).hex()

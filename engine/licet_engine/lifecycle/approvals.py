@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from licet_engine.domain.binding import BINDING_PATTERN
 from licet_engine.domain.errors import Conflict
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
@@ -70,7 +71,7 @@ class GiveVerdict(Body):
     track: Track
     verdict: Annotated[str, Field(pattern="^(approved|rejected)$")] = "approved"
     reason: Text = "reviewed"
-    binding: Annotated[str, Field(pattern="^([0-9a-f]{16,64})?$")] = ""
+    binding: Annotated[str, Field(pattern=BINDING_PATTERN)] = ""
     on_behalf_of: Word | None = None
 
 
@@ -106,17 +107,9 @@ def ask_request(view: View, who: Who, ref: Ref, body: RequestApproval, ids: Ids)
         return None
     binding = view.binding(row)
     request = ApprovalRequest(
-        tenant_id=ref.tenant,
-        id=ids.decision,
-        model=row.model,
-        version=row.version,
-        track=body.track,
-        binding=binding,
+        **_bound(view, row, body, ids),
         requested_by=who.name,
-        reason=body.reason,
-        at_ms=ids.now_ms,
         expires_at_ms=ids.now_ms + view.tenant.request_ttl_s * 1000,
-        parts=view.binding_parts(row),
     )
     mine = _own_requests(view, who, row, body.track)
     conflict = not_ready(row, ref)
@@ -144,6 +137,21 @@ def ask_request(view: View, who: Who, ref: Ref, body: RequestApproval, ids: Ids)
         conflict=conflict,
         result={"request": request.id, "binding": binding, "expires_at_ms": request.expires_at_ms},
     )
+
+
+def _bound(view: View, row: ModelVersion, body: RequestApproval | GiveVerdict, ids: Ids) -> dict[str, Any]:
+    """What a request and a verdict have alike: the version as it stands now, the track, the reason and the moment."""
+    return {
+        "tenant_id": row.tenant_id,
+        "id": ids.decision,
+        "model": row.model,
+        "version": row.version,
+        "track": body.track,
+        "binding": view.binding(row),
+        "reason": body.reason,
+        "at_ms": ids.now_ms,
+        "parts": view.binding_parts(row),
+    }
 
 
 def _own_requests(view: View, who: Who, row: ModelVersion, track: str) -> list[ApprovalRequest]:
@@ -182,7 +190,6 @@ def ask_approve(view: View, who: Who, ref: Ref, body: GiveVerdict, ids: Ids) -> 
     row = found(view, ref)
     if row is None:
         return None
-    parts = view.binding_parts(row)
     binding = view.binding(row)
     context = verdict_context(view, who, body.track, body.verdict, body.on_behalf_of)
     conflict = not_ready(row, ref)
@@ -198,19 +205,11 @@ def ask_approve(view: View, who: Who, ref: Ref, body: GiveVerdict, ids: Ids) -> 
             "ask them to, or give the verdict as your own"
         )
     verdict = Approval(
-        tenant_id=ref.tenant,
-        id=ids.decision,
-        model=row.model,
-        version=row.version,
-        track=body.track,
-        binding=binding,
+        **_bound(view, row, body, ids),
         verdict=body.verdict,
         approver=who.name,
         on_behalf_of=body.on_behalf_of,
-        reason=body.reason,
-        at_ms=ids.now_ms,
         expires_at_ms=ids.now_ms + view.tenant.approval_ttl_s * 1000,
-        parts=parts,
     )
     record = {"version": str(ref), "track": body.track, "binding": binding, "verdict": body.verdict, "approver": who.id}
     if body.on_behalf_of is not None:

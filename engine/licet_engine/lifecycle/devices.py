@@ -15,10 +15,9 @@ Rules kept here:
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 from sqlalchemy import Engine
@@ -32,13 +31,9 @@ from licet_engine.lifecycle.verbs import Body, Change, Ids, Insert, Note, Propos
 from licet_engine.store.db import TenantSession, tenant_session
 from licet_engine.store.tables import DeviceAllotment, DeviceRow, DeviceWait, Operation
 
-if TYPE_CHECKING:
-    from licet_engine.lifecycle.deed import Door
-
 logger = logging.getLogger(__name__)
 
 _MAX_REPORTED: Final = 64
-_REPORT_EVERY_S: Final = 30.0
 _GONE_AFTER_MS: Final = 15 * 60_000
 """A device that nobody reported for so long is of a machine that is gone; leased, it stays until its lease lapses."""
 _BY_QUOTA: Final = "other runs of this tenant have all that it is allotted"
@@ -312,36 +307,6 @@ def devices_of(parameters: Mapping[str, Any]) -> int:
     """How many devices an accepted operation needs."""
     spec = parameters.get("spec")
     return int(spec["ranks"]) if isinstance(spec, Mapping) and spec.get("device") == "cuda" else 0
-
-
-class PoolReporter:
-    """Tells the api which devices this worker has, again and again, on a thread of its own.
-
-    Args:
-        door: Of the api.
-        worker: Of which machine: its workers share what it has.
-        find: Finds the devices; may take its time.
-    """
-
-    def __init__(self, door: Door, worker: str, find: Callable[[], Sequence[Device]]) -> None:
-        self._door = door
-        self._worker = worker
-        self._find = find
-        self._thread = threading.Thread(target=self._run, name="licet-devices", daemon=True)
-
-    def start(self) -> None:
-        """Begin; it goes on until the process ends."""
-        self._thread.start()
-
-    def _run(self) -> None:
-        pause = threading.Event()
-        while True:
-            try:
-                found = [asdict(device) for device in self._find()]
-                self._door.call("devices", worker=self._worker, devices=found)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again, and must be.
-                logger.warning("devices cannot be reported", extra={"reason": f"{type(error).__name__}: {error}"})
-            pause.wait(_REPORT_EVERY_S)
 
 
 VERBS = (

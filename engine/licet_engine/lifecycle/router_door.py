@@ -26,6 +26,7 @@ from sqlmodel import col, select
 
 from licet_adapters.errors import AdapterError
 from licet_adapters.ports import MAX_CAUSE_CHARS, check_weights
+from licet_adapters.serving.histogram import OUTCOMES
 from licet_attestations import canonical
 from licet_engine.domain.errors import Busy, Conflict, InvalidInput, TooManyRequests, Unauthenticated
 from licet_engine.domain.rates import Buckets
@@ -48,7 +49,6 @@ _PRUNED_EVERY: Final = 64
 """Batches of an endpoint, after which those too many are removed: each removal waits for the one writer."""
 """Batches of an endpoint that stay as rows; all of them stand in the log."""
 
-STATUSES: Final = ("ok", "client-error", "server-error", "timeout")
 EVENTS: Final = ("step", "completed", "rolled-back", "failed")
 _MAX_TRIES: Final = 8
 _MAX_GROUPS: Final = 50_000
@@ -143,9 +143,9 @@ def _group(sent: Any) -> Mapping[str, Any]:
             number = str(version)
             # ``0`` stands for requests that ended before a version was chosen for them.
             is_plain = _WORD.fullmatch(session) and (_VERSION.fullmatch(number) or number == "0")
-            if is_plain and status in STATUSES and type(count) is int and 0 < count <= _MAX_NUMBER:
+            if is_plain and status in OUTCOMES and type(count) is int and 0 < count <= _MAX_NUMBER:
                 return {"session": session, "version": number, "status": status, "count": count}
-    raise InvalidInput(f"a group has session, version, status ({', '.join(STATUSES)}) and a count above 0")
+    raise InvalidInput(f"a group has session, version, status ({', '.join(OUTCOMES)}) and a count above 0")
 
 
 class RouterDoor:

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from licet_engine.domain.binding import BINDING_PATTERN
+
 _DAY_S: Final = 86_400
 _HOUR_S: Final = 3600
 _MAX_SHOWN_CHARS: Final = 80
@@ -24,7 +26,7 @@ PATTERNS: Final[Mapping[str, str]] = {
     r"^[A-Za-z0-9_. -]+$": "the name of a column: letters, digits, '_', '.', '-' and spaces",
     r"^[0-9a-f]{64}$": "a digest of 64 hexadecimal digits",
     r"^[0-9a-f]{32}$": "an ID of 32 hexadecimal digits, as lists show it",
-    r"^([0-9a-f]{16,64})?$": "the binding that licet model read shows, or at least its first 16 hexadecimal digits",
+    BINDING_PATTERN: "the binding that licet model read shows, or at least its first 16 hexadecimal digits",
     r"^[a-z][a-z0-9_.-]{0,63}$": "a name of at most 64 lower-case letters, digits, '_', '.' and '-', beginning with a letter",
     r"^[1-9][0-9]{0,8}$": "the number of a version, such as 2",
     r"^([1-9][0-9]{0,8})?$": "the number of a version, such as 2, or empty for none",

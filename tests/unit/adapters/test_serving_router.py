@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from serving_world import ENDPOINT, ServingWorld, body, eventually, serving_world  # The line above finds it.
-
+from licet_adapters.conformance.deployments import ENDPOINT, NEVER
+from licet_adapters.conformance.routing import ServingWorld, body, eventually, serving_world
 from licet_adapters.conformance.world import FOREIGN_TENANT, TENANT
 from licet_adapters.effects import Effect
 from licet_adapters.errors import Conflict, InputRefused, JobFailed, NotFound, Unavailable, WarrantRefused
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FIRST = f"{TENANT}/credit-risk@1"
-NEVER = {"kind": "p95-latency", "threshold_us": 60_000_000, "window_s": 10, "min_count": 20}
 
 
 @pytest.fixture

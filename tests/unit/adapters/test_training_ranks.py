@@ -23,7 +23,7 @@ from licet_adapters.training.local import LocalTraining, execution_digest_hex
 
 pytestmark = pytest.mark.slow
 
-SPEC = {**TrainingExample().spec, "epochs": 400, "checkpoint_every_epochs": 5}
+SPEC = {**TrainingExample().spec, "epochs": 120, "checkpoint_every_epochs": 5}
 MITIGATION = {"kind": "demographic-parity", "group": "minor", "weight_micro": 5_000_000}
 
 
@@ -153,7 +153,7 @@ def test_a_killed_rank_ends_the_attempt_and_the_next_one_ends_with_the_very_bits
     bench: Bench, whole: TrainingOutcome, rank: int
 ) -> None:
     job = bench.job(f"killed-{rank}", ranks=2, mitigation=MITIGATION)
-    failure, seen = kill_rank(bench, job, rank, after_epoch=60)
+    failure, seen = kill_rank(bench, job, rank, after_epoch=20)
     # It counts as killed, which is tried again; and nothing of it is left.
     assert failure.code == "job.killed"
     assert not [pid for pid in seen if is_alive(pid)]
@@ -166,7 +166,7 @@ def test_a_killed_rank_ends_the_attempt_and_the_next_one_ends_with_the_very_bits
 def test_a_stopped_run_of_two_ranks_leaves_no_process_and_goes_on(bench: Bench, whole: TrainingOutcome) -> None:
     job = bench.job("stopped", ranks=2, mitigation=MITIGATION)
     seen: list[Metric] = []
-    stopped = bench.run(job, seen.append, lambda: bool(seen) and seen[-1].epoch >= 60)
+    stopped = bench.run(job, seen.append, lambda: bool(seen) and seen[-1].epoch >= 20)
     assert stopped.stopped
     assert not rank_pids()
     assert bench.run(replace(job, attempt=2)).digests == whole.digests
@@ -199,7 +199,7 @@ def test_a_run_in_mixed_precision_goes_on_to_the_very_bits(bench: Bench) -> None
     assert abs(losses[0] - losses[1]) < 20_000
     job = bench.job("mixed-stopped", precision="bf16")
     seen: list[Metric] = []
-    assert bench.run(job, seen.append, lambda: bool(seen) and seen[-1].epoch >= 60).stopped
+    assert bench.run(job, seen.append, lambda: bool(seen) and seen[-1].epoch >= 20).stopped
     resumed = bench.run(replace(job, attempt=2))
     assert resumed.resumed_from_step > 0
     assert resumed.digests == mixed.digests

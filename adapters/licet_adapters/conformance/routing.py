@@ -1,33 +1,32 @@
-"""A router with a world around it, for the tests of serving: a real signer and log, a real sandbox, real sockets."""
+"""A router with a world around it: a real signer and log, a real sandbox, real sockets.
+
+For tests and measures of the router that is shipped; the suite for serving runtimes knows none.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import json
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from licet_adapters.conformance.deployments import ENDPOINT, deployment, traffic_change, warrant_for
 from licet_adapters.conformance.invoking import WorldDoor
 from licet_adapters.conformance.tabular import table, write_input, write_model
 from licet_adapters.conformance.world import TENANT, World
-from licet_adapters.ports import REFERENCE_FILE, DeploymentJob, InputFile, ServingOutcome, TrafficChange
+from licet_adapters.ports import REFERENCE_FILE
 from licet_adapters.serving.reference import build_reference
 from licet_adapters.serving.router import Router, RouterConfig, build_router
+from licet_adapters.serving.sessions import ADAPTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-ENDPOINT = f"{TENANT}/credit"
-ADAPTER = "local-serving"
-ACTIONS = {
-    "serving.deploy": "endpoint.deploy",
-    "serving.shift": "endpoint.shift-traffic",
-    "serving.retire": "endpoint.retire",
-}
+    from licet_adapters.ports import DeploymentJob, InputFile, ServingOutcome, TrafficChange
+
 PATIENCE_S = 30.0
 
 
@@ -41,7 +40,16 @@ def body(income: float = 4.5, ratio: float = 0.9, rows: int = 1) -> bytes:
 
 
 class ServingWorld:
-    """A world, a door and a router that can be stopped and started again."""
+    """A world, a door and a router that can be stopped and started again.
+
+    Args:
+        directory: Scratch, 0700.
+
+    Attributes:
+        world: The world.
+        door: What the router asks and tells.
+        router: The router, while it runs.
+    """
 
     def __init__(self, directory: Path, **config: Any) -> None:
         self.world = World(directory)
@@ -50,10 +58,11 @@ class ServingWorld:
         self.router: Router | None = None
         self._thread: threading.Thread | None = None
         self._callers: list[Caller] = []
-        self._serial = 0
+        self._models = 0
 
     @property
     def data_dir(self) -> Path:
+        """The router's folder."""
         return self.world.directory / "router"
 
     def start(self) -> Router:
@@ -63,7 +72,8 @@ class ServingWorld:
         self.router = build_router(config, context.trust_root, self.world.signer, self.door, self.world.clock)
         self._thread = threading.Thread(target=self.router.run, daemon=True)
         self._thread.start()
-        assert self.router.wait_ready(PATIENCE_S)
+        if not self.router.wait_ready(PATIENCE_S):
+            raise TimeoutError(f"the router is not ready after {PATIENCE_S:.0f} s")
         return self.router
 
     def stop(self) -> None:
@@ -71,7 +81,8 @@ class ServingWorld:
         if self.router is not None and self._thread is not None:
             self.router.ask_to_stop()
             self._thread.join(PATIENCE_S)
-            assert not self._thread.is_alive()
+            if self._thread.is_alive():
+                raise TimeoutError(f"the router has not stopped after {PATIENCE_S:.0f} s")
         self.router = None
 
     def close(self) -> None:
@@ -84,7 +95,8 @@ class ServingWorld:
 
     def model(self, *, reference: bool = False) -> dict[str, InputFile]:
         """The files of a model, and its reference."""
-        folder = self.world.directory / "models" / str(self._serial)
+        self._models += 1
+        folder = self.world.directory / "models" / str(self._models)
         files = write_model(folder)
         if reference:
             data = build_reference(
@@ -96,61 +108,17 @@ class ServingWorld:
             files[REFERENCE_FILE] = write_input(folder / REFERENCE_FILE, data)
         return files
 
-    def job(self, number: int, *, files: dict[str, InputFile] | None = None, **changes: Any) -> DeploymentJob:
-        """A deployment of version ``number``: direct, unless changed."""
-        self._serial += 1
-        version = f"{TENANT}/credit-risk@{number}"
-        parameters: dict[str, Any] = {
-            "endpoint": ENDPOINT,
-            "version": version,
-            "model_digest_hex": hashlib.sha256(version.encode()).hexdigest(),
-            "region": "local",
-            "strategy": "direct",
-            "steps": [],
-            "bake_s": 0,
-            "fallback": "",
-            "replicas": {"min": 1, "max": 1, "idle_s": 0},
-            "batch": {"max_rows": 16, "max_wait_ms": 0},
-            "timeout_ms": 3000,
-            "max_request_bytes": 65_536,
-            "alarms": [{"kind": "p95-latency", "threshold_us": 5_000_000, "window_s": 10, "min_count": 50}],
-        }
-        return DeploymentJob(
-            tenant=TENANT,
-            endpoint=ENDPOINT,
-            operation_id=hashlib.sha256(f"deploy-{self._serial}".encode()).hexdigest()[:32],
-            step="deploy",
-            attempt=1,
-            version=version,
-            parameters=parameters | changes,
-            model=self.model() if files is None else files,
-        )
+    def job(self, number: int, **changes: Any) -> DeploymentJob:
+        """A deployment of version ``number``; see ``deployment``."""
+        return deployment(self.world, number, **changes)
 
     def change(self, **parameters: Any) -> TrafficChange:
         """A change of traffic."""
-        self._serial += 1
-        return TrafficChange(
-            tenant=TENANT,
-            endpoint=ENDPOINT,
-            operation_id=hashlib.sha256(f"change-{self._serial}".encode()).hexdigest()[:32],
-            step="shift",
-            attempt=1,
-            parameters={"endpoint": ENDPOINT, **parameters},
-        )
+        return traffic_change(**parameters)
 
-    def warrant(self, operation: str, asked: DeploymentJob | TrafficChange, **changes: Any) -> bytes:
+    def warrant(self, operation: str, asked: DeploymentJob | TrafficChange) -> bytes:
         """The right warrant for it."""
-        return self.world.warrant(
-            ACTIONS[operation],
-            ADAPTER,
-            operation,
-            resources=asked.resources(),
-            parameters=asked.parameters,
-            operation_id=asked.operation_id,
-            step=asked.step,
-            attempt=asked.attempt,
-            **changes,
-        )
+        return warrant_for(self.world, ADAPTER, operation, asked)
 
     def deploy(self, number: int, **changes: Any) -> ServingOutcome:
         """Deploy under the right warrant."""
@@ -169,7 +137,9 @@ class ServingWorld:
 
     @property
     def running(self) -> Router:
-        assert self.router is not None
+        """The router, which must have been started."""
+        if self.router is None:
+            raise RuntimeError("no router runs in this world: start one first")
         return self.router
 
     def figures(self) -> Any:
@@ -186,7 +156,12 @@ class ServingWorld:
 
 
 class Caller:
-    """One who calls, on one connection."""
+    """One who calls, on one connection.
+
+    Args:
+        address: The router's.
+        token: What is shown; nothing if empty.
+    """
 
     def __init__(self, address: tuple[str, int], token: str) -> None:
         self._connection = http.client.HTTPConnection(*address, timeout=PATIENCE_S)
@@ -209,6 +184,7 @@ class Caller:
         return self.ask("POST", path, body() if data is None else data)
 
     def close(self) -> None:
+        """Hang up."""
         self._connection.close()
 
 
@@ -227,6 +203,7 @@ def eventually(holds: Callable[[], Any], what: str, patience_s: float = PATIENCE
     """Wait until it holds; return what it gave."""
     deadline_s = time.monotonic() + patience_s
     while not (found := holds()):
-        assert time.monotonic() < deadline_s, f"it never came to pass: {what}"
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(f"it never came to pass: {what}")
         time.sleep(0.02)
     return found

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from licet_adapters.ports import CONTROL_SOCKET
 from licet_adapters.serving.router import RouterConfig, build_router
 from licet_attestations import rpc
 from licet_attestations.signer.client import SignerClient
@@ -27,7 +28,7 @@ def main(folder: str, now_ms: str) -> None:
     """Run on ``folder``, whose sockets are there; say on standard output where requests are taken."""
     root = Path(folder)
     client = SignerClient(root / "run" / "signer.sock")
-    config = RouterConfig(data_dir=root / "router", port=0, control_socket=root / "run" / "router.sock")
+    config = RouterConfig(data_dir=root / "router", port=0, control_socket=root / "run" / CONTROL_SOCKET)
     router = build_router(config, client.public(), client, SocketDoor(root / "run" / "api.sock"), lambda: int(now_ms))
     signal.signal(signal.SIGTERM, lambda *_: router.ask_to_stop())
 
