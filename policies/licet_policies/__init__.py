@@ -15,6 +15,7 @@ from licet_policies.bundle import (
     safety_valve_actions,
 )
 from licet_policies.errors import LicetPoliciesError, PackError, PolicySourceError
+from licet_policies.invariants import bundle_invariants, platform_invariants
 from licet_policies.packs import Pack, PackChoice, pack, pack_names
 from licet_policies.schema import load_schema, resource_types, schema_text
 from licet_policies.source import Policy
@@ -29,11 +30,13 @@ __all__ = [
     "PolicySourceError",
     "bundle_digest",
     "bundle_digest_hex",
+    "bundle_invariants",
     "compose",
     "guardrails",
     "load_schema",
     "pack",
     "pack_names",
+    "platform_invariants",
     "policies_for",
     "resource_types",
     "roles",

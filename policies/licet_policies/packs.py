@@ -57,6 +57,7 @@ class Pack:
         framework: The document whose clauses its policies name in ``@control``.
         parameters: Declaration of each parameter, by name.
         text: Its policies, with placeholders.
+        invariants: What it promises, with placeholders; empty where it promises nothing that can be proved.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Pack:
     framework: str
     parameters: Mapping[str, Mapping[str, Any]]
     text: str
+    invariants: str = ""
 
     def resolve(self, given: Mapping[str, object]) -> dict[str, ParameterValue]:
         """Check ``given`` and fill in defaults.
@@ -90,8 +92,11 @@ class Pack:
 
     def policies(self, parameters: Mapping[str, ParameterValue]) -> tuple[Policy, ...]:
         """Give the pack's policies with ``parameters``, as ``resolve`` returned them, put in as literals."""
-        text = _PLACEHOLDER.sub(lambda match: _literal(parameters[match.group(1)]), self.text)
-        return parse_policies(text, f"pack:{self.name}")
+        return parse_policies(_filled(self.text, parameters), f"pack:{self.name}")
+
+    def invariant_policies(self, parameters: Mapping[str, ParameterValue]) -> tuple[Policy, ...]:
+        """Give the pack's invariants with ``parameters``, as ``resolve`` returned them, put in as literals."""
+        return parse_policies(_filled(self.invariants, parameters), f"pack:{self.name}")
 
 
 def pack_names() -> tuple[str, ...]:
@@ -120,7 +125,15 @@ def _load(name: str) -> Pack:
     read, declared = set(_PLACEHOLDER.findall(text)), set(meta["parameters"])
     if read != declared:
         raise PackError(f"pack {name}: declared and read parameters differ: {', '.join(sorted(read ^ declared))}")
-    return Pack(name, meta["version"], meta["title"], meta["framework"], meta["parameters"], text)
+    promised = folder.joinpath("invariants.cedar")
+    invariants = promised.read_text("utf-8") if promised.is_file() else ""
+    if strange := set(_PLACEHOLDER.findall(invariants)) - declared:
+        raise PackError(f"pack {name}: its invariants read {', '.join(sorted(strange))}, which it does not declare")
+    return Pack(name, meta["version"], meta["title"], meta["framework"], meta["parameters"], text, invariants)
+
+
+def _filled(text: str, parameters: Mapping[str, ParameterValue]) -> str:
+    return _PLACEHOLDER.sub(lambda match: _literal(parameters[match.group(1)]), text)
 
 
 def _check(where: str, declared: Mapping[str, Any], value: object) -> ParameterValue:

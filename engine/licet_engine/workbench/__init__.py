@@ -1,1 +1,1 @@
-"""For security teams: policies written, tested, proved, compared, replayed. Nothing here needs a service or a database."""
+"""The workbench: what security teams test, prove and compare policies with. Nothing here needs a server or a database."""
