@@ -14,8 +14,11 @@ from licet_engine.commands.text import clean
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from licet_engine.workbench.coverage import Coverage
     from licet_engine.workbench.findings import Finding
     from licet_engine.workbench.formats import Check, RuleText
+    from licet_engine.workbench.project import Project
+    from licet_engine.workbench.testing import Result
 
 F = TypeVar("F", bound="Callable[..., Any]")
 _COLOUR = {"error": "red", "warning": "yellow", "note": "blue"}
@@ -153,5 +156,131 @@ def fmt(folder: Path, *, is_checking: bool) -> None:
         raise click.exceptions.Exit(EXIT_DENIED)
 
 
-COMMANDS = (init, lint, fmt)
+@click.command("test")
+@_folder
+@click.option("--match", metavar="TEXT", default="", help="Only the tests whose file or name contains TEXT.")
+@_format("json", "junit", "sarif")
+@guarded
+def test_policies(folder: Path, match: str, format_: str) -> None:
+    """Decide every test of the project in DIR by the bundle that it is, and explain those that come out otherwise.
+
+    Exit codes: 0 all pass, 1 some do not, 2 they could not be run.
+    """
+    from licet_engine.workbench import formats, testing  # noqa: PLC0415  # As above.
+    from licet_engine.workbench.project import load_project  # noqa: PLC0415  # As above.
+
+    project = load_project(folder)
+    results = _run_tests(project, match)
+    base = formats.shown_from(project.root)
+    missed = [result for result in results if result.outcome != "passed"]
+    if format_ == "text":
+        for result in missed:
+            _show_result(result, base)
+        click.echo(f"{len(results) - len(missed)} of {len(results)} tests pass", err=True)
+    elif format_ == "json":
+        click.echo(formats.to_json("test", {"tests": [result.to_json() for result in results], "missed": len(missed)}))
+    else:
+        found = testing.findings(results)
+        _answer("test", format_, rules=testing.RULES, findings=found, base=base, checks=testing.checks(results))
+    if missed:
+        raise click.exceptions.Exit(EXIT_DENIED)
+
+
+def _run_tests(project: Project, match: str) -> list[Result]:
+    from licet_engine.workbench.cases import load_cases  # noqa: PLC0415  # As above.
+    from licet_engine.workbench.errors import ProjectError  # noqa: PLC0415  # As above.
+    from licet_engine.workbench.testing import Runner  # noqa: PLC0415  # As above.
+
+    cases = [case for case in load_cases(project) if match in case.file or match in case.name]
+    if not cases:
+        raise ProjectError(f"no test has {match!r} in its file or name")
+    runner = Runner(project)
+    return [runner.run(case) for case in cases]
+
+
+def _show_result(result: Result, base: str) -> None:
+    word = click.style(result.outcome, fg="red", bold=True)
+    place = f"{clean(base)}{clean(result.case.file)}:{result.case.line}"
+    click.echo(f"{place}: {word}: {clean(result.case.name)}")
+    click.echo(f"  {clean(result.message)}")
+    for line in result.why:
+        click.echo(f"    {clean(line)}")
+
+
+@click.command()
+@_folder
+@click.option(
+    "--threshold",
+    type=click.IntRange(0, 100),
+    metavar="PERCENT",
+    help="The least share that must be covered; by default that of licet.toml.",
+)
+@_format("json", "junit", "sarif")
+@guarded
+def coverage(folder: Path, threshold: int | None, format_: str) -> None:
+    """Measure what the tests of the project in DIR reach: its policies, their conjuncts, and both outcomes of each.
+
+    Exit codes: 0 the threshold is reached and all tests pass, 1 not, 2 it could not be told.
+    """
+    from licet_engine.workbench import coverage as measuring  # noqa: PLC0415  # As above.
+    from licet_engine.workbench import formats  # noqa: PLC0415  # As above.
+    from licet_engine.workbench.cases import load_cases  # noqa: PLC0415  # As above.
+    from licet_engine.workbench.project import load_project  # noqa: PLC0415  # As above.
+    from licet_engine.workbench.testing import Runner  # noqa: PLC0415  # As above.
+
+    project = load_project(folder)
+    cases = load_cases(project)
+    runner = Runner(project)
+    results = [runner.run(case) for case in cases]
+    measured = measuring.coverage(project, runner.compiled, results)
+    least = project.config.coverage.threshold if threshold is None else threshold
+    missed = sum(result.outcome != "passed" for result in results)
+    base = formats.shown_from(project.root)
+    if format_ == "text":
+        _show_coverage(measured, base, least)
+        if missed:
+            click.echo(f"{missed} of {len(results)} tests do not pass: see `licet policy test`", err=True)
+    elif format_ == "json":
+        click.echo(formats.to_json("coverage", {**measured.to_json(), "threshold": least, "tests_missed": missed}))
+    else:
+        own = [policy.id for policy in runner.compiled.policies if policy.source == "tenant"]
+        checks = measuring.checks(measured, own)
+        found = measuring.findings(measured)
+        _answer("coverage", format_, rules=measuring.RULES, findings=found, base=base, checks=checks)
+    if missed or measured.percent < least:
+        raise click.exceptions.Exit(EXIT_DENIED)
+
+
+def _show_coverage(measured: Coverage, base: str, least: int) -> None:
+    for gap in measured.gaps:
+        click.echo(f"{clean(base)}{clean(gap.span)}: {clean(gap.message)} [{clean(gap.policy)}]")
+    for label, (covered, of) in (
+        ("policies", measured.policies),
+        ("conjuncts", measured.parts),
+        ("outcomes", measured.outcomes),
+    ):
+        click.echo(f"{label:<10}{covered:>6} of {of}")
+    colour = "green" if measured.percent >= least else "red"
+    share = click.style(f"{measured.percent} %", fg=colour, bold=True)
+    click.echo(f"covered   {share}, demanded are {least} %")
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["toml", "tests", "cedar"]))
+@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@guarded
+def schema(kind: str, folder: Path | None) -> None:
+    """Print a schema for an editor: the JSON schema of licet.toml or of the tests, or the Cedar schema.
+
+    With DIR the Cedar schema has what the project there adds to it. docs/policy-editor.md says what to do with them.
+    """
+    from licet_engine.workbench import schemas  # noqa: PLC0415  # As above.
+    from licet_engine.workbench.project import load_project  # noqa: PLC0415  # As above.
+
+    project = None if folder is None else load_project(folder)
+    text = {"toml": schemas.toml_schema, "tests": schemas.tests_schema}.get(kind)
+    click.echo(schemas.cedar_schema(project) if text is None else text(), nl=False)
+
+
+COMMANDS = (init, lint, fmt, test_policies, coverage, schema)
 """What ``licet policy`` has beside the verbs that ask a server."""
