@@ -28,6 +28,7 @@ from licet_engine.commands import (
     policy,
     training,
     webhooks,
+    workbench,
 )
 from licet_engine.commands.ask import ask
 from licet_engine.commands.breakglass import break_glass
@@ -105,6 +106,8 @@ for _command in (
     doctor,
 ):
     cli.add_command(_command)
+for _command in workbench.COMMANDS:
+    policy.policy.add_command(_command)
 
 
 def _format_of(arguments: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ from licet_policies.bundle import (
     roles,
     safety_valve_actions,
 )
-from licet_policies.errors import LicetPoliciesError, PackError, PolicySourceError
+from licet_policies.errors import LicetPoliciesError, PackError, PolicySourceError, SchemaExtensionError
+from licet_policies.extension import Extension, read_extension
 from licet_policies.invariants import bundle_invariants, platform_invariants
 from licet_policies.packs import Pack, PackChoice, pack, pack_names
 from licet_policies.schema import load_schema, resource_types, schema_text
@@ -22,12 +23,14 @@ from licet_policies.source import Policy
 
 __all__ = [
     "PLATFORM_SOURCES",
+    "Extension",
     "LicetPoliciesError",
     "Pack",
     "PackChoice",
     "PackError",
     "Policy",
     "PolicySourceError",
+    "SchemaExtensionError",
     "bundle_digest",
     "bundle_digest_hex",
     "bundle_invariants",
@@ -38,6 +41,7 @@ __all__ = [
     "pack_names",
     "platform_invariants",
     "policies_for",
+    "read_extension",
     "resource_types",
     "roles",
     "safety_valve_actions",

@@ -16,11 +16,11 @@ Rules kept:
 Source: the Cedar grammar, https://docs.cedarpolicy.com/policies/syntax-grammar.html.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Any, Final
 
 from licet_policies.errors import PolicySourceError
+from licet_policies.tokens import TOKEN
 
 __all__ = ["MAX_POLICY_CHARS", "MAX_TREE_DEPTH", "pieces", "verify_text", "verify_tree"]
 
@@ -42,18 +42,6 @@ MAX_TREE_DEPTH: Final = 64
 """Levels of a policy in Cedar's JSON form, two for each operator. Cedar takes time in proportion to its square to read one,
 and none deeper than 128."""
 
-# Two alternatives of the string never match the same character, so it is read in one go. Cedar's own string holds no
-# backslash before a line end; its comment ends at a carriage return, too.
-_TOKEN: Final = re.compile(
-    r"""(?P<string>"(?:[^"\\]|\\[^\n])*")
-    | (?P<skipped>\s+|//[^\n\r]*)
-    | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
-    | (?P<opens>[(\[{])
-    | (?P<closes>[)\]}])
-    | (?P<operator>&&|\|\||[=!<>]=|[!<>+\-*/%.])
-    | (?P<other>.)""",
-    re.VERBOSE | re.DOTALL,
-)
 _CLOSED_BY: Final = {"(": ")", "[": "]", "{": "}"}
 _OPERATOR_WORDS: Final = frozenset({"has", "if", "in", "is", "like", "unless", "when"})
 
@@ -69,7 +57,7 @@ def pieces(text: str, where: str) -> Iterator[str]:
         PolicySourceError: A quote opens no string, or a piece is longer than a policy may be.
     """
     begin: int | None = None
-    for match in _TOKEN.finditer(text):
+    for match in TOKEN.finditer(text):
         lexeme = match.group()
         # A comment inside a policy is part of what its author wrote; one before it explains the file.
         if begin is None:
@@ -102,7 +90,7 @@ def verify_text(text: str, where: str, *, may_cost: bool = False) -> int:
     lexer = _Lexer(where, may_cost=may_cost)
     if len(text) > MAX_POLICY_CHARS:
         raise lexer.too_much("characters", MAX_POLICY_CHARS)
-    for match in _TOKEN.finditer(text):
+    for match in TOKEN.finditer(text):
         if match.lastgroup != "skipped":
             lexer.take(match.lastgroup or "", match.group())
     return lexer.steps

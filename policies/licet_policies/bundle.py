@@ -10,6 +10,7 @@ Rules kept:
   suspended tenant, whose own policies must cost nobody anything. The bundle names these actions and these states, so that
   a replay, years later, leaves out the same policies.
 - A tenant's own policies are bounded in number, size and depth before Cedar reads any of them.
+- A bundle that extends the schema carries the merged schema; one that does not has the same bytes as ever.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +23,8 @@ import cedarpy
 
 from licet_attestations import canonical
 from licet_policies.bounds import verify_text
-from licet_policies.errors import PackError, PolicySourceError
+from licet_policies.errors import PackError, PolicySourceError, SchemaExtensionError
+from licet_policies.extension import Extension, merge
 from licet_policies.packs import Mode, PackChoice, pack, pack_names
 from licet_policies.schema import load_schema
 from licet_policies.source import Policy, parse_policies
@@ -43,6 +45,8 @@ MAX_OWN_CHARS: Final = 256 * 1024
 """All own policies of a tenant together: what one decision can cost is in proportion to it."""
 MAX_OWN_STEPS: Final = 8_000
 """Brackets, operators, accessors and conditions in all of them: Cedar takes some microseconds to read each."""
+MAX_OWN_POLICIES: Final = 500
+"""Own policies of a tenant; each costs some milliseconds to validate."""
 _MAX_FINDINGS: Final = 20
 _SAFETY_VALVES: Final = frozenset(
     {"dataset.hold", "endpoint.roll-back", "evidence.export", "model.hold", "model.roll-back", "tenant.suspend"}
@@ -54,6 +58,12 @@ _PLATFORM_ALONE: Final = ("principal-inactive", "tenant-suspended")
 def safety_valve_actions() -> frozenset[str]:
     """Give the actions that platform policies alone decide: a broken tenant policy cannot block them."""
     return _SAFETY_VALVES
+
+
+def reserved_id_words() -> frozenset[str]:
+    """Give the first words of ids that belong to the platform."""
+    # A pack that is not enabled today may be tomorrow: its ids are kept free.
+    return frozenset({"guardrail", "role", "pack", *pack_names()})
 
 
 @cache
@@ -68,12 +78,13 @@ def roles() -> tuple[Policy, ...]:
     return _folder("roles", "role")
 
 
-def compose(packs: Sequence[PackChoice] = (), own: str = "") -> dict[str, Any]:
+def compose(packs: Sequence[PackChoice] = (), own: str = "", extension: Extension | None = None) -> dict[str, Any]:
     """Compose the policies in force for a tenant.
 
     Args:
         packs: The packs it enables, each at most once.
         own: Its own policies in Cedar's syntax.
+        extension: What it adds to the schema. A bundle without has the bytes that it had before there were any.
 
     Returns:
         The bundle: canonical JSON can be made of it. Keys: ``v``, ``schema``, ``safety_valves``, ``platform_alone``,
@@ -82,8 +93,9 @@ def compose(packs: Sequence[PackChoice] = (), own: str = "") -> dict[str, Any]:
     Raises:
         PackError: An unknown pack, a pack chosen twice, an unknown mode or a refused parameter.
         PolicySourceError: An own policy that does not parse or validate, or whose id is taken or reserved.
+        SchemaExtensionError: Beside the extension the platform's own policies would not hold.
     """
-    schema = load_schema()
+    schema = load_schema() if extension is None else _extended(extension)
     chosen = sorted(packs, key=lambda choice: choice.name)
     entries = [_entry(policy, "enforce") for policy in (*guardrails(), *roles())]
     applied: list[dict[str, Any]] = []
@@ -107,6 +119,16 @@ def compose(packs: Sequence[PackChoice] = (), own: str = "") -> dict[str, Any]:
         "packs": applied,
         "policies": entries,
     }
+
+
+def _extended(extension: Extension) -> dict[str, Any]:
+    """The schema with an extension, against which the platform's own policies are valid still."""
+    schema = merge(extension)
+    result = cedarpy.validate_policies("\n".join(policy.text for policy in (*guardrails(), *roles())), schema)
+    if not result.validation_passed:
+        said = "; ".join(str(error)[:500] for error in result.errors[:_MAX_FINDINGS])
+        raise SchemaExtensionError(f"schema extension: the platform's policies are not valid beside it: {said}")
+    return schema
 
 
 def policies_for(bundle: Mapping[str, Any], action: str, mode: Mode = "enforce") -> list[dict[str, Any]]:
@@ -161,8 +183,7 @@ def _own(text: str, schema: Mapping[str, Any]) -> tuple[Policy, ...]:
         raise PolicySourceError(
             f"own policies: at most {MAX_OWN_STEPS} brackets, operators, accessors and conditions in all, found {steps}"
         )
-    # A pack that is not enabled today may be tomorrow: its ids are kept free.
-    reserved = {"guardrail", "role", "pack", *pack_names()}
+    reserved = reserved_id_words()
     for before, policy in zip((None, *policies), policies, strict=False):
         if policy.id.split(".", 1)[0] in reserved:
             raise PolicySourceError(f"own policy {policy.id}: ids that begin so belong to the platform; choose another")

@@ -3,7 +3,7 @@
 Rules kept: one root; a subclass per reaction of the caller; a stable ``code`` on each.
 """
 
-__all__ = ["LicetPoliciesError", "PackError", "PolicySourceError"]
+__all__ = ["LicetPoliciesError", "PackError", "PolicySourceError", "SchemaExtensionError"]
 
 
 class LicetPoliciesError(Exception):
@@ -26,3 +26,9 @@ class PackError(LicetPoliciesError):
     """A choice of packs or parameters that is refused: whoever configures the tenant mends it."""
 
     code = "pack-refused"
+
+
+class SchemaExtensionError(LicetPoliciesError):
+    """What a tenant would add to the schema is refused: its author mends it."""
+
+    code = "schema-extension-refused"

@@ -86,9 +86,19 @@ class Pack:
         for name, declared in self.parameters.items():
             if name not in given and "default" not in declared:
                 raise PackError(f"pack {self.name}: parameter {name} must be given: {declared['title']}")
-            value = given[name] if name in given else declared["default"]
-            resolved[name] = _check(f"pack {self.name}: parameter {name}", declared, value)
+            resolved[name] = self.check(name, given[name] if name in given else declared["default"])
         return resolved
+
+    def check(self, name: str, value: object) -> ParameterValue:
+        """Check the value of one parameter that the pack has.
+
+        Returns:
+            The value; a set as a sorted list.
+
+        Raises:
+            PackError: A wrong type, or a value out of bounds.
+        """
+        return _check(f"pack {self.name}: parameter {name}", self.parameters[name], value)
 
     def policies(self, parameters: Mapping[str, ParameterValue]) -> tuple[Policy, ...]:
         """Give the pack's policies with ``parameters``, as ``resolve`` returned them, put in as literals."""

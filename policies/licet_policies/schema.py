@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from licet_policies.errors import LicetPoliciesError
 
-__all__ = ["generate_text", "load_schema", "resource_types", "schema_text"]
+__all__ = ["extension_text", "generate_text", "load_schema", "resource_types", "schema_text"]
 
 _BUILTIN: Final = {"String": "String", "Boolean": "Bool", "Long": "Long"}
 _HEADER: Final = (
@@ -58,6 +58,21 @@ def generate_text(schema: Mapping[str, Any]) -> str:
     return _HEADER + "\n" + "\n\n".join(parts) + "\n"
 
 
+def extension_text(namespaces: Mapping[str, Any]) -> str:
+    """Write the namespaces of an extension in Cedar's own syntax.
+
+    Args:
+        namespaces: By name, as ``licet_policies.extension`` reads them: every name in them is written out whole.
+    """
+    parts: list[str] = []
+    for space, body in namespaces.items():
+        inside = [f"type {name} = {_type(one, '')};" for name, one in body["commonTypes"].items()]
+        inside += [_entity(name, one) for name, one in body["entityTypes"].items()]
+        inside += [_action(name, one) for name, one in body["actions"].items()]
+        parts.append(f"namespace {space} {{\n\n" + "\n\n".join(inside) + "\n\n}\n")
+    return "\n".join(parts)
+
+
 def _only(value: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     unknown = set(value) - set(known)
     if unknown:
@@ -74,6 +89,9 @@ def _type(body: Mapping[str, Any], indent: str) -> str:
         return f"Set<{_type(body['element'], indent)}>"
     if kind == "Entity":
         _only(body, {"type", "name", "required"}, "entity reference")
+        return str(body["name"])
+    if kind == "Extension":
+        _only(body, {"type", "name", "required"}, "extension type")
         return str(body["name"])
     # What is neither built in nor a constructor is the name of a common type.
     _only(body, {"type", "required"}, f"type {kind}")
@@ -105,11 +123,12 @@ def _entity(name: str, body: Mapping[str, Any]) -> str:
 
 
 def _action(name: str, body: Mapping[str, Any]) -> str:
-    _only(body, {"appliesTo"}, f"action {name}")
+    _only(body, {"appliesTo", "memberOf"}, f"action {name}")
+    groups = ", ".join(f"{group['type']}::{json.dumps(group['id'])}" for group in body.get("memberOf", ()))
     applies = body["appliesTo"]
     _only(applies, {"principalTypes", "resourceTypes", "context"}, f"action {name}")
     return (
-        f'action "{name}" appliesTo {{\n'
+        f'action "{name}"{f" in [{groups}]" if groups else ""} appliesTo {{\n'
         f"  principal: [{', '.join(applies['principalTypes'])}],\n"
         f"  resource: [{', '.join(applies['resourceTypes'])}],\n"
         f"  context: {_type(applies['context'], '  ')},\n"

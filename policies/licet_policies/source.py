@@ -17,12 +17,12 @@ import cedarpy
 from licet_policies.bounds import pieces, verify_text, verify_tree
 from licet_policies.errors import PolicySourceError
 
-__all__ = ["ID_PATTERN", "Policy", "parse_policies"]
+__all__ = ["ID_PATTERN", "MAX_ID_CHARS", "Policy", "parse_policies"]
 
 Effect = Literal["permit", "forbid"]
 
 ID_PATTERN: Final = re.compile(r"[a-z][a-z0-9-]*(?:\.[a-z0-9][a-z0-9-]*)+")
-_MAX_ID_CHARS: Final = 128
+MAX_ID_CHARS: Final = 128
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def _parse_one(text: str, source: str) -> Policy:
     # A bare annotation such as `@id` has no value.
     annotations = {name: value or "" for name, value in policies[0].get("annotations", {}).items()}
     policy_id = annotations.get("id", "")
-    if len(policy_id) > _MAX_ID_CHARS or not ID_PATTERN.fullmatch(policy_id):
+    if len(policy_id) > MAX_ID_CHARS or not ID_PATTERN.fullmatch(policy_id):
         raise PolicySourceError(
             f"{where}: needs an @id of lower-case words joined by dots, such as"
-            f' @id("team.no-weekend-promotions"); found {policy_id[:_MAX_ID_CHARS]!r}'
+            f' @id("team.no-weekend-promotions"); found {policy_id[:MAX_ID_CHARS]!r}'
         )
     return Policy(policy_id, text, policies[0]["effect"], MappingProxyType(annotations), source)

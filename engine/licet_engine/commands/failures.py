@@ -27,6 +27,7 @@ _EXTRA_OF: Mapping[str, str] = {
     "httpx": "client",
     "rich": "client",
     "cedarpy": "decide",
+    "yaml": "decide",
     "alembic": "server",
     "dbos": "server",
     "granian": "server",

@@ -8,7 +8,7 @@ from licet_engine.decide.bundle import CompiledBundle, Policy
 from licet_engine.decide.decision import Decision, Request, decide, decide_unsliced
 from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.errors import BundleError, DecideError, FactError, RecordError, ReplayMismatch
-from licet_engine.decide.explain import Explanation, PolicyReport, explain
+from licet_engine.decide.explain import Explanation, PolicyReport, explain, reports
 from licet_engine.decide.path import Change, Obtainable, PathToYes, path_to_yes
 from licet_engine.decide.record import ENGINE, Operation, build_record, parse_record, recorded_request, replay
 
@@ -40,4 +40,5 @@ __all__ = [
     "path_to_yes",
     "recorded_request",
     "replay",
+    "reports",
 ]

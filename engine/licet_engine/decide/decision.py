@@ -13,6 +13,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from licet_engine.decide.bundle import CompiledBundle, Slice
-    from licet_engine.decide.entities import EntityUid, FactSet
+    from licet_engine.decide.entities import EntityUid, FactSet, UidKey
 
 ERROR_REQUEST = "request"
 ERROR_FACTS = "facts"
 ERROR_ENGINE = "engine"
 
+_NAMESPACED = re.compile(r"((?:[A-Za-z_][A-Za-z0-9_]*::)+Action)::(.+)", re.DOTALL)
 _POLICY_ERROR = "error while evaluating policy `"
 
 
@@ -52,7 +54,8 @@ class Request:
 
     Attributes:
         principal: Who asks.
-        action: The id of an action of the schema, such as ``model.promote``.
+        action: The id of an action of the schema, such as ``model.promote``; one that a tenant's extension of the schema declares
+            is named with its namespace, such as ``Acme::Action::vendor.onboard``.
         resource: What it is asked about.
         context: The rest of what the policies may look at. Not to be changed afterwards.
         context_json: Its canonical JSON: what is evaluated and recorded; None where there is a ``problem``.
@@ -79,6 +82,12 @@ class Request:
                 problem = f"the context has no canonical JSON: {error}"
         object.__setattr__(self, "context_json", data)
         object.__setattr__(self, "problem", problem)
+
+    @property
+    def action_key(self) -> UidKey:
+        """Type and id of the action. No action of the platform's has an id that reads like a namespace."""
+        match = None if "::" not in self.action else _NAMESPACED.fullmatch(self.action)
+        return ("Action", self.action) if match is None else (match[1], match[2])
 
     def to_json(self) -> dict[str, Any]:
         """As it was asked."""
@@ -188,9 +197,10 @@ def evaluate(
 
 def query_of(request: Request) -> dict[str, Any]:
     """A request without a ``problem``, as Cedar takes it."""
+    kind, action_id = request.action_key
     return {
         "principal": request.principal.to_json(),
-        "action": {"type": "Action", "id": request.action},
+        "action": {"type": kind, "id": action_id},
         "resource": request.resource.to_json(),
         "context": (request.context_json or b"").decode(),
     }
@@ -225,7 +235,7 @@ def _decide(compiled: CompiledBundle, request: Request, facts: FactSet, *, slice
         entities = compiled.entities.get(facts, remember=remember)
     except FactError as error:
         return _refused(ERROR_FACTS, str(error))
-    principal, action, resource = request.principal.key, ("Action", request.action), request.resource.key
+    principal, action, resource = request.principal.key, request.action_key, request.resource.key
     alone = compiled.is_platform_alone(principal, facts)
     chosen: Slice = (
         compiled.slice_for(

@@ -245,6 +245,21 @@ def explain(compiled: CompiledBundle, request: Request, facts: FactSet) -> Expla
     )
 
 
+def reports(
+    compiled: CompiledBundle, request: Request, facts: FactSet, policies: Sequence[Policy]
+) -> tuple[PolicyReport, ...]:
+    """Take policies apart against a request, whether or not they had a say on it.
+
+    Args:
+        compiled: The bundle they belong to.
+        request: What is asked; one that can be evaluated.
+        facts: What it is asked on, without a problem.
+        policies: Which.
+    """
+    witness = _Witness(compiled, request, facts, policies)
+    return tuple(witness.report(policy) for policy in policies)
+
+
 def _candidates(compiled: CompiledBundle, request: Request, facts: FactSet) -> list[Policy]:
     """The permits on the action, those whose scope fits better first, no more than can be asked."""
     met = {
@@ -260,7 +275,7 @@ def _candidates(compiled: CompiledBundle, request: Request, facts: FactSet) -> l
 
 def _permits(compiled: CompiledBundle, request: Request) -> list[Policy]:
     """The permits on the action."""
-    return [p for p in compiled.on_action(("Action", request.action)) if p.effect == "permit" and p.mode == "enforce"]
+    return [p for p in compiled.on_action(request.action_key) if p.effect == "permit" and p.mode == "enforce"]
 
 
 def _fits_principal(compiled: CompiledBundle, request: Request, facts: FactSet) -> bool:
@@ -283,7 +298,7 @@ class _Witness:
         self._facts = facts
         self._roots: Mapping[str, UidKey] = {
             "principal": request.principal.key,
-            "action": ("Action", request.action),
+            "action": request.action_key,
             "resource": request.resource.key,
         }
         handle = compiled.entities.get(facts, remember=False)

@@ -29,10 +29,7 @@ from licet_engine.lifecycle.verbs import (
     Who,
 )
 from licet_engine.store.tables import Approval, PolicyBundle, Tenant
-from licet_policies.bundle import MAX_OWN_CHARS
-
-MAX_OWN_POLICIES = 500
-"""Own policies of a tenant; each costs some milliseconds to validate."""
+from licet_policies.bundle import MAX_OWN_CHARS, MAX_OWN_POLICIES
 
 
 class PublishPolicies(Body):
