@@ -19,6 +19,7 @@ import click
 
 from licet_engine.commands import (
     approvals,
+    comparing,
     data,
     endpoints,
     installation,
@@ -106,7 +107,7 @@ for _command in (
     doctor,
 ):
     cli.add_command(_command)
-for _command in workbench.COMMANDS:
+for _command in (*workbench.COMMANDS, *comparing.COMMANDS):
     policy.policy.add_command(_command)
 
 

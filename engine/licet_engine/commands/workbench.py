@@ -24,11 +24,13 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _COLOUR = {"error": "red", "warning": "yellow", "note": "blue"}
 
 
-def _folder(function: F) -> F:
+def folder_argument(function: F) -> F:
+    """``DIR``: a project's folder, by default where the command runs."""
     return click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))(function)
 
 
-def _format(*known: str) -> Callable[[F], F]:
+def format_option(*known: str) -> Callable[[F], F]:
+    """``--format``, with what there is beside text for people."""
     return click.option(
         "--format",
         "format_",
@@ -39,12 +41,13 @@ def _format(*known: str) -> Callable[[F], F]:
     )
 
 
-def _shown(finding: Finding, base: str) -> str:
+def shown(finding: Finding, base: str) -> str:
+    """A finding in a line, as compilers write theirs."""
     word = click.style(finding.severity, fg=_COLOUR[finding.severity], bold=True)
     return f"{clean(base)}{clean(finding.span)}: {word}: {clean(finding.message)} [{finding.rule}]"
 
 
-def _answer(
+def answer(
     tool: str,
     format_: str,
     *,
@@ -79,9 +82,9 @@ def init(folder: Path) -> None:
 
 
 @click.command()
-@_folder
+@folder_argument
 @click.option("--rules", "is_listing", is_flag=True, help="List the rules, and look at nothing.")
-@_format("json", "junit", "sarif")
+@format_option("json", "junit", "sarif")
 @guarded
 def lint(folder: Path, format_: str, *, is_listing: bool) -> None:
     """Look for mistakes in the policies of the project in DIR, each with its place. docs/policy-lint.md has the rules.
@@ -103,7 +106,7 @@ def lint(folder: Path, format_: str, *, is_listing: bool) -> None:
     base = formats.shown_from(project.root)
     if format_ == "text":
         for finding in counted:
-            click.echo(_shown(finding, base))
+            click.echo(shown(finding, base))
         off = len(found) - len(counted)
         count = len(project.policy_texts()) + len(project.invariant_texts())
         told = f"{len(counted)} finding(s) in {count} policies and invariants"
@@ -114,7 +117,7 @@ def lint(folder: Path, format_: str, *, is_listing: bool) -> None:
     else:
         rules = [formats.RuleText(rule.id, rule.severity, rule.title) for rule in known.values()]
         checks = formats.rule_checks("lint", rules, found, base)
-        _answer("lint", format_, rules=rules, findings=found, base=base, checks=checks)
+        answer("lint", format_, rules=rules, findings=found, base=base, checks=checks)
     if counted:
         raise click.exceptions.Exit(EXIT_DENIED)
 
@@ -133,7 +136,7 @@ def _list_rules(format_: str) -> None:
 
 
 @click.command()
-@_folder
+@folder_argument
 @click.option("--check", "is_checking", is_flag=True, help="Write nothing; exit 1 if a file would change.")
 @guarded
 def fmt(folder: Path, *, is_checking: bool) -> None:
@@ -157,9 +160,9 @@ def fmt(folder: Path, *, is_checking: bool) -> None:
 
 
 @click.command("test")
-@_folder
+@folder_argument
 @click.option("--match", metavar="TEXT", default="", help="Only the tests whose file or name contains TEXT.")
-@_format("json", "junit", "sarif")
+@format_option("json", "junit", "sarif")
 @guarded
 def test_policies(folder: Path, match: str, format_: str) -> None:
     """Decide every test of the project in DIR by the bundle that it is, and explain those that come out otherwise.
@@ -181,7 +184,7 @@ def test_policies(folder: Path, match: str, format_: str) -> None:
         click.echo(formats.to_json("test", {"tests": [result.to_json() for result in results], "missed": len(missed)}))
     else:
         found = testing.findings(results)
-        _answer("test", format_, rules=testing.RULES, findings=found, base=base, checks=testing.checks(results))
+        answer("test", format_, rules=testing.RULES, findings=found, base=base, checks=testing.checks(results))
     if missed:
         raise click.exceptions.Exit(EXIT_DENIED)
 
@@ -208,14 +211,14 @@ def _show_result(result: Result, base: str) -> None:
 
 
 @click.command()
-@_folder
+@folder_argument
 @click.option(
     "--threshold",
     type=click.IntRange(0, 100),
     metavar="PERCENT",
     help="The least share that must be covered; by default that of licet.toml.",
 )
-@_format("json", "junit", "sarif")
+@format_option("json", "junit", "sarif")
 @guarded
 def coverage(folder: Path, threshold: int | None, format_: str) -> None:
     """Measure what the tests of the project in DIR reach: its policies, their conjuncts, and both outcomes of each.
@@ -246,7 +249,7 @@ def coverage(folder: Path, threshold: int | None, format_: str) -> None:
         own = [policy.id for policy in runner.compiled.policies if policy.source == "tenant"]
         checks = measuring.checks(measured, own)
         found = measuring.findings(measured)
-        _answer("coverage", format_, rules=measuring.RULES, findings=found, base=base, checks=checks)
+        answer("coverage", format_, rules=measuring.RULES, findings=found, base=base, checks=checks)
     if missed or measured.percent < least:
         raise click.exceptions.Exit(EXIT_DENIED)
 

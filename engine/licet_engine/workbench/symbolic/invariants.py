@@ -2,7 +2,7 @@
 
 Rules kept:
 
-- An invariant is a ``permit`` with ``@id`` and either ``@never`` or ``@always``, each with a sentence. Its scope and
+- An invariant is a ``permit`` with ``@id`` and either ``@never`` or ``@always``, with a sentence there or in its ``@title``. Its scope and
   conditions name requests: of these, the bundle must allow none, or all.
 - An invariant that could err on a request would be silent about it; that none can is a property of its own.
 - Two things hold of every bundle without being written as a policy: that no policy in force errs, and that it allows nothing
@@ -70,12 +70,15 @@ def read_invariants(source: str | Iterable[Policy], where: str = "invariants") -
 def _read(policy: Policy) -> Invariant:
     if policy.effect != "permit":
         raise InvariantError(f"invariant {policy.id}: is a forbid; write a permit that names the requests it speaks of")
-    sentences = {kind: policy.annotations.get(kind, "").strip() for kind in ("never", "always")}
+    title = policy.annotations.get("title", "").strip()
+    sentences = {kind: policy.annotations.get(kind, "").strip() or title for kind in ("never", "always")}
     bears = [kind for kind in sentences if kind in policy.annotations]
     match bears:
         case [("never" | "always") as kind] if sentences[kind]:
             return Invariant(kind, sentences[kind], SinglePolicy.parse(policy.text, policy.id))
-    raise InvariantError(f'invariant {policy.id}: needs either @never("...") or @always("..."), with a sentence')
+    raise InvariantError(
+        f'invariant {policy.id}: needs either @never("...") or @always("..."), with a sentence there or in its @title'
+    )
 
 
 def bundle_properties(bundle: Mapping[str, Any], own: Iterable[Invariant] = ()) -> tuple[Property, ...]:
