@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_FLAGS ?=
-# A file of tests stays in one process, for what it starts is shared in it. Files are begun in their order: those that take long are not
-# among the last, where the other processes would have nothing left to do.
+# Half as many processes again as processors (tests/conftest.py). A file of tests stays in one, for what it starts is shared in it. Files
+# are begun in their order: those that take long are not among the last, where the other processes would have nothing left to do.
 TEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 # Kinds of database that tests run on; the first is that of tests which make an installation of their own.
 export TEST_DATABASES ?= sqlite,postgresql

@@ -6,6 +6,7 @@ their own run on the first; so ``TEST_DATABASES=postgresql`` runs everything on 
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,12 @@ from licet_engine.settings import load_settings
 from licet_engine.store.access import Role
 from licet_engine.store.migrations import upgrade
 from postgres_server import PostgresServer  # The line above finds it, and the one before.
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes ``-n auto`` is: half as many again as processors, since much of the time others are waited for."""
+    return max(2, (os.cpu_count() or 1) * 3 // 2)
 
 
 @pytest.fixture(scope="session")

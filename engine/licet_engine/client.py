@@ -21,8 +21,10 @@ import ipaddress
 import os
 import random
 import re
+import ssl
 import time
 import warnings
+from functools import cache
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -109,6 +111,12 @@ _GATEWAY_TIMEOUT = 504
 _TOO_MANY = 429
 
 
+@cache
+def _authorities(*, trust_env: bool) -> ssl.SSLContext:
+    """What servers' certificates are verified against: as httpx would, but read once for all clients of a process."""
+    return httpx.create_ssl_context(trust_env=trust_env)
+
+
 class LicetClient:
     """A connection to one Licet server as one principal.
 
@@ -147,7 +155,12 @@ class LicetClient:
         self._attempts = max(1, attempts)
         # A proxy of the environment must not see what is meant for this machine.
         self._http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=timeout_s, follow_redirects=False, trust_env=not is_local
+            base_url=self.url,
+            headers=headers,
+            timeout=timeout_s,
+            follow_redirects=False,
+            trust_env=not is_local,
+            verify=_authorities(trust_env=not is_local),
         )
         self._serving = httpx.Client(
             base_url=serving_url.rstrip("/"),
@@ -155,6 +168,7 @@ class LicetClient:
             timeout=timeout_s,
             follow_redirects=False,
             trust_env=not is_serving_local,
+            verify=_authorities(trust_env=not is_serving_local),
         )
         self.dataset = DatasetVerbs(self)
         self.training = TrainingVerbs(self)

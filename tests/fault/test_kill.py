@@ -48,7 +48,7 @@ from licet_engine.store.db import read_transaction, tenant_session
 from rounds import rounds
 
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
-from service_world import FAR_MS, free_port, poll, table  # The line above finds it.
+from service_world import FAR_MS, NO_TLS, free_port, poll, table  # The line above finds it.
 
 pytestmark = pytest.mark.slow
 
@@ -175,7 +175,7 @@ class Supervised:
 
     def is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health/ready", trust_env=False).is_success
+            return httpx.get(f"{self.url}/health/ready", trust_env=False, verify=NO_TLS).is_success
         except httpx.HTTPError:
             return False
 

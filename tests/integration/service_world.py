@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import ssl
 import tempfile
 import threading
 import time
@@ -28,6 +29,8 @@ from licet_engine.settings import Settings, load_settings
 from licet_engine.store.access import Role, open_database
 from licet_engine.store.db import read_transaction
 
+NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients of what speaks plain HTTP: it trusts nobody. The usual one reads all authorities anew for each client."""
 FAR_MS: Final = 4_000_000_000_000
 UUIDS: Final = [f"GPU-{digit * 8}-0000-4000-8000-{digit * 12}" for digit in "12"]
 """Devices that are on the world's allow-list, and on no machine: its worker takes runs on devices, and has none."""
@@ -153,7 +156,7 @@ class Installation:
     def http(self, who: str | None) -> httpx.Client:
         """A bare HTTP client that speaks for ``tenant/name``, or for nobody."""
         headers = {} if who is None else {"Authorization": f"Bearer {self.tokens[who]}"}
-        client = httpx.Client(base_url=self.url, headers=headers, timeout=30.0, trust_env=False)
+        client = httpx.Client(base_url=self.url, headers=headers, timeout=30.0, trust_env=False, verify=NO_TLS)
         self._clients.append(client)
         return client
 
@@ -194,7 +197,11 @@ class Installation:
 
     def _one(self, who: str) -> httpx.Client:
         return httpx.Client(
-            base_url=self.url, headers={"Authorization": f"Bearer {self.tokens[who]}"}, timeout=30.0, trust_env=False
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {self.tokens[who]}"},
+            timeout=30.0,
+            trust_env=False,
+            verify=NO_TLS,
         )
 
     def dataset_body(self, who: str, data: bytes, **changes: Any) -> dict[str, Any]:

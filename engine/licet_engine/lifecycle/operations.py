@@ -30,20 +30,19 @@ from licet_engine.decide.decision import Decision, Request, decide
 from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.record import Operation as OperationPart
 from licet_engine.domain.errors import Conflict, InvalidInput, LicetError, Unavailable
-from licet_engine.domain.refs import Ref, new_id, now_ms, parse_ref
-from licet_engine.lifecycle import serving, training
+from licet_engine.domain.refs import new_id, now_ms
+from licet_engine.lifecycle import training
+from licet_engine.lifecycle.again import Refused, as_it_is_now
 from licet_engine.lifecycle.asking import Enqueued
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.deed import SUPERSEDED
 from licet_engine.lifecycle.devices import Claim, DeviceLeases, devices_of
-from licet_engine.lifecycle.endpoints import CHANGES
 from licet_engine.lifecycle.entries import decision_entry, rows_of
 from licet_engine.lifecycle.facts import View
-from licet_engine.lifecycle.holding import is_about_hold, is_overtaken, stands, told_again
-from licet_engine.lifecycle.models import split_name
+from licet_engine.lifecycle.holding import told_again
 from licet_engine.lifecycle.outbox import Mailing, mailing_of, message_rows
 from licet_engine.lifecycle.tenants import InForce, Tenants
-from licet_engine.lifecycle.verbs import Change, Event, Ids, Note, Proposal, RefForm, Who
+from licet_engine.lifecycle.verbs import Change, Event, Ids, Note, Who
 from licet_engine.log import store
 from licet_engine.log.errors import SubmissionConflict
 from licet_engine.log.notary import Notary
@@ -69,13 +68,6 @@ class _Ended(Exception):  # No error: somebody else ended the operation; never l
     def __init__(self, row: tables.Operation) -> None:
         super().__init__("the operation has ended")
         self.row = row
-
-
-class Refused(LicetError):
-    """The operation was decided again, and the answer is no."""
-
-    status = 403
-    default_code = "refused"
 
 
 class Superseded(LicetError):
@@ -306,7 +298,7 @@ class Operations:
                 raise Unavailable(f"tenant {tenant} is not there")
             view, in_force = found
             ids = Ids(decision=new_id(), operation=row.id, now_ms=view.now_ms)
-            now = _as_it_is_now(view, who, row, ids)
+            now = as_it_is_now(view, who, row, ids)
             resource, context, parameters = now.resource, now.context, now.parameters
             if parameters is not None and canonical.digest(dict(parameters)) != canonical.digest(row.parameters):
                 raise Refused(f"what {row.action} on {row.resource} was decided on has changed since: ask again")
@@ -585,37 +577,6 @@ def _fence(row: tables.Operation, attempt: int) -> None:
         raise Superseded(f"attempt {attempt} at {row.action} on {row.resource} is over: attempt {row.attempt} began")
 
 
-def _as_it_is_now(view: View, who: Who, row: tables.Operation, ids: Ids) -> Proposal:
-    """The resource of an operation as it is now, the context of its action, and the parameters it would have."""
-    verb = VERBS[row.action]
-    if row.action == "dataset.register":
-        dataset = view.dataset(parse_ref(row.resource).name)
-        return Proposal(resource=view.dataset_entity(dataset)) if dataset is not None else _gone(row)
-    if row.action == "training.launch":
-        run = view.run(parse_ref(row.resource).name)
-        return Proposal(resource=view.run_entity(run, is_paid=True)) if run is not None else _gone(row)
-    if row.action == "model.register":
-        version = view.model_version(*split_name(row))
-        if version is None:
-            return _gone(row)
-        # The manifest is of the files that stood before, until this operation has put others in their place.
-        return Proposal(resource=view.model_version_entity(version), context={"replaces": bool(version.manifest)})
-    if row.action in CHANGES:
-        # What it is to do stands in its parameters; it changes by itself what it would be proposed from.
-        return serving.as_it_is_now(view, row) or _gone(row)
-    body = verb.body.model_validate(row.asked)
-    ref = (
-        Ref(row.resource, "")
-        if verb.form is RefForm.TENANT
-        else parse_ref(row.resource, versioned=verb.form is RefForm.VERSION)
-    )
-    # Two may change places on their way to the store: what stands in the database decides what the store is to keep.
-    if is_about_hold(row.action) and is_overtaken(view, row.action, row.resource):
-        became = "held again" if stands(view, row.action, row.resource) else "let go"
-        raise Refused(f"{row.resource} was {became} since: the store stays as it is")
-    return verb.propose(view, who, ref, body, ids) or _gone(row)
-
-
 _MOST_TOLD_CHARS: Final = 500
 """Of why an operation failed, in a message to webhooks."""
 
@@ -633,7 +594,3 @@ def _failed(tenant: str, row: tables.Operation, error: Mapping[str, Any] | None)
             "message": str(told.get("message", ""))[:_MOST_TOLD_CHARS],
         },
     )
-
-
-def _gone(row: tables.Operation) -> Proposal:
-    raise Refused(f"{row.resource} is no longer there, or no longer what {row.action} was decided on: ask again")

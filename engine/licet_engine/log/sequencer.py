@@ -29,37 +29,31 @@ tried again: nothing is appended, spent or started twice.
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Table, bindparam, insert, select, text, tuple_, update
-from sqlalchemy.exc import IntegrityError
 
 from licet_attestations.errors import FormatError
-from licet_attestations.leaf import SALT_BYTES, Leaf, commit
-from licet_attestations.merkle import leaf_hash
 from licet_engine.log import store
 from licet_engine.log.errors import (
     InvalidSubmission,
     LogBusy,
     LogError,
     LogUnavailable,
-    SpendRefused,
     StaleFacts,
     SubmissionConflict,
 )
+from licet_engine.log.group import GroupFailed, Pending, Plan, made_or_refused
 from licet_engine.log.submission import (
     Insert,
-    Placed,
     Receipt,
-    Spend,
     Submission,
     UnderLock,
     Update,
@@ -123,29 +117,6 @@ class Counters:
     """Groups whose clock was behind a log's last entry by more than the bound."""
 
 
-Outcome = Receipt | Exception
-_NOT_MADE: Final = Submission(())
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    handed_in: Submission | UnderLock
-    tenants: frozenset[str]
-    future: "Future[Receipt] | asyncio.Future[Receipt]"
-    loop: asyncio.AbstractEventLoop | None
-    outcome: Outcome | None = None
-    submission: Submission = _NOT_MADE
-
-    def make(self) -> None:
-        """Have the submission made, if it is one that is made under the lock; raises what making it raises."""
-        if isinstance(self.handed_in, Submission):
-            self.submission = self.handed_in
-            return
-        self.submission = self.handed_in.make()
-        if not verify_submission(self.submission) <= self.tenants:
-            raise SubmissionConflict("what was made under the lock is for other logs than those that are locked")
-
-
 class Sequencer:
     """Appends submissions to the logs, in groups, on a thread of its own.
 
@@ -179,7 +150,7 @@ class Sequencer:
         self._max_group = max_group
         self._max_clock_step_back_ms = max_clock_step_back_ms
         self._changed = threading.Condition()  # Guards the three below.
-        self._queue: deque[_Pending] = deque()
+        self._queue: deque[Pending] = deque()
         self._closing = False
         self._wanted = 0  # Of the thread: at how many that wait it is to be woken; 0 for never.
         self._last_group = 1
@@ -207,7 +178,7 @@ class Sequencer:
             LogUnavailable: The sequencer is closed.
         """
         future: Future[Receipt] = Future()
-        self._put(_Pending(submission, tenants_of(submission), future, None))
+        self._put(Pending(submission, tenants_of(submission), future, None))
         return future
 
     def submit_async(self, submission: Submission | UnderLock) -> "asyncio.Future[Receipt]":
@@ -217,7 +188,7 @@ class Sequencer:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Receipt] = loop.create_future()
-        self._put(_Pending(submission, tenants_of(submission), future, loop))
+        self._put(Pending(submission, tenants_of(submission), future, loop))
         return future
 
     def append(self, submission: Submission | UnderLock, timeout_s: float | None = None) -> Receipt:
@@ -287,7 +258,7 @@ class Sequencer:
         if self._thread.is_alive():
             raise LogUnavailable(f"the sequencer did not end within {timeout_s} s", may_be_logged=True)
 
-    def _put(self, pending: _Pending) -> None:
+    def _put(self, pending: Pending) -> None:
         with self._changed:
             if self._closing:
                 raise LogUnavailable("the log is closed: nothing more is accepted")
@@ -300,7 +271,7 @@ class Sequencer:
     # --- The thread -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        group: list[_Pending] = []
+        group: list[Pending] = []
         try:
             while (taken := self._take()) is not None:
                 group = taken
@@ -327,7 +298,7 @@ class Sequencer:
                 pending.outcome = pending.outcome or unavailable
             self._answer(abandoned)
 
-    def _take(self) -> list[_Pending] | None:
+    def _take(self) -> list[Pending] | None:
         """Wait for submissions and take a group of them; ``None`` once all is done and the sequencer closes."""
         with self._changed:
             while not self._queue and not self._closing:
@@ -353,11 +324,11 @@ class Sequencer:
         self._wanted = 0
         return came
 
-    def _sequence(self, group: list[_Pending]) -> None:
+    def _sequence(self, group: list[Pending]) -> None:
         """Give every submission of the group its outcome."""
         try:
             self._commit(group)
-        except _GroupFailed as failure:
+        except GroupFailed as failure:
             self.counters.failed_groups += 1
             logger.warning(
                 "a group was not logged", extra={"submissions": len(group), "error": repr(failure.__cause__)}
@@ -370,7 +341,7 @@ class Sequencer:
             for pending in group:
                 self._sequence([pending])
 
-    def _commit(self, group: list[_Pending]) -> None:
+    def _commit(self, group: list[Pending]) -> None:
         """Try to commit a group in one transaction; sets outcomes only where all of it is decided."""
         reached, plan = "begin", None
         try:
@@ -387,10 +358,10 @@ class Sequencer:
             if reached != "commit" or plan is None or not plan.receipts:
                 # Rolled back, by us or because the connection is gone. Where not even a transaction could be begun, trying every
                 # submission by itself would only wait as often.
-                raise _GroupFailed(retryable=reached != "begin", may_be_logged=False) from error
+                raise GroupFailed(retryable=reached != "begin", may_be_logged=False) from error
             # The commit broke off: it may have been made or not.
             if not self._is_durable(plan):
-                raise _GroupFailed(retryable=True, may_be_logged=False) from error
+                raise GroupFailed(retryable=True, may_be_logged=False) from error
             self.counters.recovered_commits += 1
             logger.warning("a commit reported an error but is durable", extra={"error": repr(error)})
         self.counters.groups += 1
@@ -409,7 +380,7 @@ class Sequencer:
                 store.ensure_heads(connection, new)
             self._begun |= new
 
-    def _is_durable(self, plan: "_Plan") -> bool:
+    def _is_durable(self, plan: "Plan") -> bool:
         """Ask the log whether a group is in it whose commit broke off."""
         row = plan.leaf_rows[0]
         try:
@@ -418,21 +389,21 @@ class Sequencer:
                 store.read_heads(connection, (row["tenant_id"],), lock=True)
                 found = store.read_hash(connection, row["tenant_id"], row["leaf_index"])
         except Exception as error:
-            raise _GroupFailed(retryable=False, may_be_logged=True) from error
+            raise GroupFailed(retryable=False, may_be_logged=True) from error
         return bool(found == row["hash"])
 
-    def _plan(self, connection: Connection, group: list[_Pending]) -> "_Plan":
+    def _plan(self, connection: Connection, group: list[Pending]) -> "Plan":
         """Lock the heads and decide, in order, which submissions are accepted and what they write."""
         heads = store.read_heads(connection, {tenant for pending in group for tenant in pending.tenants}, lock=True)
-        refused: list[tuple[_Pending, Exception]] = []
-        made = [pending for pending in group if _made(pending, refused)]
+        refused: list[tuple[Pending, Exception]] = []
+        made = [pending for pending in group if made_or_refused(pending, refused)]
         budgets = _read_budgets(connection, made)
         now_ms = self._clock_ms()
         ahead_ms = max(head.last_time_ms for head in heads.values()) - now_ms
         if ahead_ms > self._max_clock_step_back_ms:
             self.counters.clock_steps_back += 1
             logger.warning("the clock is behind the log", extra={"behind_ms": ahead_ms})
-        plan = _Plan(heads, budgets, now_ms)
+        plan = Plan(heads, budgets, now_ms)
         plan.refused += refused
         for pending in made:
             try:
@@ -445,7 +416,7 @@ class Sequencer:
                 plan.refused.append((pending, error))
         return plan
 
-    def _write(self, connection: Connection, plan: "_Plan") -> None:
+    def _write(self, connection: Connection, plan: "Plan") -> None:
         """Write what a plan accepted; every statement for the whole group at once."""
         connection.execute(_INSERT_LEAVES, plan.leaf_rows)
         connection.execute(_INSERT_RECORDS, plan.record_rows)
@@ -468,7 +439,7 @@ class Sequencer:
                     raise InvalidSubmission("this sequencer has nowhere to enqueue to")
                 self._enqueue(connection, item)
 
-    def _write_heads(self, connection: Connection, plan: "_Plan") -> None:
+    def _write_heads(self, connection: Connection, plan: "Plan") -> None:
         new: list[dict[str, Any]] = []
         known: list[dict[str, Any]] = []
         for tenant_id, head in plan.heads.items():
@@ -498,7 +469,7 @@ class Sequencer:
         if known:
             connection.execute(_UPDATE_HEADS, known)
 
-    def _write_updates(self, connection: Connection, plan: "_Plan") -> None:
+    def _write_updates(self, connection: Connection, plan: "Plan") -> None:
         batches: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
         for pending, receipt in plan.receipts:
             for companion in pending.submission.companions:
@@ -533,9 +504,9 @@ class Sequencer:
             self._updates[shape] = statement
         return self._updates[shape]
 
-    def _answer(self, group: Iterable[_Pending]) -> None:
+    def _answer(self, group: Iterable[Pending]) -> None:
         """Resolve futures: those of a loop all in one wake-up of it."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[_Pending]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop, list[Pending]] = {}
         for pending in group:
             if pending.loop is not None:
                 by_loop.setdefault(pending.loop, []).append(pending)
@@ -551,107 +522,7 @@ class Sequencer:
                 )
 
 
-class _GroupFailed(Exception):  # Never leaves this module.
-    """A group of which nothing was written, or of which that is not known."""
-
-    def __init__(self, *, retryable: bool, may_be_logged: bool) -> None:
-        super().__init__("a group failed")
-        self.retryable = retryable
-        self.may_be_logged = may_be_logged
-
-    def for_caller(self) -> LogError:
-        """What a single submission is told."""
-        cause = self.__cause__
-        if isinstance(cause, LogError):
-            return cause
-        told: LogError
-        if isinstance(cause, IntegrityError):
-            told = SubmissionConflict("a row that this would insert is there already, or one that it refers to is not")
-        elif self.may_be_logged:
-            told = LogUnavailable(
-                "the log broke off at the commit and cannot be asked whether it was made", may_be_logged=True
-            )
-        else:
-            told = LogUnavailable("the log cannot be written; nothing was logged")
-        told.__cause__ = cause
-        return told
-
-
-class _Plan:
-    """What a group will write, worked out in memory under the lock of the heads."""
-
-    def __init__(self, heads: Mapping[str, store.Head], budgets: dict[tuple[str, str], int], now_ms: int) -> None:
-        self.heads = heads
-        self.hashes: dict[str, list[bytes]] = {tenant_id: [] for tenant_id in heads}
-        self.versions = {tenant_id: head.facts_version for tenant_id, head in heads.items()}
-        self.times_ms = {tenant_id: head.last_time_ms for tenant_id, head in heads.items()}
-        self.leaf_rows: list[dict[str, Any]] = []
-        self.record_rows: list[dict[str, Any]] = []
-        self.receipts: list[tuple[_Pending, Receipt]] = []
-        self.refused: list[tuple[_Pending, Exception]] = []
-        self._budgets = budgets
-        self._now_ms = now_ms
-
-    def accept(self, pending: _Pending) -> None:
-        """Take a submission in, or raise and stay as before."""
-        submission = pending.submission
-        for tenant_id, expected in submission.expect.items():
-            if self.versions[tenant_id] != expected:
-                raise StaleFacts(tenant_id, expected, self.versions[tenant_id])
-        remaining = self._spend(submission.spend)
-        # One time for all entries of a submission, in whichever log, and none before an entry that stands there already.
-        time_ms = max(self._now_ms, *(self.times_ms[entry.tenant_id] for entry in submission.entries))
-        placed: list[Placed] = []
-        leaf_rows: list[dict[str, Any]] = []
-        record_rows: list[dict[str, Any]] = []
-        added: dict[str, int] = {}
-        for entry in submission.entries:
-            tenant_id = entry.tenant_id
-            nth = added.get(tenant_id, 0)
-            index = self.heads[tenant_id].size + len(self.hashes[tenant_id]) + nth
-            added[tenant_id] = nth + 1
-            record = entry.record if isinstance(entry.record, bytes) else entry.record(time_ms)
-            salt = os.urandom(SALT_BYTES)
-            header = Leaf(entry.kind, time_ms, entry.actor, entry.owner, commit(salt, record)).to_bytes()
-            leaf_rows.append(
-                {"tenant_id": tenant_id, "leaf_index": index, "header": header.decode(), "hash": leaf_hash(header)}
-            )
-            record_rows.append({"tenant_id": tenant_id, "leaf_index": index, "salt": salt, "record": record})
-            placed.append(Placed(tenant_id, index, time_ms, header))
-        # Nothing below can fail.
-        self._budgets |= remaining
-        for row in leaf_rows:
-            self.hashes[row["tenant_id"]].append(row["hash"])
-            self.times_ms[row["tenant_id"]] = time_ms
-        for tenant_id in submission.bump:
-            self.versions[tenant_id] += 1
-        self.leaf_rows += leaf_rows
-        self.record_rows += record_rows
-        versions = {tenant_id: self.versions[tenant_id] for tenant_id in pending.tenants}
-        self.receipts.append((pending, Receipt(tuple(placed), versions)))
-
-    def _spend(self, spends: Sequence[Spend]) -> dict[tuple[str, str], int]:
-        remaining: dict[tuple[str, str], int] = {}
-        for spend in spends:
-            key = (spend.tenant_id, spend.name)
-            left = remaining.get(key, self._budgets.get(key))
-            if left is None or left < spend.amount:
-                raise SpendRefused(spend.tenant_id, spend.name, spend.amount, left or 0)
-            remaining[key] = left - spend.amount
-        return remaining
-
-
-def _made(pending: _Pending, refused: list[tuple[_Pending, Exception]]) -> bool:
-    """Have a submission made, or add why it cannot be to those refused; whether it was made."""
-    try:
-        pending.make()
-    except Exception as error:  # noqa: BLE001  # The caller's own; the caller gets it back.
-        refused.append((pending, error))
-        return False
-    return True
-
-
-def _read_budgets(connection: Connection, group: list[_Pending]) -> dict[tuple[str, str], int]:
+def _read_budgets(connection: Connection, group: list[Pending]) -> dict[tuple[str, str], int]:
     wanted = sorted({(spend.tenant_id, spend.name) for pending in group for spend in pending.submission.spend})
     if not wanted:
         return {}
@@ -661,7 +532,7 @@ def _read_budgets(connection: Connection, group: list[_Pending]) -> dict[tuple[s
     return {(row.tenant_id, row.name): row.remaining for row in connection.execute(query.with_for_update())}
 
 
-def _write_inserts(connection: Connection, plan: _Plan) -> None:
+def _write_inserts(connection: Connection, plan: Plan) -> None:
     batches: dict[tuple[Table, bool, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
     for pending, receipt in plan.receipts:
         for companion in pending.submission.companions:
@@ -699,7 +570,7 @@ def _starts(future: "Future[Receipt] | asyncio.Future[Receipt]") -> bool:
     return isinstance(future, Future) and future.set_running_or_notify_cancel()
 
 
-def _resolve(group: Iterable[_Pending]) -> None:
+def _resolve(group: Iterable[Pending]) -> None:
     for pending in group:
         future, outcome = pending.future, pending.outcome
         if future.done():

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from licet_engine import client as client_module
+from licet_engine.cli import run
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @dataclass
@@ -126,3 +129,24 @@ def world() -> Any:
         policy = staticmethod(policy)
 
     return World
+
+
+@pytest.fixture
+def licet(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    monkeypatch.setattr(client_module, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(client_module, "_LONGEST_PAUSE_S", 0.002)
+    for name in ("LICET_TOKEN_FILE", "LICET_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LICET_URL", script.url)
+    monkeypatch.setenv("LICET_TOKEN", "licet_secret")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = run(arguments)
+        said = capsys.readouterr()
+        assert "licet_secret" not in said.out + said.err
+        assert "Traceback" not in said.err
+        return code, said.out, said.err
+
+    return call
