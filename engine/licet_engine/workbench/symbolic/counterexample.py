@@ -5,6 +5,8 @@ Rules kept:
 - What is shown is complete: the request, every entity that it or another entity refers to, each with all its attributes,
   and a hierarchy that Cedar accepts.
 - An entity outside of the footprint has no ancestors, whatever the model says: nothing encoded depends on them.
+- Ids that no policy names are chosen anew, so that a reader can tell who is who. Cedar compares ids, within a type, and does
+  nothing else with them.
 - A counterexample counts only if Cedar itself, given the same policies and the schema, confirms it.
 
 Source: the extractor of Cedar's symbolic compiler; see ADR 0018.
@@ -16,6 +18,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import Any, Final
 
 import cedarpy
@@ -101,13 +104,14 @@ class _Reader:
         self._solver = solver
         self._waiting: dict[tuple[str, str], Atom] = {}
         self._in_footprint: set[tuple[str, str]] = set()
+        self._names: dict[tuple[str, str], str] = {}
 
     def read(self, environment: RequestEnvironment) -> Counterexample:
-        for entity in self._store.footprint:
-            self._in_footprint.add(self._uid(self._entity(entity.type, self._solver.getValue(entity.term))))
         principal, resource = (
             self._value(self._store.variable(slot))["__entity"] for slot in ("principal", "resource")
         )
+        for entity in self._store.footprint:
+            self._in_footprint.add(self._uid(self._entity(entity.type, self._solver.getValue(entity.term))))
         action = {"type": environment.action[0], "id": environment.action[1]}
         context = self._value(self._store.variable("context"))
         return Counterexample(principal, action, resource, context, tuple(self._entities()))
@@ -187,9 +191,19 @@ class _Reader:
         if info is not None and info.members is not None:
             name = info.members[int(str(term[0].getSymbol()).rpartition("#")[2])]
         else:
-            name = self._logic.text(term)
+            name = self._readable(str(kind), self._logic.text(term))
         self._waiting.setdefault((str(kind), name), Atom(kind, term))
         return {"__entity": {"type": str(kind), "id": name}}
+
+    def _readable(self, kind: str, name: str) -> str:
+        named = self._logic.named
+        if (kind, name) not in named and (kind, name) not in self._names:
+            stem = kind.rpartition("::")[2].lower()
+            taken = sum(own == kind for own, _ in self._names)
+            self._names[kind, name] = next(
+                new for number in count(taken + 1) if (kind, new := f"{stem}-{number}") not in named
+            )
+        return self._names.get((kind, name), name)
 
     @staticmethod
     def _uid(entity: Mapping[str, Any]) -> tuple[str, str]:

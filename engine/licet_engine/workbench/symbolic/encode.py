@@ -226,12 +226,17 @@ class Compiler:
         return self._bool(inner.ok, self.algebra.is_empty(inner.value))
 
     def _binary(self, op: str, body: Mapping[str, Expression]) -> Result:
-        left, right = self.expression(body["left"]), self.expression(body["right"])
+        return self._related(op, self.expression(body["left"]), self.expression(body["right"]))
+
+    def _related(self, op: str, left: Result, right: Result) -> Result:
         if left.value is None or right.value is None:
             return self._error
         ok = self.logic.and_(left.ok, right.ok)
         if op in _ARITHMETIC:
             return self._arithmetic(op, ok, left.value, right.value)
+        if op == "in" and _is_entity(left.value) and _holds_no_entities(right.value):
+            # Such a set has no entity to be in: to ask is an error, but for an empty one.
+            return self._bool(self.logic.and_(ok, self.algebra.is_empty(right.value)), self.logic.false)
         term = _RELATIONS[op](self, left.value, right.value)
         return self._error if term is None else self._bool(ok, term)
 
@@ -274,10 +279,7 @@ class Compiler:
         if isinstance(right.type, EntityType):
             return self.logic.or_(self.algebra.equal(left, right), self.store.is_in(left, right))
         if isinstance(right.type, SetType):
-            if isinstance(right.type.element, EntityType):
-                return self.logic.or_(self.algebra.contains(right, left), self.store.is_in_any(left, right))
-            # A set of anything else has no entity to be in; only if it is empty is that no error.
-            raise UnsupportedError("`in` is asked of a set that holds no entities")
+            return self.logic.or_(self.algebra.contains(right, left), self.store.is_in_any(left, right))
         return None
 
     def _is(self, body: Mapping[str, Any]) -> Result:
@@ -287,7 +289,7 @@ class Compiler:
         held = self._bool(inner.ok, logic.boolean(inner.value.type.name == body["entity_type"]))
         if "in" not in body:
             return held
-        return self._and(held, lambda: self._binary("in", {"left": body["left"], "right": body["in"]}))
+        return self._and(held, lambda: self._related("in", inner, self.expression(body["in"])))
 
     def _like(self, body: Mapping[str, Any]) -> Result:
         logic, inner = self.logic, self.expression(body["left"])
@@ -397,6 +399,11 @@ def _entity_literal(entity: Mapping[str, str]) -> Expression:
 
 def _is_set(value: Value) -> bool:
     return isinstance(value, Items) or (isinstance(value, Atom) and isinstance(value.type, SetType))
+
+
+def _holds_no_entities(value: Value) -> bool:
+    kind = value.type if isinstance(value, Atom) else None
+    return isinstance(kind, SetType) and not isinstance(kind.element, EntityType)
 
 
 def _is_entity(value: Value) -> bool:

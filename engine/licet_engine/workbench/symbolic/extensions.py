@@ -156,6 +156,9 @@ def _to_date(logic: Logic, time: Term) -> Encoded:
 
 def _time_of_day(logic: Logic, time: Term) -> Term:
     rest = logic.make(Kind.BITVECTOR_SREM, time, logic.long(DAY_MS))
+    if not rest.isBitVectorValue():
+        logic.lemmas.append(logic.make(Kind.BITVECTOR_SLT, rest, logic.long(DAY_MS)))
+        logic.lemmas.append(logic.make(Kind.BITVECTOR_SLT, logic.long(-DAY_MS), rest))
     before = logic.make(Kind.BITVECTOR_SLT, rest, logic.long(0))
     return logic.ite(before, logic.make(Kind.BITVECTOR_ADD, rest, logic.long(DAY_MS)), rest)
 

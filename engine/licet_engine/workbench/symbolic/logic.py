@@ -48,6 +48,8 @@ class Logic:
         tm: cvc5's term manager; terms of different managers never meet.
         schema: Names the entity types.
         true, false: The two.
+        lemmas: Theorems about terms made here, which spare the solver finding them: bits of a division tell it little.
+        named: Entities that were written out, by type and id.
     """
 
     def __init__(self, schema: Schema, *, fold: bool = False) -> None:
@@ -55,6 +57,8 @@ class Logic:
         self.tm: Any = cvc5.TermManager()
         self.true: Term = self.tm.mkTrue()
         self.false: Term = self.tm.mkFalse()
+        self.lemmas: list[Term] = []
+        self.named: set[tuple[str, str]] = set()
         self._simplifier: Any = cvc5.Solver(self.tm) if fold else None
         self._sorts: dict[Type, Any] = {}
         self._high: dict[str, str] = {}
@@ -167,6 +171,7 @@ class Logic:
         Raises:
             UnsupportedError: The type is enumerated and has no such entity, or the id has no encoding.
         """
+        self.named.add((kind, name))
         info = self.schema.entities.get(kind)
         if info is None or info.members is None:
             return self.string(name)

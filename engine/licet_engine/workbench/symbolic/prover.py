@@ -158,7 +158,7 @@ class _Workplace:
         solver.setOption("produce-models", "true")
         solver.setOption("tlimit-per", str(max(1, int(time_limit_s * 1000))))
         solver.setLogic("ALL")
-        for term in (*self.store.enforce(), goal):
+        for term in (*self.store.enforce(), *self.logic.lemmas, goal):
             solver.assertFormula(term)
         return solver
 
@@ -214,6 +214,8 @@ class Prover:
             One outcome for each, in order. A property that is refuted is not looked at further.
         """
         environments = self.environments()
+        if not environments:
+            return [Unknown("the schema allows no request at all") for _ in properties]
         worst: list[Outcome] = [Proved(0, vacuous=True) for _ in properties]
         for done, environment in enumerate(environments, 1):
             for place, property_ in enumerate(properties):

@@ -134,7 +134,10 @@ class Algebra:
         kind = self.unify(self.type_of(then), self.type_of(otherwise))
         if isinstance(kind, SetType) and kind.element is None:
             return Items(())
-        return Atom(kind, logic.ite(condition, self.term(then, kind)[0], self.term(otherwise, kind)[0]))
+        (one, fits), (other, too) = self.term(then, kind), self.term(otherwise, kind)
+        if not logic.is_true(logic.and_(fits, too)):
+            raise UnsupportedError(f"a value is not known to be {kind}, which depends on the request")
+        return Atom(kind, logic.ite(condition, one, other))
 
     def _choose_field(self, condition: Term, then: Field | None, otherwise: Field | None) -> Field:
         logic = self.logic
