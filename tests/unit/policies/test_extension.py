@@ -137,13 +137,17 @@ REFUSED = {
         "platform has an action of that id",
     ),
     "a group that is not its own": (
-        f"namespace A {{ entity V = {{ {T} }};"
-        ' action a in [Action::"model.read"] appliesTo { principal: Person, resource: V }; }',
+        (
+            f"namespace A {{ entity V = {{ {T} }};"
+            ' action a in [Action::"model.read"] appliesTo { principal: Person, resource: V }; }'
+        ),
         "member of own actions only",
     ),
     "another clock": (
-        f"namespace A {{ entity V = {{ {T} }};"
-        " action a appliesTo { principal: Person, resource: V, context: { now_ms: String } }; }",
+        (
+            f"namespace A {{ entity V = {{ {T} }};"
+            " action a appliesTo { principal: Person, resource: V, context: { now_ms: String } }; }"
+        ),
         "context.now_ms",
     ),
     "an unknown type": (f"namespace A {{ entity V = {{ {T}, x: Nowhere }}; }}", "'Nowhere' is no type"),
