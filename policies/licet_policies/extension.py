@@ -107,7 +107,7 @@ def merge(extension: Extension) -> dict[str, Any]:
 
 def _from_json(where: str, text: str) -> list[Declared]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise SchemaExtensionError(f"{where}: is not JSON: {error}") from error
     if not isinstance(value, dict) or not value:
@@ -124,6 +124,14 @@ def _from_json(where: str, text: str) -> list[Declared]:
                 Declared(kind, space, name, member, f"{at}: {name[:MAX_NAME_CHARS]}")
                 for name, member in members.items()
             ]
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members of an object; a name that stands twice would be read in one of two ways."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
     return found
 
 

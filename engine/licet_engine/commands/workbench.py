@@ -281,8 +281,8 @@ def schema(kind: str, folder: Path | None) -> None:
     from licet_engine.workbench.project import load_project  # noqa: PLC0415  # As above.
 
     project = None if folder is None else load_project(folder)
-    text = {"toml": schemas.toml_schema, "tests": schemas.tests_schema}.get(kind)
-    click.echo(schemas.cedar_schema(project) if text is None else text(), nl=False)
+    text = {"toml": schemas.schema_of_toml, "tests": schemas.schema_of_tests}.get(kind)
+    click.echo(schemas.schema_of_cedar(project) if text is None else text(), nl=False)
 
 
 COMMANDS = (init, lint, fmt, test_policies, coverage, schema)

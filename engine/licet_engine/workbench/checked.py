@@ -4,8 +4,8 @@ Rules kept here:
 
 - Each policy is parsed alone, so that one mistake hides no other.
 - Cedar's parser sees only what is within the bounds it survives.
-- Cedar says what is wrong, but not where. Where follows from the shortest beginning of the policy that Cedar refuses for
-  another reason than that it ends: its last token is the one that Cedar could not take.
+- Cedar says what is wrong, but not where. Where follows from beginnings of the policy, each ended by a semicolon: the shortest at
+  which Cedar stumbles before that semicolon ends with the token that it could not take.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ Kind = Literal["policy", "invariant"]
 Problem = Literal["syntax", "template", "too-large"]
 
 _UNFINISHED: Final = "unexpected end of input"
+_ENDED: Final = "unexpected token `;`"
 _NOT_TAKEN: Final = ("unexpected token", "invalid token")
 _TOO_MUCH: Final = "more than "
-_MARKS: Final = frozenset('@(){}[];,:?="')
-_QUOTED: Final = re.compile(r"`([^`]+)`|: (\w+)$")
+_MARKS: Final = frozenset('@(){}[];,:?="0123456789')
+_QUOTED: Final = re.compile(r"`([^`]+)`|: @?(\w+)$")
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def _syntax_at(written: PolicyText, message: str) -> Span:
         return written.span(_first_not_taken(written))
     # What else Cedar says names what it is about.
     for phrase in (found[1] or found[2] for found in _QUOTED.finditer(message)):
-        for token in inside:
+        # Of what stands twice, the second is one too many.
+        for token in reversed(inside):
             if token.text.strip('"') == phrase.strip('"'):
                 return written.span(token)
     return written.span()
@@ -138,8 +140,9 @@ def _first_not_taken(written: PolicyText) -> Token | Range | None:
 
 
 def _is_taken(written: PolicyText, end: int) -> bool:
+    """Whether Cedar takes all of the policy up to there, and would only have read on."""
     try:
-        cedarpy.policies_to_json_str(written.file.text[written.where.begin : end])
+        cedarpy.policies_to_json_str(written.file.text[written.where.begin : end] + "\n;")
     except ValueError as error:
-        return not str(error).startswith(_NOT_TAKEN)
+        return str(error) == _ENDED or not str(error).startswith(_NOT_TAKEN)
     return True

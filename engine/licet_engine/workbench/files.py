@@ -60,9 +60,10 @@ def read_text(root: Path, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> str:
         descriptor = os.open(root / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         raise ProjectError(f"cannot be read: {error.strerror}", file=name) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ProjectError("is not a regular file: put a plain file there", file=name)
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ProjectError("is not a regular file: put a plain file there", file=name)
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise ProjectError(f"is over {max_bytes >> 10} KiB, the most that is read: divide it", file=name)
@@ -127,7 +128,14 @@ def _walk(root: Path, folder: str, endings: tuple[str, ...], levels: int) -> Ite
         if entry.name.startswith("."):
             continue
         # A link to a folder is a folder here, and refused above when its turn comes.
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _walk(root, name, endings, levels - 1)
         elif entry.name.endswith(endings):
             yield name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A link to itself: it is refused where it is read.
+        return False

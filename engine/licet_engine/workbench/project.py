@@ -228,10 +228,11 @@ def parse_config(text: str) -> Config:
 def refusal_text(keys: tuple[str | int, ...], kind: str, message: str, known: tuple[str, ...] = ()) -> str:
     """What is wrong at a key, and what to do, from what pydantic found there."""
     where = ".".join(str(key) for key in keys if not str(key).startswith(("constrained-", "list[", "function-")))
+    where = where or "the file"
+    if kind in ("model_type", "dict_type"):
+        return f"{where}: must be a table or mapping of keys"
     if kind == "extra_forbidden":
-        return f"{where or 'the file'}: no such key" + (
-            f"; there are {', '.join(known)}" if known else "; take it away"
-        )
+        return f"{where}: no such key" + (f"; there are {', '.join(known)}" if known else "; take it away")
     if kind == "missing":
         return f"{where}: must be given"
     said = message.removeprefix("Value error, ").removeprefix("Input should be ")

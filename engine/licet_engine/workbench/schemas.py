@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def toml_schema() -> str:
+def schema_of_toml() -> str:
     """The JSON schema of ``licet.toml``."""
     return _json_schema(Config, "licet.toml: a policy project of Licet")
 
 
-def tests_schema() -> str:
+def schema_of_tests() -> str:
     """The JSON schema of a file of tests."""
     return _json_schema(TestFile, "tests/*.yaml: tests of a policy project of Licet")
 
 
-def cedar_schema(project: Project | None) -> str:
+def schema_of_cedar(project: Project | None) -> str:
     """The Cedar schema in Cedar's own syntax, with what a project adds to it."""
     if project is None or project.extension is None:
         return schema_text()

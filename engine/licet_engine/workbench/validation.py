@@ -115,7 +115,7 @@ def _beginnings(policy: CheckedPolicy) -> Iterator[str]:
 def _word(place: Range, message: str) -> Token | Range:
     """The token in a place that a message names, or all of the place."""
     for name in _NAMED.findall(message):
-        wanted = name.rpartition("::")[2].strip('"')
+        wanted = name.rpartition("::")[2].strip('"') if "::" in name else name.rpartition(".")[2]
         for token in place.tokens:
             if token.text.strip('"') == wanted:
                 return token
