@@ -24,17 +24,23 @@ ROOT = Path(__file__).parents[2]
 CORPUS = Path(os.environ.get("LICET_VECTORS", ROOT.parent / "shared" / "vectors")) / "cedar" / "corpus-sample.tar.gz"
 
 HAND_MADE = (
-    "permit (principal, action, resource)"
-    " when { (context.a && context.b) && (context.c || context.d) && !(context.e && context.f)"
-    " && (if context.g then context.h else context.i) };",
-    "forbid (principal, action, resource) when { (context.a || (context.b || context.c)) } unless { ((context.d)) }"
-    " when { if context.a then context.b else context.c };",
+    (
+        "permit (principal, action, resource)"
+        " when { (context.a && context.b) && (context.c || context.d) && !(context.e && context.f)"
+        " && (if context.g then context.h else context.i) };"
+    ),
+    (
+        "forbid (principal, action, resource) when { (context.a || (context.b || context.c)) } unless { ((context.d)) }"
+        " when { if context.a then context.b else context.c };"
+    ),
     "permit (principal, action, resource) when { principal has a.b.c && principal has d && principal has e.f };",
     "permit (principal, action, resource) when { principal has a.b.c };",
     "permit (principal, action, resource) when { principal has a.b || principal has c.d };",
     'permit (principal, action, resource) when { "a && b || c" == "}" && // && || }\n [1, 2].contains(1) };',
-    "permit (principal, action, resource)"
-    " when { context.a && (context.b || context.c && context.d) && {a: context.e && context.f}.a };",
+    (
+        "permit (principal, action, resource)"
+        " when { context.a && (context.b || context.c && context.d) && {a: context.e && context.f}.a };"
+    ),
 )
 
 
