@@ -14,6 +14,7 @@ from licet_policies.bundle import (
     roles,
     safety_valve_actions,
 )
+from licet_policies.controls import Control, controls
 from licet_policies.errors import LicetPoliciesError, PackError, PolicySourceError
 from licet_policies.packs import Pack, PackChoice, pack, pack_names
 from licet_policies.schema import load_schema, resource_types, schema_text
@@ -21,6 +22,7 @@ from licet_policies.source import Policy
 
 __all__ = [
     "PLATFORM_SOURCES",
+    "Control",
     "LicetPoliciesError",
     "Pack",
     "PackChoice",
@@ -30,6 +32,7 @@ __all__ = [
     "bundle_digest",
     "bundle_digest_hex",
     "compose",
+    "controls",
     "guardrails",
     "load_schema",
     "pack",

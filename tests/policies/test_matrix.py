@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pack_choices import every_pack
 
-from licet_policies import PackChoice, compose, load_schema
+from licet_policies import compose, load_schema
 from licet_policies.cases import Case, Outcome, Request, evaluate, request_of
 
 SCHEMA = load_schema()[""]
@@ -81,13 +82,8 @@ class World:
 
 BUNDLES = {
     "plain": compose(),
-    "everything": compose(
-        [PackChoice("sr-11-7"), PackChoice("residency", parameters={"regions": ["us"]})],
-        OPEN,
-    ),
-    "observed": compose(
-        [PackChoice("sr-11-7", "observe"), PackChoice("residency", "observe", {"regions": ["us"]})],
-    ),
+    "everything": compose(every_pack(), OPEN),
+    "observed": compose(every_pack("observe")),
 }
 
 
