@@ -160,9 +160,7 @@ def _load(name: str) -> Pack:
     if undeclared := set(_PLACEHOLDER.findall(invariants)) - declared:
         raise PackError(f"pack {name}: its invariants read parameters it lacks: {', '.join(sorted(undeclared))}")
     controls = {clause: ControlText.from_json(body) for clause, body in meta.get("controls", {}).items()}
-    return Pack(
-        name, meta["version"], meta["title"], meta["framework"], meta["parameters"], text, controls, invariants
-    )
+    return Pack(name, meta["version"], meta["title"], meta["framework"], meta["parameters"], text, controls, invariants)
 
 
 def _check(where: str, declared: Mapping[str, Any], value: object) -> ParameterValue:

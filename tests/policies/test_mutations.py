@@ -65,9 +65,7 @@ def _is_noticed(policy_id: str, mutate: Any, bundle_for: Any) -> bool:
 
 def shipped_ids() -> list[str]:
     rules = [
-        policy
-        for name in pack_names()
-        for policy in pack(name).policies(pack(name).resolve(PARAMETERS.get(name, {})))
+        policy for name in pack_names() for policy in pack(name).policies(pack(name).resolve(PARAMETERS.get(name, {})))
     ]
     return [policy.id for policy in (*guardrails(), *roles(), *rules)]
 

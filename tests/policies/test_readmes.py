@@ -81,5 +81,7 @@ def test_the_readme_of_a_pack_says_what_it_does_not_cover_and_tells_its_invarian
 
 def test_every_pack_stands_in_the_readme_with_its_framework() -> None:
     section = README.split("## Packs")[1]
-    rows = re.findall(r"^\| \[`([^`]+)`\]\(licet_policies/packs/\1/README\.md\) \| (.+) \| (.+) \|$", section, re.MULTILINE)
+    rows = re.findall(
+        r"^\| \[`([^`]+)`\]\(licet_policies/packs/\1/README\.md\) \| (.+) \| (.+) \|$", section, re.MULTILINE
+    )
     assert rows == [(name, pack(name).title, pack(name).framework) for name in pack_names()]
