@@ -14,6 +14,7 @@ from licet_policies.bundle import (
     roles,
     safety_valve_actions,
 )
+from licet_policies.controls import Control, controls
 from licet_policies.errors import LicetPoliciesError, PackError, PolicySourceError, SchemaExtensionError
 from licet_policies.extension import Extension, read_extension
 from licet_policies.invariants import bundle_invariants, platform_invariants
@@ -23,6 +24,7 @@ from licet_policies.source import Policy
 
 __all__ = [
     "PLATFORM_SOURCES",
+    "Control",
     "Extension",
     "LicetPoliciesError",
     "Pack",
@@ -35,6 +37,7 @@ __all__ = [
     "bundle_digest_hex",
     "bundle_invariants",
     "compose",
+    "controls",
     "guardrails",
     "load_schema",
     "pack",

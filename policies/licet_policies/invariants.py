@@ -31,5 +31,5 @@ def bundle_invariants(bundle: Mapping[str, Any]) -> tuple[Policy, ...]:
         bundle: As ``licet_policies.bundle.compose`` returned it.
     """
     enforced = [choice for choice in bundle["packs"] if choice["mode"] == "enforce"]
-    packed = [one for choice in enforced for one in pack(choice["name"]).invariant_policies(choice["parameters"])]
+    packed = [one for choice in enforced for one in pack(choice["name"]).invariants(choice["parameters"])]
     return (*platform_invariants(), *packed)

@@ -8,6 +8,8 @@ Rules kept:
   is replaced by a literal of the parameter's type. A literal holds digits, or quoted words of ``[a-z0-9-]``, so no
   value can add to the policy's text: there is nothing to escape.
 - A pack only forbids. What it says can narrow what the platform permits, never widen it.
+- What a pack promises stands beside it as invariants: permits that name requests which must never (or always) be allowed
+  while it is enforced. They are read by what proves them, decide nothing, and are in no bundle.
 """
 
 import json
@@ -21,7 +23,7 @@ from typing import Any, Final, Literal
 from licet_policies.errors import PackError
 from licet_policies.source import Policy, parse_policies
 
-__all__ = ["Mode", "Pack", "PackChoice", "pack", "pack_names"]
+__all__ = ["ControlText", "Mode", "Pack", "PackChoice", "pack", "pack_names"]
 
 Mode = Literal["enforce", "observe"]
 ParameterValue = int | list[str]
@@ -47,6 +49,26 @@ class PackChoice:
 
 
 @dataclass(frozen=True)
+class ControlText:
+    """What is said of one clause of a framework.
+
+    Attributes:
+        title: What the clause is about, in our words.
+        evidence: What a tenant can show for it.
+        also: Ids of the platform's policies that serve it as well, though they do not name it.
+    """
+
+    title: str
+    evidence: str
+    also: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> "ControlText":
+        """Read the entry of a table of clauses."""
+        return cls(body["title"], body["evidence"], tuple(body.get("also", ())))
+
+
+@dataclass(frozen=True)
 class Pack:
     """A pack as shipped.
 
@@ -57,7 +79,8 @@ class Pack:
         framework: The document whose clauses its policies name in ``@control``.
         parameters: Declaration of each parameter, by name.
         text: Its policies, with placeholders.
-        invariants: What it promises, with placeholders; empty where it promises nothing that can be proved.
+        controls: What is said of each clause that it speaks of, in the order of the framework.
+        invariants_text: Its invariants, with placeholders.
     """
 
     name: str
@@ -66,7 +89,8 @@ class Pack:
     framework: str
     parameters: Mapping[str, Mapping[str, Any]]
     text: str
-    invariants: str = ""
+    controls: Mapping[str, ControlText] = field(default_factory=dict)
+    invariants_text: str = ""
 
     def resolve(self, given: Mapping[str, object]) -> dict[str, ParameterValue]:
         """Check ``given`` and fill in defaults.
@@ -104,9 +128,14 @@ class Pack:
         """Give the pack's policies with ``parameters``, as ``resolve`` returned them, put in as literals."""
         return parse_policies(_filled(self.text, parameters), f"pack:{self.name}")
 
-    def invariant_policies(self, parameters: Mapping[str, ParameterValue]) -> tuple[Policy, ...]:
-        """Give the pack's invariants with ``parameters``, as ``resolve`` returned them, put in as literals."""
-        return parse_policies(_filled(self.invariants, parameters), f"pack:{self.name}")
+    def invariants(self, parameters: Mapping[str, ParameterValue]) -> tuple[Policy, ...]:
+        """Give the pack's invariants with ``parameters``, as ``resolve`` returned them, put in as literals.
+
+        Returns:
+            Permits: scope and conditions of one annotated ``@never`` describe requests that must never be allowed while
+            the pack is enforced with these parameters; of one annotated ``@always``, requests that must be.
+        """
+        return parse_policies(_filled(self.invariants_text, parameters), f"invariant:{self.name}")
 
 
 def pack_names() -> tuple[str, ...]:
@@ -135,11 +164,11 @@ def _load(name: str) -> Pack:
     read, declared = set(_PLACEHOLDER.findall(text)), set(meta["parameters"])
     if read != declared:
         raise PackError(f"pack {name}: declared and read parameters differ: {', '.join(sorted(read ^ declared))}")
-    promised = folder.joinpath("invariants.cedar")
-    invariants = promised.read_text("utf-8") if promised.is_file() else ""
-    if strange := set(_PLACEHOLDER.findall(invariants)) - declared:
-        raise PackError(f"pack {name}: its invariants read {', '.join(sorted(strange))}, which it does not declare")
-    return Pack(name, meta["version"], meta["title"], meta["framework"], meta["parameters"], text, invariants)
+    invariants = folder.joinpath(meta["invariants"]).read_text("utf-8") if "invariants" in meta else ""
+    if undeclared := set(_PLACEHOLDER.findall(invariants)) - declared:
+        raise PackError(f"pack {name}: its invariants read parameters it lacks: {', '.join(sorted(undeclared))}")
+    controls = {clause: ControlText.from_json(body) for clause, body in meta.get("controls", {}).items()}
+    return Pack(name, meta["version"], meta["title"], meta["framework"], meta["parameters"], text, controls, invariants)
 
 
 def _filled(text: str, parameters: Mapping[str, ParameterValue]) -> str:

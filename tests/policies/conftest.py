@@ -1,9 +1,14 @@
 """Bundles of cases, composed once."""
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+# What tests of policies share is found by its bare name.
+sys.path.insert(0, str(Path(__file__).parent))
 
 from licet_policies.cases import Case, bundle_of
 

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from pack_choices import PARAMETERS
 
 from licet_policies import compose, guardrails, pack, pack_names, roles
 from licet_policies.cases import Case, evaluate, load_cases, request_of
@@ -13,9 +14,8 @@ CASES = load_cases()
 
 
 def shipped() -> list[Policy]:
-    parameters = {"residency": {"regions": ["us"]}}
     packs = [pack(name) for name in pack_names()]
-    rules = [policy for each in packs for policy in each.policies(each.resolve(parameters.get(each.name, {})))]
+    rules = [policy for each in packs for policy in each.policies(each.resolve(PARAMETERS.get(each.name, {})))]
     return [*guardrails(), *roles(), *rules]
 
 

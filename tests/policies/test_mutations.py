@@ -6,6 +6,7 @@ from typing import Any
 
 import cedarpy
 import pytest
+from pack_choices import PARAMETERS
 
 from licet_policies import guardrails, pack, pack_names, roles
 from licet_policies.cases import evaluate, load_cases, request_of
@@ -64,9 +65,7 @@ def _is_noticed(policy_id: str, mutate: Any, bundle_for: Any) -> bool:
 
 def shipped_ids() -> list[str]:
     rules = [
-        policy
-        for name in pack_names()
-        for policy in pack(name).policies(pack(name).resolve({"regions": ["us"]} if name == "residency" else {}))
+        policy for name in pack_names() for policy in pack(name).policies(pack(name).resolve(PARAMETERS.get(name, {})))
     ]
     return [policy.id for policy in (*guardrails(), *roles(), *rules)]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import cedarpy
 import pytest
+from pack_choices import PARAMETERS
 
-from licet_policies import compose, guardrails, load_schema, pack, pack_names, roles
+from licet_policies import compose, controls, guardrails, load_schema, pack, pack_names, roles
 
 POLICIES = Path(__file__).parents[2] / "policies"
 README = (POLICIES / "README.md").read_text("utf-8")
@@ -45,5 +46,42 @@ def test_every_parameter_and_rule_stands_in_the_readme_of_its_pack(name: str) ->
     }
     defaults = {key: body.get("default", "(must be given)") for key, body in shipped.parameters.items()}
     assert rows == {key: ", ".join(value) if isinstance(value, list) else str(value) for key, value in defaults.items()}
-    rules = shipped.policies(shipped.resolve({"regions": ["us"]} if name == "residency" else {}))
+    rules = shipped.policies(shipped.resolve(PARAMETERS.get(name, {})))
     assert all(f"| `{policy.id}` | {policy.annotations['title']} |" in text for policy in rules)
+    # Sorted by id, so that a reader finds one.
+    assert re.findall(rf"^\| `({name}\.[^`]+)` \|", text, re.MULTILINE) == sorted(policy.id for policy in rules)
+
+
+@pytest.mark.parametrize("name", pack_names())
+def test_the_readme_of_a_pack_tells_each_clause_with_its_policies_and_what_shows_it(name: str) -> None:
+    text = (POLICIES / "licet_policies" / "packs" / name / "README.md").read_text("utf-8")
+    section = text.split("## Clauses")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([A-Z][^|]+:[^|]+) \| ([^|]+) \| ([^|]*) \| ([^|]+) \|$", section, re.MULTILINE)
+    assert rows == [
+        (
+            f"{control.framework}:{control.clause}",
+            control.title,
+            ", ".join(f"`{policy}`" for policy in (*control.policies, *control.also)) or "(the platform itself)",
+            control.evidence,
+        )
+        for control in controls()
+        if control.pack == name
+    ]
+    assert rows
+
+
+@pytest.mark.parametrize("name", pack_names())
+def test_the_readme_of_a_pack_says_what_it_does_not_cover_and_tells_its_invariants(name: str) -> None:
+    text = (POLICIES / "licet_policies" / "packs" / name / "README.md").read_text("utf-8")
+    assert len(text.split("## What it does not cover")[1].split("\n## ")[0].split()) > 30
+    invariants = pack(name).invariants(pack(name).resolve(PARAMETERS.get(name, {})))
+    told = re.findall(r"^- (.+): `([^`]+)`$", text.split("## Invariants")[1], re.MULTILINE)
+    assert told == [(policy.annotations["never"], policy.id) for policy in invariants]
+
+
+def test_every_pack_stands_in_the_readme_with_its_framework() -> None:
+    section = README.split("## Packs")[1]
+    rows = re.findall(
+        r"^\| \[`([^`]+)`\]\(licet_policies/packs/\1/README\.md\) \| (.+) \| (.+) \|$", section, re.MULTILINE
+    )
+    assert rows == [(name, pack(name).title, pack(name).framework) for name in pack_names()]

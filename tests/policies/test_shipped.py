@@ -5,11 +5,11 @@ from collections import Counter
 
 import cedarpy
 import pytest
+from pack_choices import PARAMETERS
 
 from licet_policies import guardrails, load_schema, pack, pack_names, roles, safety_valve_actions
 from licet_policies.source import Policy
 
-PARAMETERS: dict[str, dict[str, object]] = {"residency": {"regions": ["us"]}}
 PACKED = {name: pack(name).policies(pack(name).resolve(PARAMETERS.get(name, {}))) for name in pack_names()}
 SHIPPED = [*guardrails(), *roles(), *(policy for policies in PACKED.values() for policy in policies)]
 TRACKS = {"engineering", "model-risk", "compliance", "security", "legal"}
@@ -25,7 +25,16 @@ OBTAINABLE = {
     "signature:model",
     "ticket:approved",
 }
-CONTROL = re.compile(r"SR-11-7:(IV|V|VI)|GDPR:5\(1\)\(b\)|ECOA-Regulation-B:1002\.4\(a\)")
+# How each framework writes its clauses.
+CONTROL = re.compile(
+    r"SR-11-7:(IV|V|VI)"
+    r"|GDPR:\d{1,2}(\(\d\)(\([a-z]\))?)?"
+    r"|ECOA-Regulation-B:1002\.4\(a\)"
+    r"|HIPAA:164\.\d{3}(\([a-z]\)(\(\d\)(\([ivx]+\)(\([A-Z]\))?)?)?)?"
+    r"|EU-AI-Act:\d{1,2}(\(\d\)(\([a-z]\))?)?"
+    r"|NIST-SP-800-53:[A-Z]{2}-\d{1,2}(\(\d{1,2}\))?"
+    r"|EAR:7[3-7]\d\.\d{1,2}(\([a-z]\)(\(\d\))?)?"
+)
 EACH = pytest.mark.parametrize("policy", SHIPPED, ids=lambda policy: policy.id)
 
 
