@@ -94,7 +94,7 @@ class ObjectStoreConformance(Suite):
         """Cut off, too long, altered: as an upload may be."""
         content = secrets.token_bytes(600_000)
         ref = reference(f"{TENANT}/declared", content)
-        for wrong in (content[:-1], content[:300_000], b"", content + b"x", b"x" + content[1:]):
+        for wrong in (content[:-1], content[:300_000], b"", content + b"x", bytes([content[0] ^ 1]) + content[1:]):
             with refused("input"):
                 self._put(world, ref, wrong)
             with refused("not-found"):
