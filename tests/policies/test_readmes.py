@@ -7,7 +7,7 @@ import cedarpy
 import pytest
 from pack_choices import PARAMETERS
 
-from licet_policies import compose, controls, guardrails, load_schema, pack, pack_names, roles
+from licet_policies import compose, controls, guardrails, load_schema, pack, pack_names, platform_invariants, roles
 
 POLICIES = Path(__file__).parents[2] / "policies"
 README = (POLICIES / "README.md").read_text("utf-8")
@@ -85,3 +85,9 @@ def test_every_pack_stands_in_the_readme_with_its_framework() -> None:
         r"^\| \[`([^`]+)`\]\(licet_policies/packs/\1/README\.md\) \| (.+) \| (.+) \|$", section, re.MULTILINE
     )
     assert rows == [(name, pack(name).title, pack(name).framework) for name in pack_names()]
+
+
+def test_every_invariant_stands_in_the_readmes_with_its_sentence() -> None:
+    rows = re.findall(r"^\| `(invariant\.[^`]+)` \| (never|always) \| (.+) \|$", README, re.MULTILINE)
+    found = [(policy.id, kind, policy.annotations[kind]) for policy in platform_invariants() for kind in ("never", "always") if kind in policy.annotations]  # fmt: skip
+    assert rows == found
