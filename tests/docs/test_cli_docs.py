@@ -37,7 +37,7 @@ unencrypted to another machine.
 | code | meaning |
 |---|---|
 | 0 | allowed; and with `--wait`: done, whatever was found (that a model fails a check is a result) |
-| 1 | denied; `licet verify`: not verified; `licet doctor`: something is weak |
+| 1 | denied; `licet verify`: not verified; `licet doctor`: something is weak; the policy workbench: something was found |
 | 2 | error; the operation failed; `licet doctor`: something is broken |
 | 3 | denied, and approvals are all that is missing |
 | 130 | stopped by the user, also at a question |
