@@ -84,9 +84,9 @@ def test_who_reads_their_own_decisions_alone_counts_those(clinic: str, licet: An
     assert code == 0
     assert json.loads(out)["counted"]["own"] is True
     assert counted(out)["HIPAA:164.502(a)"]["refused"] == 2
-    _, out = licet(f"{clinic}/mei", *asked, "--format", "json")
+    _, out = licet(f"{clinic}/ci", *asked, "--format", "json")
     assert counted(out)["HIPAA:164.502(a)"]["refused"] == 0
-    _, out = licet(f"{clinic}/mei", *asked)
+    _, out = licet(f"{clinic}/ci", *asked)
     assert "of your own decisions in clinic" in out
 
 
