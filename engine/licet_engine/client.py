@@ -52,6 +52,7 @@ from licet_engine.client_values import (
     Answer,
     DecidingPolicy,
     Denied,
+    Enforced,
     Explanation,
     LicetClientError,
     LogHead,
@@ -417,6 +418,10 @@ class LicetClient:
         """Get a JSON object; ``parts`` are the last parts of its path, as they are."""
         return _json(self._send("GET", _path(base, *parts), params=params))
 
+    def enforced(self, tenant: str, params: Mapping[str, Any]) -> Enforced:
+        """One part of how often which policies determined a decision; see ``decision.enforced`` for all of them."""
+        return _read(Enforced.from_json, self.get_json("/v1/enforced", tenant, params=params))
+
     # --- transport ------------------------------------------------------------------------------------------------------
 
     def _send(
@@ -570,8 +575,9 @@ def _looked_up(path: str) -> tuple[str, str]:
             return ("decision.explain" if last == "explain" else "decision.read"), f"{tenant}/{identifier}"
         case "operations" if identifier:
             return "operation.read", f"{tenant}/{identifier}"
-        case "list":
-            return _LIST_ACTIONS.get(identifier, "catalogue.read"), tenant
+        case "enforced" | "list":
+            action = "decision.read" if kind == "enforced" else _LIST_ACTIONS.get(identifier, "catalogue.read")
+            return action, tenant
         case "log":
             return "log.read", tenant
         case "endpoints":

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from licet_engine.client_values import Answer, Explanation, LogHead, Upload
+from licet_engine.client_values import Answer, Enforced, Explanation, LogHead, ServerFault, Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from licet_engine.client import LicetClient
@@ -528,6 +528,24 @@ class DecisionVerbs(Verbs):
             explanation=body.get("explanation") or {},
             path=body.get("path") or {},
         )
+
+    def enforced(self, tenant: str, *, from_ms: int = 0, to_ms: int | None = None) -> Iterator[Enforced]:
+        """How often which policies determined a decision, part by part, the newest first.
+
+        Each part is a question of its own to the server.
+
+        Raises:
+            ServerFault: The parts would never end.
+        """
+        params: dict[str, Any] = {"from_ms": from_ms} | ({} if to_ms is None else {"to_ms": to_ms})
+        while True:
+            part = self._client.enforced(tenant, params)
+            yield part
+            if part.next is None:
+                return
+            if part.next >= params.get("before", part.next + 1):
+                raise ServerFault("the server goes on where it was already: what was counted is not all")
+            params["before"] = part.next
 
 
 class LogVerbs(Verbs):

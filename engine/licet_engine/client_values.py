@@ -425,3 +425,56 @@ class LogHead:
     size: int
     root_hex: str
     checkpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Determined:
+    """Decisions that the same policies determined.
+
+    Attributes:
+        allowed: How they fell.
+        policies: Ids of the policies that determined them.
+        observed: Ids of the observed policies that would have refused them.
+        count: How many there were.
+    """
+
+    allowed: bool
+    policies: frozenset[str]
+    observed: frozenset[str]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Enforced:
+    """How often which policies determined a decision, in a part of a log.
+
+    Attributes:
+        groups: By the policies that did.
+        decisions: How many decisions were looked at.
+        unread: Of how many of them the record was erased.
+        own: Whether only the asker's own were looked at.
+        next: Where the part after this one begins; None for the last.
+    """
+
+    groups: tuple[Determined, ...]
+    decisions: int
+    unread: int
+    own: bool
+    next: int | None
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Enforced:
+        """Read the server's answer."""
+        groups = tuple(
+            Determined(
+                allowed=group["decision"] == "allow",
+                policies=frozenset(map(str, group["policies"])),
+                observed=frozenset(map(str, group["observed"])),
+                count=int(group["count"]),
+            )
+            for group in body["groups"]
+        )
+        after = body["next"]
+        if after is not None and not isinstance(after, int):
+            raise TypeError("next is no index")
+        return cls(groups, int(body["decisions"]), int(body["unread"]), bool(body["own"]), after)

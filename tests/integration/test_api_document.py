@@ -104,6 +104,7 @@ def test_what_is_answered_is_what_the_document_says(
         ("/v1/list/{tenant}/{what}", "/v1/list/northbank/models"),
         ("/v1/decisions/{tenant}/{decision}", f"/v1/decisions/northbank/{decision}"),
         ("/v1/decisions/{tenant}/{decision}/explain", f"/v1/decisions/northbank/{decision}/explain"),
+        ("/v1/enforced/{tenant}", "/v1/enforced/northbank"),
         ("/v1/log/{tenant}", "/v1/log/northbank"),
         ("/v1/log/{tenant}/entries", "/v1/log/northbank/entries?count=2"),
         ("/v1/trust-root", "/v1/trust-root"),

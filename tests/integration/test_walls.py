@@ -239,6 +239,7 @@ def test_nothing_foreign_can_be_read_by_any_address(
         for rest in ("", "/explain")
     ]
     families += [[f"/v1/list/{tenant}/{what}" for tenant in tenants] for what in LISTS]
+    families += [[f"/v1/enforced/{tenant}" for tenant in tenants]]
     families += [[f"/v1/log/{tenant}{rest}" for tenant in tenants] for rest in ("", "/entries")]
     for paths in families:
         first, own_first = world.size(other), world.size(own)

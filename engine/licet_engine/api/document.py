@@ -100,6 +100,16 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
     ),
     "List": _object(items=_OBJECTS),
     "DecisionRecord": _object(record=_ANY_OBJECT, leaf_index=_WHOLE, leaf=_TEXT),
+    "Enforced": _object(
+        groups={
+            "type": "array",
+            "items": _object(decision={"enum": ["allow", "deny"]}, policies=_TEXTS, observed=_TEXTS, count=_WHOLE),
+        },
+        decisions=_WHOLE,
+        unread={**_WHOLE, "description": "Of how many of them the record was erased."},
+        own={"type": "boolean", "description": "Whether only the asker's own decisions were looked at."},
+        next={**_or_null(_WHOLE), "description": "What to send as before, to go on; null where that was all."},
+    ),
     "Explanation": _object(record=_ANY_OBJECT, explanation=_ANY_OBJECT, path=_or_null(_ANY_OBJECT)),
     "Endpoint": _object(
         endpoint=_ANY_OBJECT,
@@ -142,6 +152,7 @@ _READS: Final[Mapping[str, str]] = {
     "/v1/list/{tenant}/{what}": "List",
     "/v1/decisions/{tenant}/{decision}": "DecisionRecord",
     "/v1/decisions/{tenant}/{decision}/explain": "Explanation",
+    "/v1/enforced/{tenant}": "Enforced",
     "/v1/endpoints/{tenant}/{name}": "Endpoint",
     "/v1/log/{tenant}": "LogHead",
     "/v1/log/{tenant}/entries": "LogEntries",

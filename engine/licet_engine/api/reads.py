@@ -14,7 +14,7 @@ from litestar.response import File
 from sqlalchemy import text
 
 from licet_attestations.errors import LicetAttestationError
-from licet_engine.api import lists
+from licet_engine.api import enforced, lists
 from licet_engine.api.context import AnyRequest, Context
 from licet_engine.api.problems import denied
 from licet_engine.api.services import Services
@@ -99,6 +99,7 @@ def list_routes(context: Context) -> list[Any]:
 
 def decision_routes(context: Context) -> list[Any]:
     """Decisions, their records and why they were made."""
+    services = context.services
 
     @get("/v1/decisions/{tenant:str}/{decision:str}", tags=["decision"], summary="The record of a decision.")
     async def decision_record(request: AnyRequest, tenant: str, decision: str) -> Response[Any]:
@@ -112,7 +113,26 @@ def decision_routes(context: Context) -> list[Any]:
     async def decision_explain(request: AnyRequest, tenant: str, decision: str) -> Response[Any]:
         return await _of_decision(context, request, tenant, decision, "decision.explain", lists.decision_explanation)
 
-    return [decision_record, decision_explain]
+    @get(
+        "/v1/enforced/{tenant:str}",
+        tags=["decision"],
+        summary="How often which policies determined a decision, from the newest on; next says where to go on.",
+    )
+    async def enforcement(
+        request: AnyRequest, tenant: str, from_ms: int = 0, to_ms: int = lists.MAX_INDEX, before: int | None = None
+    ) -> Response[Any]:
+        identify = context.identify(request)
+        who = identify()
+        enforced.check_window(from_ms, to_ms, before)
+        # Everybody's, or else what the asker asked for.
+        answer, own_only = await context.permit_widest(identify, "decision.read", tenant)
+        if not answer.decision.allowed:
+            return denied(answer)
+        return Response(
+            await context.in_thread(enforced.enforced, services.engine, who, from_ms, to_ms, before, own_only)
+        )
+
+    return [decision_record, decision_explain, enforcement]
 
 
 def log_routes(context: Context) -> list[Any]:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from licet_engine.commands.data import lister
-from licet_engine.commands.desk import immediate, local
-from licet_engine.commands.options import JSON_PAIR, read_json_object, read_text
+from licet_engine.commands.desk import immediate, local, remote
+from licet_engine.commands.options import JSON_PAIR, MOMENT, read_json_object, read_text
 from licet_engine.commands.text import clean, labelled, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from licet_engine.commands.desk import Desk
+    from licet_policies import Control
 
 F = TypeVar("F", bound="Callable[..., Any]")
 _MODES = ("enforce", "observe")
@@ -62,7 +63,7 @@ def chosen_packs(packs: Sequence[str], parameters: Sequence[tuple[str, Any]]) ->
 
 @click.group()
 def policy() -> None:
-    """Policies: packs, publish, activate, show, list."""
+    """Policies: packs, controls, publish, activate, show, list."""
 
 
 @policy.command()
@@ -98,6 +99,91 @@ def packs(name: str | None, format_: str) -> None:
             click.echo(labelled("", declared["title"], indent=4, label_chars=0))
         if name:
             click.echo("\n" + clean(p.text, lines=True))
+
+
+@policy.command()
+@click.option("--framework", metavar="NAME", help="Of this framework or pack alone, such as hipaa.")
+@click.option("--evidence", "tenant", metavar="TENANT", help="Count the decisions of this tenant, at the server.")
+@click.option("--from", "from_ms", type=MOMENT, help="Count from here on.")
+@click.option("--to", "to_ms", type=MOMENT, help="Count up to here, itself left out.")
+@remote
+def controls(desk: Desk, framework: str | None, tenant: str | None, from_ms: int | None, to_ms: int | None) -> None:
+    """Show which policies enforce which clause of which framework, and what shows it. It promises no compliance.
+
+    With --evidence it counts the decisions that a clause's policies refused, and those that they would have refused in
+    observed packs. What they let pass names none of them, and is not counted.
+    """
+    from licet_policies import controls as shipped  # noqa: PLC0415  # Little else of the CLI needs it.
+
+    if tenant is None and (from_ms is not None or to_ms is not None):
+        raise click.BadParameter("name the tenant whose decisions to count: --evidence TENANT", param_hint="--evidence")
+    found = shipped(framework)
+    rows: list[dict[str, Any]] = [_control_row(control) for control in found]
+    shown: dict[str, Any] = {"controls": rows}
+    if tenant is not None:
+        shown["counted"] = _count(desk, rows, tenant, from_ms or 0, to_ms)
+    lines: list[str] = []
+    for control, row in zip(found, rows, strict=True):
+        heading = f"{control.framework}  (pack {control.pack})" if control.pack != "platform" else control.framework
+        if heading not in lines:
+            lines.append(heading)
+        lines += _control_lines(row)
+    if tenant is not None:
+        lines.append(_counted_line(shown["counted"]))
+    desk.show(shown, lines)
+
+
+def _control_row(control: Control) -> dict[str, Any]:
+    return {
+        "framework": control.framework,
+        "clause": control.clause,
+        "title": control.title,
+        "pack": control.pack,
+        "policies": list(control.policies),
+        "also": list(control.also),
+        "evidence": control.evidence,
+    }
+
+
+def _control_lines(row: dict[str, Any]) -> list[str]:
+    policies = ", ".join(row["policies"] + row["also"]) or "none: the platform itself"
+    lines = [
+        labelled("", f"{row['clause']}  {row['title']}", indent=2, label_chars=0),
+        labelled("policies", policies, indent=4, label_chars=10),
+        labelled("shown by", row["evidence"], indent=4, label_chars=10),
+    ]
+    if "decisions" in row:
+        counts = row["decisions"]
+        told = f"{counts['refused']} refused, {counts['observed']} observed"
+        lines.append(labelled("decisions", told, indent=4, label_chars=10))
+    return lines
+
+
+def _count(desk: Desk, rows: list[dict[str, Any]], tenant: str, from_ms: int, to_ms: int | None) -> dict[str, Any]:
+    """Count into each row the decisions that its policies refused; one that two of them refused counts once."""
+    counted: dict[str, Any] = {"tenant": tenant, "from_ms": from_ms, "to_ms": to_ms, "decisions": 0, "unread": 0}
+    for row in rows:
+        row["decisions"] = {"refused": 0, "observed": 0}
+    for part in desk.client.decision.enforced(tenant, from_ms=from_ms, to_ms=to_ms):
+        counted["decisions"] += part.decisions
+        counted["unread"] += part.unread
+        counted["own"] = part.own
+        for group in part.groups:
+            # A permit decides what is allowed: only a refusal is by a policy that enforces a clause.
+            refusing = frozenset() if group.allowed else group.policies
+            for row in rows:
+                mine = {*row["policies"], *row["also"]}
+                row["decisions"]["refused"] += group.count if mine & refusing else 0
+                row["decisions"]["observed"] += group.count if mine & group.observed else 0
+    return counted
+
+
+def _counted_line(counted: dict[str, Any]) -> str:
+    whose = "of your own decisions in" if counted["own"] else "decisions of"
+    unread = (
+        f"; the record of {counted['unread']} was erased, and nothing of it is counted" if counted["unread"] else ""
+    )
+    return f"{counted['decisions']} {whose} {clean(counted['tenant'])} were looked at{unread}"
 
 
 @policy.command()

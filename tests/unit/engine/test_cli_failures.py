@@ -35,6 +35,7 @@ def test_a_look_up_that_is_denied_ends_with_1(licet: Run, script: Any) -> None:
     ("arguments", "told"),
     [
         (["decision", "list", "lakeside"], "denied  decision.read on lakeside"),
+        (["policy", "controls", "--evidence", "lakeside"], "denied  decision.read on lakeside"),
         (["decision", "explain", "lakeside/" + "d" * 32], "denied  decision.explain on lakeside/" + "d" * 32),
         (["decision", "show", "lakeside/" + "d" * 32], "denied  decision.read on lakeside/" + "d" * 32),
         (["operation", "show", "lakeside/" + "d" * 32], "denied  operation.read on lakeside/" + "d" * 32),
@@ -159,6 +160,78 @@ def test_packs_are_shown_without_a_server(licet: Run, script: Any) -> None:
     assert code == 2
     assert "no pack is called" in err
     assert not script.asked
+
+
+def test_controls_are_shown_without_a_server_and_promise_nothing(licet: Run, script: Any) -> None:
+    code, out, _ = licet("policy", "controls", "--framework", "hipaa")
+    assert code == 0
+    assert "HIPAA  (pack hipaa)" in out
+    assert "164.312(a)(1)  Access control" in out
+    assert "hipaa.access.data, guardrail.isolation" in out
+    code, out, _ = licet("policy", "controls", "--format", "json")
+    rows = json.loads(out)["controls"]
+    assert {row["framework"] for row in rows} >= {"HIPAA", "EU-AI-Act", "EAR", "NIST-SP-800-53", "SR-11-7", "GDPR"}
+    assert all(set(row) == {"framework", "clause", "title", "pack", "policies", "also", "evidence"} for row in rows)
+    code, _, err = licet("policy", "controls", "--framework", "sox")
+    assert code == 2
+    assert "no framework or pack is called 'sox'" in err
+    code, _, err = licet("policy", "controls", "--from", "2026-01-01")
+    assert code == 2
+    assert "name the tenant whose decisions to count" in err
+    assert not script.asked
+
+
+def test_decisions_are_counted_under_each_clause_over_all_parts(licet: Run, script: Any) -> None:
+    def group(decision: str, policies: list[str], observed: list[str], count: int) -> dict[str, Any]:
+        return {"decision": decision, "policies": policies, "observed": observed, "count": count}
+
+    two = ["hipaa.evaluation.drift", "hipaa.evaluation.technical"]
+    told = {"unread": 0, "own": False}
+    first = [group("deny", two, [], 3), group("allow", ["role.auditor.read"], ["hipaa.risk.tier"], 4)]
+    script.answer(200, {"groups": first, "decisions": 7, "next": 12, **told})
+    # A policy of another clause, and one that allowed: neither is a refusal by the clause.
+    last = [group("deny", ["hipaa.use.work"], [], 2), group("allow", ["hipaa.use.data"], [], 1)]
+    script.answer(200, {"groups": last, "decisions": 4, "next": None, **told, "unread": 1})
+    asked = ("policy", "controls", "--framework", "hipaa", "--evidence", "northbank")
+    code, out, _ = licet(*asked, "--from", "2026-01-01", "--to", "2026-02-01", "--format", "json")
+    assert code == 0
+    shown = json.loads(out)
+    counts = {row["clause"]: row["decisions"] for row in shown["controls"]}
+    # A decision that two policies of a clause refused is one decision.
+    assert counts["164.308(a)(8)"] == {"refused": 3, "observed": 0}
+    assert counts["164.308(a)(1)(ii)(B)"] == {"refused": 0, "observed": 4}
+    assert counts["164.502(a)"] == {"refused": 2, "observed": 0}
+    assert (shown["counted"]["decisions"], shown["counted"]["unread"], shown["counted"]["own"]) == (11, 1, False)
+    window = "from_ms=1767225600000&to_ms=1769904000000"
+    assert [asked.path for asked in script.asked] == [
+        f"/v1/enforced/northbank?{window}",
+        f"/v1/enforced/northbank?{window}&before=12",
+    ]
+
+
+def test_what_is_erased_or_another_s_is_told_with_the_count(licet: Run, script: Any) -> None:
+    script.answer(200, {"groups": [], "decisions": 5, "unread": 5, "own": True, "next": None})
+    _, out, _ = licet("policy", "controls", "--evidence", "northbank")
+    assert "5 of your own decisions in northbank were looked at; the record of 5 was erased" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ([{"next": 12}, {"next": 12}], "goes on where it was already"),
+        ([{"next": "x"}], "not of the expected form"),
+        ([{"groups": [{"decision": "deny"}], "next": None}], "not of the expected form"),
+    ],
+)
+def test_a_count_that_would_not_end_or_cannot_be_read_is_no_count(
+    licet: Run, script: Any, parts: list[dict[str, Any]], told: str
+) -> None:
+    for part in parts:
+        script.answer(200, {"groups": [], "decisions": 1, "unread": 0, "own": False, **part})
+    code, out, err = licet("policy", "controls", "--evidence", "northbank")
+    assert code == 2
+    assert told in err
+    assert not out
 
 
 @pytest.mark.parametrize(
