@@ -337,12 +337,27 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         raise ConfigurationError(
             f"{PREFIX}DECISION_MAX_AGE_S must be below {MAX_DECISION_AGE_MS // 1000}, the oldest decision the signer accepts"
         )
+    _check_ports(settings)
     _check_storage(settings)
     _check_devices(settings)
     if settings.users not in USERS:
         raise ConfigurationError(f"{PREFIX}USERS must be one of {', '.join(USERS)}, not {settings.users!r}")
     _check_ways_out(settings)
     return _with_database(settings)
+
+
+def _check_ports(settings: Settings) -> None:
+    """Each process listens on ports of its own; a port of 0 is any that is free, or none."""
+    taken: dict[int, str] = {}
+    metrics = {"the api": 0, "the worker": 1, "the router": 2} if settings.metrics_port else {}
+    for port, what in (
+        (settings.port, f"{PREFIX}PORT"),
+        (settings.router_port, f"{PREFIX}ROUTER_PORT"),
+        *((settings.metrics_port + more, f"metrics of {who} ({PREFIX}METRICS_PORT)") for who, more in metrics.items()),
+    ):
+        if port and port in taken:
+            raise ConfigurationError(f"port {port} is both {taken[port]} and {what}: choose another for one of them")
+        taken[port] = what
 
 
 def _check_ways_out(settings: Settings) -> None:
@@ -357,6 +372,10 @@ def _check_ways_out(settings: Settings) -> None:
             raise ConfigurationError(
                 f"{PREFIX}OUTBOUND_NETWORKS: {network.strip()!r} is no network: {error}"
             ) from error
+    if settings.tickets and settings.tickets not in settings.adapter_names:
+        raise ConfigurationError(
+            f"{PREFIX}TICKETS names {settings.tickets!r}, which {PREFIX}ADAPTERS does not allow: add it there"
+        )
     if settings.tickets_url and "{ticket}" not in urlsplit(settings.tickets_url).path:
         raise ConfigurationError(f"{PREFIX}TICKETS_URL must have {{ticket}} in its path")
 

@@ -38,7 +38,7 @@ from licet_adapters.errors import AdapterError
 from licet_adapters.errors import Unavailable as AdapterUnavailable
 from licet_adapters.guard import WarrantGuard
 from licet_adapters.loader import load_adapters
-from licet_adapters.ports import AdapterContext, Tickets
+from licet_adapters.ports import AdapterContext
 from licet_attestations import rpc
 from licet_attestations.errors import LicetAttestationError, SignerRefused, SignerUnavailable
 from licet_attestations.signer.client import SignerClient
@@ -308,7 +308,7 @@ def build_tools(settings: Settings) -> Tools:
             training=loaded["local-training"],
             checks=loaded["local-checks"],
             serving=loaded["local-serving"],
-            tickets=_tickets(settings, loaded),
+            tickets=loaded.get(settings.tickets),
         ),
         notifier=loaded.get("standard-webhooks"),
         spool=Spool(
@@ -323,14 +323,6 @@ def build_tools(settings: Settings) -> Tools:
         machine=platform.node() or "machine",
         export=Exporter(engine, door, signer, trust_root, guard).export,
     )
-
-
-def _tickets(settings: Settings, loaded: Mapping[str, Any]) -> Tickets | None:
-    if settings.tickets and settings.tickets not in loaded:
-        raise ConfigurationError(
-            f"LICET_TICKETS names {settings.tickets!r}, which LICET_ADAPTERS does not allow: add it there"
-        )
-    return loaded.get(settings.tickets)
 
 
 def main(settings: Settings | None = None) -> None:

@@ -381,7 +381,9 @@ def test_an_alarm_on_a_first_version_ends_it_and_that_is_told(
         with contextlib.suppress(LicetClientError):
             for _ in range(5):
                 ana.endpoint.invoke(lone, body)
-        return states(house, lone) == [(3, "failed")]
+        (deployed,) = ana.endpoint.show(lone)["deployments"]
+        # It goes on, since there is nowhere to return to; and what fired is told.
+        return (deployed["state"], (deployed["cause"] or {}).get("kind")) == ("live", "drift")
 
     poll("the end", feed, within_s=60)
     newest = ana.endpoint.show(lone)["deployments"][0]
@@ -391,7 +393,15 @@ def test_an_alarm_on_a_first_version_ends_it_and_that_is_told(
         {"3": 100},
         "drift",
     )
+    # A version after it has it to return to, by hand too.
     ci = house.client("northbank/ci")
+    assert house.done(ci, ci.model.promote("northbank/scorer@2", stage="staging")).state == "done"
+    quiet = [{"kind": "error-rate", "threshold_micro": 900_000, "window_s": 60, "min_count": 1000}]
+    assert deploy(house, 2, endpoint=lone, alarms=quiet, strategy="canary", steps=[10, 100], bake_s=600).state == "done"
+    poll("the canary", lambda: ana.endpoint.show(lone)["endpoint"]["weights"] == {"2": 10, "3": 90}, 30)
+    assert house.done(ci, ci.endpoint.roll_back(lone, reason="not wanted")).state == "done"
+    assert ana.endpoint.show(lone)["endpoint"]["weights"] == {"3": 100}
+    assert house.done(ci, ci.model.promote("northbank/scorer@3", stage="staging")).state == "done"
     assert house.done(ci, ci.endpoint.retire(lone)).state == "done"
 
 

@@ -23,6 +23,8 @@ ALARMS: Final[tuple[Mapping[str, Any], ...]] = (
     {"kind": "error-rate", "threshold_micro": 20_000, "window_s": 5, "min_count": 50},
     {"kind": "drift", "alpha_micro": 10_000, "effect_min_micro": 100_000, "window_s": 30, "min_count": 100},
 )
+QUIET: Final = ALARMS[:2]
+"""For the versions that the third returns to: what drifts for it drifts for them, and would lead past them."""
 STEPS: Final = (10, 50, 100)
 BAKE_S: Final = 2
 _ROWS_AT_ONCE: Final = 8
@@ -122,7 +124,7 @@ def regression(stage: Stage) -> None:
     )
     stage.done("northbank/ci", staged)
     with _traffic(stage) as traffic:
-        _deploy(stage, 3, strategy="canary", steps=(50, 100), bake_s=60)
+        _deploy(stage, 3, strategy="canary", steps=(50, 100), bake_s=60, alarms=ALARMS)
         stage.tell("what feeds the endpoint changes: ratios come in percent, 33 where they were 0.33")
         began_s = time.monotonic()
         traffic.change = lambda row: row | {name: row[name] * 100 for name in _PERCENT if name in row}
@@ -145,7 +147,7 @@ def _deploy(stage: Stage, number: int, **how: Any) -> None:
     one = {"min": 1, "max": 1, "idle_s": 0}
     answer = stage.ask(
         f"licet endpoint deploy {ENDPOINT} --version {MODEL}@{number} --strategy {how['strategy']}",
-        lambda: ci.endpoint.deploy(ENDPOINT, f"{MODEL}@{number}", alarms=ALARMS, replicas=one, **how),
+        lambda: ci.endpoint.deploy(ENDPOINT, f"{MODEL}@{number}", replicas=one, **({"alarms": QUIET} | how)),
         allowed=True,
     )
     stage.done("northbank/ci", answer)

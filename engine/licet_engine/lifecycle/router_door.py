@@ -50,6 +50,10 @@ _PRUNED_EVERY: Final = 64
 """Batches of an endpoint that stay as rows; all of them stand in the log."""
 
 EVENTS: Final = ("step", "completed", "rolled-back", "failed")
+_ENDS: Final = frozenset({"rolled-back", "failed"})
+"""What an alarm does: traffic returned; or there was nowhere to return to, and the version answers on, without a guard."""
+_OVER: Final = frozenset({"retired", "failed", "rolled-back"})
+"""States in which a deployment stays."""
 _MAX_TRIES: Final = 8
 _MAX_GROUPS: Final = 50_000
 _CHUNK: Final = 500
@@ -498,12 +502,12 @@ def _move(view: View, row: tables.Endpoint, endpoint: str, event: Mapping[str, A
     ]
     for deployment in deployments:
         state = _state_after(deployment, own, event)
-        if state != deployment.state:
-            change: dict[str, Any] = {"state": state}
-            if deployment is own and state in {"rolled-back", "failed"}:
-                change |= {"cause": event["cause"], "ended_at_ms": event["at_ms"]}
-                told = over(endpoint, deployment, state, event["weights"], event["cause"])
-                companions += message_rows(tenant, mailing_of(view), (told,), event["at_ms"], deployment.decision_id)
+        change: dict[str, Any] = {} if state == deployment.state else {"state": state}
+        if deployment is own and event["kind"] in _ENDS and deployment.state not in _OVER:
+            change |= {"cause": event["cause"]} | ({"ended_at_ms": event["at_ms"]} if state in _OVER else {})
+            told = over(endpoint, deployment, event["kind"], event["weights"], event["cause"])
+            companions += message_rows(tenant, mailing_of(view), (told,), event["at_ms"], deployment.decision_id)
+        if change:
             companions.append(Update(tables.Deployment, {"tenant_id": tenant, "id": deployment.id}, change))
     return Submission(
         entries=[_entry(tenant, "traffic", fixed)],
@@ -515,9 +519,9 @@ def _move(view: View, row: tables.Endpoint, endpoint: str, event: Mapping[str, A
 
 def _state_after(deployment: tables.Deployment, own: tables.Deployment | None, event: Mapping[str, Any]) -> str:
     number = str(deployment.version)
-    if deployment.state in {"retired", "failed", "rolled-back"}:
+    if deployment.state in _OVER:
         return deployment.state
-    if own is not None and deployment.id == own.id:
+    if own is not None and deployment.id == own.id and event["kind"] != "failed":
         shadowed = "shadow" if own.strategy == "shadow" else "live"
         return {"step": "baking", "completed": shadowed}.get(event["kind"], str(event["kind"]))
     if deployment.state not in ON_ENDPOINT or not event["weights"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -66,3 +67,26 @@ def test_an_adapter_without_which_there_is_no_service_is_missed_before_anything_
 ) -> None:
     with pytest.raises(ConfigurationError, match=told):
         load_settings({}, **given)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"LICET_ROUTER_PORT": "8000"}, "port 8000 is both LICET_PORT and LICET_ROUTER_PORT"),
+        ({"LICET_METRICS_PORT": "7999"}, "port 8000 is both LICET_PORT and metrics of the worker"),
+        (
+            {"LICET_METRICS_PORT": "7999", "LICET_PORT": "8100"},
+            "port 8001 is both LICET_ROUTER_PORT and metrics of the router",
+        ),
+        ({"LICET_TICKETS": "file-tickets"}, "LICET_ADAPTERS does not allow"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_before_anything_starts(
+    variables: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        load_settings(variables)
+
+
+def test_ports_that_the_system_chooses_do_not_collide() -> None:
+    assert load_settings({"LICET_PORT": "0", "LICET_ROUTER_PORT": "0"}).port == 0
