@@ -7,6 +7,7 @@ import cedarpy
 import pytest
 from pack_choices import PARAMETERS
 
+from licet_adapters.training.spec import Thresholds
 from licet_policies import guardrails, load_schema, pack, pack_names, roles, safety_valve_actions
 from licet_policies.source import Policy
 
@@ -93,3 +94,24 @@ def test_every_action_is_permitted_to_some_role() -> None:
 def test_the_suspended_keep_exactly_the_safety_valves() -> None:
     (rule,) = [policy for policy in guardrails() if policy.id == "guardrail.active.tenant"]
     assert set(re.findall(r'Action::"([^"]+)"', rule.text)) == safety_valve_actions()
+
+
+# What a check is measured against: without it the check cannot be run at all.
+MEASURED_BY = {
+    "technical": {"auc_min_micro", "calibration_error_max_micro"},
+    "bias": {"selection_rate_ratio_min_micro", "selection_rate_ratio_lower_min_micro"},
+    "explainability": {"explain_share_max_micro"},
+    "drift": {"drift_max_features"},
+}
+
+
+def test_every_threshold_of_the_checks_is_of_one_of_them() -> None:
+    assert set.union(*MEASURED_BY.values()) == set(Thresholds.model_fields)
+
+
+@pytest.mark.parametrize("name", pack_names())
+def test_a_pack_that_asks_for_a_check_says_what_it_is_measured_against(name: str) -> None:
+    asked = {policy.annotations.get("requires", "").removeprefix("check:") for policy in PACKED[name]}
+    given = {re.sub(r"_(low|medium|high)$", "", parameter) for parameter in pack(name).parameters}
+    for kind in asked & set(MEASURED_BY):
+        assert MEASURED_BY[kind] <= given, kind
