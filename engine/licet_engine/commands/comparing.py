@@ -51,11 +51,13 @@ def _read(version: Path) -> dict[str, Any]:
     try:
         with version.open("rb") as file:
             data = file.read(_MAX_BUNDLE_BYTES + 1)
-        bundle: dict[str, Any] = canonical.loads(data.rstrip(b"\n"), canonical=True, max_bytes=_MAX_BUNDLE_BYTES)
+        bundle = canonical.loads(data.rstrip(b"\n"), canonical=True, max_bytes=_MAX_BUNDLE_BYTES)
+        if not isinstance(bundle, dict):
+            raise BundleError("a bundle is a JSON object")
         CompiledBundle.compile(bundle)
     except OSError as error:
         raise ProjectError(f"cannot be read: {error.strerror}", file=str(version)) from error
-    except (FormatError, BundleError, AttributeError) as error:
+    except (FormatError, BundleError) as error:
         raise ProjectError(f"is neither a project's folder nor a bundle: {error}", file=str(version)) from error
     return bundle
 
