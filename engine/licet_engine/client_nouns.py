@@ -492,6 +492,10 @@ class PolicyVerbs(Verbs):
         """Bring a published bundle into force."""
         return self._act("policy.activate", ref, sent)
 
+    def roll_back(self, tenant: str, **sent: Unpack[Sent]) -> Answer:
+        """Bring back the bundle that was in force right before the present one; ``result["ref"]`` names it."""
+        return self._act("policy.roll-back", tenant, sent)
+
     def read(self, ref: str, **sent: Unpack[Sent]) -> Answer:
         """The text of a bundle."""
         return self._act("policy.read", ref, sent)

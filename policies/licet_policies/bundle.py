@@ -49,7 +49,10 @@ MAX_OWN_POLICIES: Final = 500
 """Own policies of a tenant; each costs some milliseconds to validate."""
 _MAX_FINDINGS: Final = 20
 _SAFETY_VALVES: Final = frozenset(
-    {"dataset.hold", "endpoint.roll-back", "evidence.export", "model.hold", "model.roll-back", "tenant.suspend"}
+    {
+        *("dataset.hold", "endpoint.roll-back", "evidence.export", "model.hold", "model.roll-back"),
+        *("policy.roll-back", "tenant.suspend"),
+    }
 )
 _PLATFORM_ALONE: Final = ("principal-inactive", "tenant-suspended")
 """States of the asker, told by its facts, in which the platform's policies alone decide."""

@@ -8,16 +8,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
-from service_world import Installation, free_port, table
+from service_world import Installation, free_port, poll, table
 
 from licet_engine.cli import run
-from licet_engine.client import LicetClient
+from licet_engine.client import Answer, LicetClient
 from licet_engine.commands import doctor
 from licet_engine.domain.errors import ConfigurationError
 from licet_engine.init import initialise, prepare_database, verify_prepared
@@ -254,6 +256,56 @@ def test_no_role_but_the_owner_can_change_whose_the_database_is(
             )
         asked = (f"licet_{role.value}", "DELETE")
         assert admin.execute("SELECT has_table_privilege(%s, 'installation', %s)", asked).fetchone() == (False,)
+
+
+# --- two apis ---------------------------------------------------------------------------------------------------------------
+
+
+def test_policies_that_are_activated_or_rolled_back_are_in_force_at_once_in_every_api(
+    installation: Installation, tmp_path: Path
+) -> None:
+    settings = replace(installation.settings, slot=2, port=free_port(), router_port=free_port())
+    second = Supervisor(settings, log=tmp_path / "second.log", longest_pause_s=0.5)
+    closed = '@id("team.closed")\nforbid (principal, action == Action::"catalogue.read", resource);'
+    sam, other = installation.client("northbank/sam"), installation.client("northbank/all")
+    told: list[tuple[float, float, bool]] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with LicetClient(second.url, installation.tokens["northbank/ana"]) as ana:
+            while not stop.is_set():
+                began_s = time.monotonic()
+                allowed = ana.ask("catalogue.read", "northbank").allowed
+                told.append((began_s, time.monotonic(), allowed))
+
+    took_s: list[float] = []
+
+    def change(act: Callable[[], Answer], *, allows: bool) -> None:
+        """Change the policies by the first api, and see what the second answers from then on, until some answers are there."""
+        act().require()
+        since_s = time.monotonic()
+        after = poll("answers", lambda: (found := [a for a in told if a[0] >= since_s])[4:] and found)
+        # Whatever is asked once the change is answered is decided by what came into force.
+        assert {allowed for _, _, allowed in after} == {allows}
+        took_s.append(after[0][1] - since_s)
+
+    try:
+        second.start()
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            for _ in range(3):
+                # One can roll back once: what came back is published and activated over again.
+                bundle = sam.act("policy.publish", "northbank", {"policies": closed}).require().result["ref"]
+                change(partial(other.policy.activate, bundle), allows=False)
+                change(partial(other.policy.roll_back, "northbank"), allows=True)
+        finally:
+            stop.set()
+            thread.join()
+    finally:
+        second.stop()
+    # From the answer to the change to the first answer by another api, its way through the network and the log included.
+    assert max(took_s) < 1.0, took_s
 
 
 # --- what the doctor says -------------------------------------------------------------------------------------------------

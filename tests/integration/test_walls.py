@@ -45,6 +45,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "tenant.review-break-glass": {"id": "b" * 32, "finding": "none"},
     "policy.publish": {"packs": []},
     "policy.activate": {},
+    "policy.roll-back": {},
     "policy.read": {},
     "dataset.register": {
         "digest_hex": HEX64,

@@ -95,6 +95,7 @@ SERVICES_NEVER = {
     ("approval.delegate", "Person"): "guardrail.delegation.services",
     ("model.approve", "ModelVersion"): "guardrail.separation-of-duties.services",
     ("policy.activate", "PolicyBundle"): "guardrail.separation-of-duties.policy-services",
+    ("policy.roll-back", "PolicyBundle"): "guardrail.separation-of-duties.policy-services",
 }
 
 

@@ -63,7 +63,7 @@ def chosen_packs(packs: Sequence[str], parameters: Sequence[tuple[str, Any]]) ->
 
 @click.group()
 def policy() -> None:
-    """Policies: packs, controls, publish, activate, show, list."""
+    """Policies: packs, controls, publish, activate, rollback, show, list."""
 
 
 @policy.command()
@@ -228,6 +228,14 @@ def publish(
 def activate(desk: Desk, ref: str) -> None:
     """Bring a published bundle into force; nobody activates what they wrote themselves."""
     desk.finish(desk.client.policy.activate(ref, **desk.sent))
+
+
+@policy.command()
+@click.argument("tenant")
+@immediate
+def rollback(desk: Desk, tenant: str) -> None:
+    """Bring back the bundle that was in force right before; no policy of the tenant's own can stand in the way."""
+    desk.finish(desk.client.policy.roll_back(tenant, **desk.sent))
 
 
 @policy.command()

@@ -1,4 +1,4 @@
-"""Policy bundles: publish, activate, read."""
+"""Policy bundles: publish, activate, roll back, read."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def ask_publish(view: View, who: Who, ref: Ref, body: PublishPolicies, ids: Ids)
 
 
 def ask_activate(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Proposal | None:
-    """The bundle comes into force, at once and whole; the one before it can be activated again."""
+    """The bundle comes into force, at once and whole; the one before it can be rolled back to."""
     row = view.bundle_by_prefix(ref.name)
     if row is None:
         return None
@@ -104,20 +104,55 @@ def ask_activate(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Pro
             f"bundle {ref} was in force before and was superseded: publish it again, for another to activate"
         )
     note = Note("policy", {"event": "policy-activated", "bundle": row.digest_hex, "before": active, "by": who.id})
+    return Proposal(
+        resource=view.bundle_entity(row),
+        change=Change(updates=_coming_into_force(row, active, ids, before_hex=active), notes=(note,)),
+        conflict=conflict,
+        result={"bundle": row.digest_hex, "before": active},
+    )
+
+
+def ask_roll_back(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Proposal | None:
+    """The bundle that was in force right before the present one comes back, at once and whole.
+
+    It is decided as its activation would be: not by who wrote it, so that two people are behind it now, whoever was behind
+    it then. It is one step, and none from there: of what came back nobody can roll back further, nor forth again, for what
+    two people put aside long ago, or a minute ago, is nothing that one may bring back.
+    """
+    active = view.bundle(view.tenant.bundle_digest_hex or "")
+    if active is None:
+        return None
+    row = None if active.before_hex is None else view.bundle(active.before_hex)
+    if row is None:
+        nothing = Conflict(
+            f"bundle {ref.tenant}/{active.digest_hex[:16]} has none before it to roll back to: publish the one that is"
+            " wanted, for another to activate"
+        )
+        return Proposal(resource=view.bundle_entity(active), conflict=nothing)
+    told = {"bundle": row.digest_hex, "before": active.digest_hex}
+    note = Note("policy", {"event": "policy-rolled-back", **told, "by": who.id})
+    return Proposal(
+        resource=view.bundle_entity(row),
+        change=Change(updates=_coming_into_force(row, active.digest_hex, ids, before_hex=None), notes=(note,)),
+        result=told | {"ref": f"{ref.tenant}/{row.digest_hex[:16]}"},
+    )
+
+
+def _coming_into_force(row: PolicyBundle, active: str | None, ids: Ids, *, before_hex: str | None) -> list[Update]:
+    """What changes as a bundle comes into force in place of the active one; ``before_hex`` may then be rolled back to.
+
+    All of it is one transaction: there is no moment without policies.
+    """
+    come = {"state": "active", "activated_at_ms": ids.now_ms, "before_hex": before_hex}
     updates = [
-        Update(PolicyBundle, {"digest_hex": row.digest_hex}, {"state": "active", "activated_at_ms": ids.now_ms}),
+        Update(PolicyBundle, {"digest_hex": row.digest_hex}, come),
         Update(Tenant, {"bundle_digest_hex": active}, {"bundle_digest_hex": row.digest_hex}),
         # Approvals were given under the policies before; they do not come back with them either.
         Update(Approval, {"voided_at_ms": None}, {"voided_at_ms": ids.now_ms}, rows=None),
     ]
     if active is not None and active != row.digest_hex:
         updates.append(Update(PolicyBundle, {"digest_hex": active}, {"state": "superseded"}))
-    return Proposal(
-        resource=view.bundle_entity(row),
-        change=Change(updates=updates, notes=(note,)),
-        conflict=conflict,
-        result={"bundle": row.digest_hex, "before": active},
-    )
+    return updates
 
 
 def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal | None:
@@ -152,6 +187,13 @@ VERBS = (
         form=RefForm.NAME,
         body=NoBody,
         propose=ask_activate,
+    ),
+    Verb(
+        action="policy.roll-back",
+        summary="Bring back the bundle that was in force right before the present one.",
+        form=RefForm.TENANT,
+        body=NoBody,
+        propose=ask_roll_back,
     ),
     Verb(action="policy.read", summary="Show a bundle.", form=RefForm.NAME, body=NoBody, propose=ask_read),
 )

@@ -197,6 +197,7 @@ def test_a_denied_promotion_ends_with_3_when_approvals_are_all_that_is_missing(
             {"packs": [{"name": "residency", "mode": "enforce", "parameters": {"regions": ["us"]}}], "policies": ""},
         ),
         ("policy activate northbank/abc", "/v1/policy/activate", "northbank/abc", {}),
+        ("policy rollback northbank", "/v1/policy/roll-back", "northbank", {}),
         (
             "dataset classify northbank/hmda --residency us,uk",
             "/v1/dataset/classify",

@@ -21,6 +21,8 @@ class PolicyBundle(TenantRow, table=True):
     body: bytes = Field(sa_type=LargeBinary)
     created_at_ms: int = Field(sa_type=BigInteger)
     activated_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    before_hex: str | None = None
+    """Digest of the bundle it took the place of when it came into force last, if that may be rolled back to."""
 
 
 class FactBlob(TenantRow, table=True):
