@@ -34,6 +34,7 @@ from licet_engine.lifecycle.outbox import Outbox
 from licet_engine.lifecycle.reminders import Reminders
 from licet_engine.lifecycle.retention import Retention
 from licet_engine.lifecycle.router_door import RouterDoor
+from licet_engine.lifecycle.shadowing import Shadower
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
 from licet_engine.log.notary import Notary
@@ -96,7 +97,8 @@ def build_services(settings: Settings) -> Services:
     sequencer = Sequencer(writes, enqueue=Enqueuer(writes), observe=metrics.sequenced)
     tenants = Tenants(engine)
     notary = Notary(engine, signer)
-    desk = Desk(engine, sequencer, tenants, metrics.decided, signer.webhook_secret)
+    shadower = Shadower(engine, counted=metrics.shadowed)
+    desk = Desk(engine, sequencer, tenants, metrics.decided, signer.webhook_secret, shadow=shadower.offer)
     operations = Operations(
         engine,
         sequencer,
@@ -107,6 +109,7 @@ def build_services(settings: Settings) -> Services:
         max_age_s=settings.decision_max_age_s,
         decided=metrics.decided,
         ended=metrics.ended,
+        shadow=shadower.offer,
     )
     return Services(
         settings=settings,
@@ -142,6 +145,7 @@ def build_services(settings: Settings) -> Services:
             tried=metrics.message_tried,
         ),
         reminders=Reminders(engine, sequencer, tenants),
+        shadower=shadower,
         threads=ThreadPoolExecutor(settings.api_threads, thread_name_prefix="licet-api"),
         metrics=metrics,
         places=Places(settings.max_requests, settings.max_waiting_requests),
@@ -177,6 +181,11 @@ def gauges(services: Services) -> Gauges:
             "Submissions that wait for the sequencer.",
             "",
             lambda: float(services.sequencer.queued()),
+        ),
+        "licet_policy_shadow_waiting": (
+            "Decisions that wait to be put to a candidate.",
+            "",
+            lambda: float(services.shadower.waiting()),
         ),
         "licet_requests_active": ("Requests that are worked on.", "", lambda: float(services.places.active)),
         "licet_requests_waiting": ("Requests that wait for a place.", "", lambda: float(services.places.waiting)),
@@ -257,6 +266,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         thread = threading.Thread(target=door.serve_forever, name="licet-door", daemon=True)
         thread.start()
         housekeeper.start()
+        services.shadower.start()
         try:
             yield
         finally:
@@ -265,6 +275,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
             await asyncio.to_thread(thread.join, _STOP_WITHIN_S)
             await asyncio.to_thread(housekeeper.stop)
             services.sequencer.close()
+            await asyncio.to_thread(services.shadower.close)
             services.threads.shutdown(wait=False)
             services.engine.dispose()
             if metrics_door is not None:

@@ -496,6 +496,14 @@ class PolicyVerbs(Verbs):
         """Bring back the bundle that was in force right before the present one; ``result["ref"]`` names it."""
         return self._act("policy.roll-back", tenant, sent)
 
+    def shadow(self, tenant: str, bundle: str | None = None, *, off: bool = False, **sent: Unpack[Sent]) -> Answer:
+        """Have a published bundle run beside the policies in force, named by its digest; or ``off``, none any more."""
+        return self._act("policy.shadow", tenant, sent, bundle=bundle, off=off or None)
+
+    def flips(self, tenant: str, *, limit: int = 50) -> dict[str, Any]:
+        """Where the candidate beside the policies in force would have answered otherwise."""
+        return self._client.get_json("/v1/flips", tenant, params={"limit": limit})
+
     def read(self, ref: str, **sent: Unpack[Sent]) -> Answer:
         """The text of a bundle."""
         return self._act("policy.read", ref, sent)

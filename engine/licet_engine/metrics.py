@@ -89,6 +89,12 @@ class ApiMetrics:
         self._decisions = Counter(
             "licet_decisions", "Durable decisions by action and outcome.", ("action", "outcome"), registry=registry
         )
+        self._shadowed = Counter(
+            "licet_policy_shadow_decisions",
+            "Decisions that a candidate was to be asked about, by how its answer compares, or dropped.",
+            ("outcome",),
+            registry=registry,
+        )
         self._messages = Counter(
             "licet_webhook_tries", "Tries at sending messages to webhooks, by outcome.", ("outcome",), registry=registry
         )
@@ -115,6 +121,10 @@ class ApiMetrics:
     def decided(self, action: str, allowed: bool) -> None:  # noqa: FBT001 - what it is called with has two members.
         """Count one durable decision."""
         self._decisions.labels(action, "allow" if allowed else "deny").inc()
+
+    def shadowed(self, outcome: str) -> None:
+        """Count one decision that a candidate was, or was not, asked about."""
+        self._shadowed.labels(outcome).inc()
 
     def ended(self, action: str, state: str) -> None:
         """Count one operation that ended."""

@@ -86,7 +86,7 @@ def compose(packs: Sequence[PackChoice] = (), own: str = "", extension: Extensio
 
     Args:
         packs: The packs it enables, each at most once.
-        own: Its own policies in Cedar's syntax.
+        own: Its own policies in Cedar's syntax; one annotated ``@mode("observe")`` is watched and decides nothing.
         extension: What it adds to the schema. A bundle without has the bytes that it had before there were any.
 
     Returns:
@@ -95,7 +95,8 @@ def compose(packs: Sequence[PackChoice] = (), own: str = "", extension: Extensio
 
     Raises:
         PackError: An unknown pack, a pack chosen twice, an unknown mode or a refused parameter.
-        PolicySourceError: An own policy that does not parse or validate, or whose id is taken or reserved.
+        PolicySourceError: An own policy that does not parse or validate, or whose id is taken or reserved, or whose mode is
+            unknown.
         SchemaExtensionError: Beside the extension the platform's own policies would not hold.
     """
     schema = load_schema() if extension is None else _extended(extension)
@@ -113,7 +114,7 @@ def compose(packs: Sequence[PackChoice] = (), own: str = "", extension: Extensio
         applied.append(
             {"name": shipped.name, "version": shipped.version, "mode": choice.mode, "parameters": parameters}
         )
-    entries += [_entry(policy, "enforce") for policy in _own(own, schema)]
+    entries += [_entry(policy, _mode_of(policy)) for policy in _own(own, schema)]
     return {
         "v": 1,
         "schema": schema,
@@ -175,6 +176,16 @@ def _by_id(policies: Iterable[Policy]) -> tuple[Policy, ...]:
 
 def _entry(policy: Policy, mode: Mode) -> dict[str, Any]:
     return {"id": policy.id, "source": policy.source, "mode": mode, "text": policy.text}
+
+
+def _mode_of(policy: Policy) -> Mode:
+    """In which mode a tenant has a policy of its own stand. Of the platform's and a pack's, no annotation is asked."""
+    mode = policy.annotations.get("mode", "enforce")
+    if mode == "observe":
+        return "observe"
+    if mode != "enforce":
+        raise PolicySourceError(f"own policy {policy.id}: @mode is enforce or observe, not {mode!r:.60}")
+    return "enforce"
 
 
 def _own(text: str, schema: Mapping[str, Any]) -> tuple[Policy, ...]:

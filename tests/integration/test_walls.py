@@ -46,6 +46,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "policy.publish": {"packs": []},
     "policy.activate": {},
     "policy.roll-back": {},
+    "policy.shadow": {"off": True},
     "policy.read": {},
     "dataset.register": {
         "digest_hex": HEX64,
@@ -241,6 +242,7 @@ def test_nothing_foreign_can_be_read_by_any_address(
     ]
     families += [[f"/v1/list/{tenant}/{what}" for tenant in tenants] for what in LISTS]
     families += [[f"/v1/enforced/{tenant}" for tenant in tenants]]
+    families += [[f"/v1/flips/{tenant}" for tenant in tenants]]
     families += [[f"/v1/log/{tenant}{rest}" for tenant in tenants] for rest in ("", "/entries")]
     for paths in families:
         first, own_first = world.size(other), world.size(own)

@@ -22,6 +22,7 @@ from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from licet_engine.api import authzen_forms
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.verbs import Verb
+from licet_engine.store.tables.shadow import COUNTED
 
 _REF: Final = "#/components/schemas/"
 _TEXT: Final[Mapping[str, Any]] = {"type": "string"}
@@ -53,6 +54,26 @@ _POLICY: Final = _object(
     requires=_TEXTS,
     control=_TEXT,
     severity=_TEXT,
+)
+_SHADOW: Final = _object(
+    id=_TEXT,
+    bundle_hex=_TEXT,
+    active_hex=_TEXT,
+    set_by=_TEXT,
+    since_ms=_WHOLE,
+    ended_at_ms=_or_null(_WHOLE),
+    ended=_or_null({"enum": ["off", "replaced", "overtaken"]}),
+)
+_COMPARED: Final[Mapping[str, Any]] = dict.fromkeys(COUNTED, _WHOLE)
+_JUDGEMENT: Final = _object(decision={"enum": ["allow", "deny"]}, reasons=_TEXTS, errors=_TEXTS)
+_FLIP: Final = _object(
+    decision=_TEXT,
+    at_ms=_WHOLE,
+    principal=_TEXT,
+    action=_TEXT,
+    resource=_TEXT,
+    before=_JUDGEMENT,
+    after=_JUDGEMENT,
 )
 _SCHEMAS: Final[Mapping[str, Any]] = {
     "Policy": {**_POLICY, "description": "A policy that determined the decision, for who may read policy."},
@@ -99,6 +120,16 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
         updated_at_ms=_WHOLE,
     ),
     "List": _object(items=_OBJECTS),
+    "Flips": {
+        **_object(
+            shadow=_or_null(_SHADOW),
+            counts=_object(decided=_WHOLE, **_COMPARED),
+            by_action={"type": "array", "items": _object(action=_TEXT, decided=_WHOLE, **_COMPARED)},
+            by_policy={"type": "array", "items": _object(policy=_TEXT, to_deny=_WHOLE, to_allow=_WHOLE)},
+            flips={"type": "array", "items": _FLIP},
+        ),
+        "description": "Of the newest candidate, whether it still runs or not; no shadow where there was none.",
+    },
     "DecisionRecord": _object(record=_ANY_OBJECT, leaf_index=_WHOLE, leaf=_TEXT),
     "Enforced": _object(
         groups={
@@ -150,6 +181,7 @@ _OF_ANYBODY: Final = (429, 503)
 _READS: Final[Mapping[str, str]] = {
     "/v1/operations/{tenant}/{operation}": "Operation",
     "/v1/list/{tenant}/{what}": "List",
+    "/v1/flips/{tenant}": "Flips",
     "/v1/decisions/{tenant}/{decision}": "DecisionRecord",
     "/v1/decisions/{tenant}/{decision}/explain": "Explanation",
     "/v1/enforced/{tenant}": "Enforced",

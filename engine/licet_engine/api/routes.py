@@ -20,7 +20,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 from licet_attestations.errors import LicetAttestationError
 from licet_engine import __version__
-from licet_engine.api import authzen, document, endpoints, reads
+from licet_engine.api import authzen, document, endpoints, flips, reads
 from licet_engine.api.context import AnyRequest, Context, find_verb, members, refuse_other_media, stream
 from licet_engine.api.door import FrontDoor, say_that_it_closes
 from licet_engine.api.problems import (
@@ -127,6 +127,7 @@ def _reading_routes(context: Context) -> list[Any]:
         reads.operation_routes,
         endpoints.endpoint_routes,
         reads.list_routes,
+        flips.flip_routes,
         reads.decision_routes,
         reads.log_routes,
         reads.health_routes,

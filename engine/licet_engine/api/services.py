@@ -15,6 +15,7 @@ from licet_engine.lifecycle.operations import Operations
 from licet_engine.lifecycle.outbox import Outbox
 from licet_engine.lifecycle.reminders import Reminders
 from licet_engine.lifecycle.router_door import RouterDoor
+from licet_engine.lifecycle.shadowing import Shadower
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
 from licet_engine.log.notary import Notary
@@ -40,6 +41,7 @@ class Services:
     spool: Spool
     outbox: Outbox
     reminders: Reminders
+    shadower: Shadower
     threads: ThreadPoolExecutor
     metrics: ApiMetrics
     places: Places

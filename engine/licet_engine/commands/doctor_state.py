@@ -229,6 +229,7 @@ def look_at_retention(settings: Settings) -> Iterator[Finding]:
             ("idempotency keys", "SELECT count(*) FROM idempotency_key WHERE at_ms < :ms", settings.idempotency_ttl_s),
             ("figures of runs", "SELECT count(*) FROM metric WHERE at_ms < :ms", settings.telemetry_ttl_s),
             ("events of traffic", "SELECT count(*) FROM traffic_event WHERE at_ms < :ms", settings.telemetry_ttl_s),
+            ("flips of candidates", "SELECT count(*) FROM policy_flip WHERE at_ms < :ms", settings.telemetry_ttl_s),
             (
                 "messages to webhooks",
                 "SELECT count(*) FROM webhook_message WHERE ended_at_ms < :ms",

@@ -112,18 +112,21 @@ _MOST_ROWS = 1000
 @decision.command(name="list")
 @click.argument("tenant")
 @click.option("--denied", is_flag=True, help="Denials alone.")
+@click.option("--observed", is_flag=True, help="Those alone that something in observe mode would have denied.")
 @click.option("--action", help="Those on this action alone, such as model.promote.")
 @click.option("--limit", type=click.IntRange(1, _MOST_ROWS), default=50, show_default=True, help="How many at most.")
 @remote
-def list_decisions(desk: Desk, tenant: str, action: str | None, limit: int, *, denied: bool) -> None:
-    """List the decisions of a tenant, the newest first; --denied and --action search the newest 1000."""
-    is_sought = denied or action is not None
+def list_decisions(desk: Desk, tenant: str, action: str | None, limit: int, *, denied: bool, observed: bool) -> None:
+    """List the decisions of a tenant, the newest first; --denied, --observed and --action search the newest 1000."""
+    is_sought = denied or observed or action is not None
     rows = desk.client.list(tenant, "decisions", limit=_MOST_ROWS if is_sought else limit)
     # A row that does not say that it was allowed counts as a denial.
     found = [
         row
         for row in rows
-        if not (denied and row.get("allowed") is True) and (action is None or row.get("action") == action)
+        if not (denied and row.get("allowed") is True)
+        and not (observed and not row.get("observed"))
+        and (action is None or row.get("action") == action)
     ]
     lines = list_lines("decisions", found[:limit])
     if is_sought and len(rows) == _MOST_ROWS:

@@ -9,6 +9,7 @@ import click
 
 from licet_engine.commands.data import lister
 from licet_engine.commands.desk import immediate, local, remote
+from licet_engine.commands.flips import flip_lines
 from licet_engine.commands.options import JSON_PAIR, MOMENT, read_json_object, read_text
 from licet_engine.commands.text import clean, labelled, value_text
 
@@ -63,7 +64,7 @@ def chosen_packs(packs: Sequence[str], parameters: Sequence[tuple[str, Any]]) ->
 
 @click.group()
 def policy() -> None:
-    """Policies: packs, controls, publish, activate, rollback, show, list."""
+    """Policies: packs, controls, publish, activate, rollback, shadow, flips, show, list."""
 
 
 @policy.command()
@@ -236,6 +237,34 @@ def activate(desk: Desk, ref: str) -> None:
 def rollback(desk: Desk, tenant: str) -> None:
     """Bring back the bundle that was in force right before; no policy of the tenant's own can stand in the way."""
     desk.finish(desk.client.policy.roll_back(tenant, **desk.sent))
+
+
+@policy.command()
+@click.argument("ref", metavar="TENANT/BUNDLE")
+@click.option("--off", is_flag=True, help="End the shadow of the tenant; name the TENANT alone.")
+@immediate
+def shadow(desk: Desk, ref: str, *, off: bool) -> None:
+    """Have a published bundle run beside the policies in force: it changes no answer, and policy flips shows what it would.
+
+    \b
+      licet policy shadow northbank/4d1c2a9b7e305f68
+      licet policy shadow northbank --off
+    """  # noqa: D301  # The backspace tells click not to wrap what follows.
+    tenant, slash, bundle = ref.partition("/")
+    if off == bool(slash):
+        fault = "--off ends the shadow of a tenant: name the TENANT alone" if off else "name it as TENANT/BUNDLE"
+        raise click.BadParameter(f"{ref!r}: {fault}", param_hint="REF")
+    desk.finish(desk.client.policy.shadow(tenant, bundle or None, off=off, **desk.sent))
+
+
+@policy.command()
+@click.argument("tenant")
+@click.option("--limit", type=click.IntRange(0, 1000), default=50, show_default=True, help="How many flips at most.")
+@remote
+def flips(desk: Desk, tenant: str, limit: int) -> None:
+    """Show where the bundle beside the policies in force would have answered otherwise, the newest flips first."""
+    found = desk.client.policy.flips(tenant, limit=limit)
+    desk.show(found, flip_lines(found))
 
 
 @policy.command()

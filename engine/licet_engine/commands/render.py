@@ -45,7 +45,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "messages": ("id", "webhook", "event", "state", "tries", "created_at_ms", "next_at_ms"),
     "holds": ("resource_type", "resource_name", "reason", "placed_by", "placed_at_ms", "lifted_at_ms"),
     "operations": ("id", "action", "resource", "state", "principal", "attempt", "updated_at_ms"),
-    "decisions": ("id", "at_ms", "allowed", "action", "resource", "principal"),
+    "decisions": ("id", "at_ms", "allowed", "action", "resource", "principal", "observed"),
     "bundles": ("digest_hex", "state", "author", "created_at_ms", "activated_at_ms"),
 }
 """What a list shows in text; JSON shows all of it."""

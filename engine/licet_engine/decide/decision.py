@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from licet_engine.decide.bundle import CompiledBundle, Slice
     from licet_engine.decide.entities import EntityUid, FactSet, UidKey
 
+NO_PERMIT = "(no permit)"
+"""Stands for the policy where a deny came from no forbid: nothing permitted it."""
 ERROR_REQUEST = "request"
 ERROR_FACTS = "facts"
 ERROR_ENGINE = "engine"
@@ -121,6 +123,11 @@ class Decision:
     def word(self) -> str:
         """``allow`` or ``deny``."""
         return "allow" if self.allowed else "deny"
+
+    @property
+    def because(self) -> tuple[str, ...]:
+        """What decided: the policies that erred, else those that permitted or forbade, else that none permitted."""
+        return self.errors or self.reasons or (NO_PERMIT,)
 
     def to_json(self) -> dict[str, Any]:
         """For an answer to who may read policy."""

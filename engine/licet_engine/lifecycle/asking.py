@@ -39,6 +39,7 @@ from licet_engine.lifecycle.devices import devices_of
 from licet_engine.lifecycle.entries import decision_entry, rows_of
 from licet_engine.lifecycle.facts import Entity, View
 from licet_engine.lifecycle.outbox import Mailing, mailing_of, message_rows
+from licet_engine.lifecycle.shadowing import Judged
 from licet_engine.lifecycle.tenants import InForce, Tenants
 from licet_engine.lifecycle.verbs import Body, Change, Ids, Note, Proposal, RefForm, Verb, Who
 from licet_engine.lifecycle.wording import sentence
@@ -182,6 +183,7 @@ class _Prepared:
     submission: Submission
     answer: Answer
     question: _Question
+    request: Request
 
 
 class _Known(Exception):  # No error: it carries an answer out of the sequencer, and never leaves this module.
@@ -286,6 +288,7 @@ class Desk:
         tenants: What is in force.
         decided: Told of each durable decision: its action, and whether it allowed.
         reveal: Gives the secret of a webhook of a tenant.
+        shadow: Handed each durable decision that a candidate is to be asked about.
     """
 
     def __init__(
@@ -295,8 +298,11 @@ class Desk:
         tenants: Tenants,
         decided: Callable[[str, bool], None] = lambda _action, _allowed: None,
         reveal: Callable[[str, str], str] | None = None,
+        *,
+        shadow: Callable[[Judged | None], None] = lambda _judged: None,
     ) -> None:
         self._decided = decided
+        self._shadow = shadow
         self._reveal = reveal
         self._engine = engine
         self._sequencer = sequencer
@@ -408,6 +414,17 @@ class Desk:
         while len(self._stored_facts) > _MAX_REMEMBERED_FACTS:
             self._stored_facts.popitem(last=False)
         answer, proposal = prepared.answer, question.proposal
+        if proposal is not None and question.owner == question.who.tenant:
+            # Not what crosses the wall, nor what is elsewhere: of these a candidate is told nothing.
+            judged = Judged.of(
+                question.in_force,
+                answer.decision_id,
+                receipt.placed[0].time_ms,
+                request=prepared.request,
+                facts=question.facts,
+                decision=answer.decision,
+            )
+            self._shadow(judged)
         if proposal is None or not proposal.reveals or not answer.result or self._reveal is None:
             return answer
         # Only now that it is committed; if the signer is away, nobody ever sees it, and a rotation makes another.
@@ -575,7 +592,7 @@ class Desk:
             is_plain=proposal is None,
             conflict=proposal.conflict if decision.allowed and proposal is not None and not asked.is_dry else None,
         )
-        return _Prepared(self._submission(question, answer, change, entry, ids), answer, question)
+        return _Prepared(self._submission(question, answer, change, entry, ids), answer, question, request)
 
     def _submission(
         self, question: _Question, answer: Answer, change: Change, entry: tuple[NewEntry, Insert], ids: Ids

@@ -17,6 +17,7 @@ from licet_engine.lifecycle import (
     policy,
     promotion,
     serving,
+    shadow,
     tickets,
     training,
     webhooks,
@@ -27,7 +28,7 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
     {
         verb.action: verb
         for family in (
-            *(people, devices, breakglass, policy, data, training, models, checks),
+            *(people, devices, breakglass, policy, shadow, data, training, models, checks),
             *(approvals, promotion, tickets, serving, webhooks, oversight),
         )
         for verb in family.VERBS

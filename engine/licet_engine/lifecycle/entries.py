@@ -62,6 +62,7 @@ def decision_entry(
         "principal": who.id,
         "resource": sent,
         "allowed": decision.allowed,
+        "observed": list(decision.observed),
     }
     index = Insert(tables.Decision, [row], placed={"leaf_index": (0, "index"), "at_ms": (0, "time_ms")})
     return NewEntry(who.tenant, "decision", who.tenant, owner, record), index

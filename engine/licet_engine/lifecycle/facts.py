@@ -44,6 +44,7 @@ from licet_engine.store.tables import (
     ModelVersion,
     Operation,
     PolicyBundle,
+    PolicyShadow,
     Principal,
     Promotion,
     Run,
@@ -172,6 +173,10 @@ class View:
     def bundle(self, digest_hex: str) -> PolicyBundle | None:
         """The policy bundle of that digest."""
         return self._session.exec(select(PolicyBundle).where(PolicyBundle.digest_hex == digest_hex)).first()
+
+    def running_shadow(self) -> PolicyShadow | None:
+        """The candidate that runs beside the policies in force."""
+        return self._session.exec(select(PolicyShadow).where(col(PolicyShadow.ended_at_ms).is_(None))).first()
 
     def operation(self, operation_id: str) -> Operation | None:
         """The operation of that identifier."""

@@ -41,6 +41,7 @@ from licet_engine.lifecycle.entries import decision_entry, rows_of
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.holding import told_again
 from licet_engine.lifecycle.outbox import Mailing, mailing_of, message_rows
+from licet_engine.lifecycle.shadowing import Judged
 from licet_engine.lifecycle.tenants import InForce, Tenants
 from licet_engine.lifecycle.verbs import Change, Event, Ids, Note, Who
 from licet_engine.log import store
@@ -112,6 +113,7 @@ class Operations:
         max_age_s: How old a decision may be for a warrant.
         decided: Told of each decision that is made again: its action, and whether it allowed.
         ended: Told of each operation that ends: its action and state.
+        shadow: Handed each decision that is made again and that a candidate is to be asked about.
     """
 
     def __init__(
@@ -126,7 +128,9 @@ class Operations:
         max_age_s: int,
         decided: Callable[[str, bool], None] = lambda _action, _allowed: None,
         ended: Callable[[str, str], None] = lambda _action, _state: None,
+        shadow: Callable[[Judged | None], None] = lambda _judged: None,
     ) -> None:
+        self._shadow = shadow
         self._decided = decided
         self._ended = ended
         self._engine = engine
@@ -276,22 +280,25 @@ class Operations:
 
     def _decide_again(self, tenant: str, row: tables.Operation, step: str) -> int:
         """Decide on an operation anew, on the facts of now; return the entry's index."""
-        decisions: list[Decision] = []
+        decisions: list[tuple[Decision, Judged | None]] = []
 
         def put() -> Submission:
-            decision, submission = self._question_again(tenant, row, step)
-            decisions.append(decision)
+            decision, judged, submission = self._question_again(tenant, row, step)
+            decisions.append((decision, judged))
             return submission
 
         receipt = self._sequencer.append_fresh(put)
-        decision = decisions[-1]
+        decision, judged = decisions[-1]
+        self._shadow(judged)
         self._decided(row.action, decision.allowed)
         if not decision.allowed:
             told = ", ".join((*decision.reasons, *decision.errors)) or "no policy permits it any more"
             raise Refused(f"{row.action} on {row.resource} was decided again and denied: {told}")
         return receipt.placed[0].index
 
-    def _question_again(self, tenant: str, row: tables.Operation, step: str) -> tuple[Decision, Submission]:
+    def _question_again(
+        self, tenant: str, row: tables.Operation, step: str
+    ) -> tuple[Decision, Judged | None, Submission]:
         who = Who(tenant=tenant, name=row.principal, kind=row.principal_kind)
         with self._tenants.view(tenant) as found:
             if found is None:
@@ -339,7 +346,8 @@ class Operations:
             expect={tenant: in_force.facts_version},
             companions=companions,
         )
-        return decision, submission
+        judged = Judged.of(in_force, ids.decision, ids.now_ms, request=request, facts=facts, decision=decision)
+        return decision, judged, submission
 
     # --- what was done ---------------------------------------------------------------------------------------------
 

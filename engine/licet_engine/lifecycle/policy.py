@@ -15,6 +15,7 @@ from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle.facts import Entity, View
 from licet_engine.lifecycle.people import PackChosen, first_bundle
+from licet_engine.lifecycle.shadow import ending
 from licet_engine.lifecycle.verbs import (
     Body,
     Change,
@@ -149,6 +150,8 @@ def _coming_into_force(row: PolicyBundle, active: str | None, ids: Ids, *, befor
         Update(Tenant, {"bundle_digest_hex": active}, {"bundle_digest_hex": row.digest_hex}),
         # Approvals were given under the policies before; they do not come back with them either.
         Update(Approval, {"voided_at_ms": None}, {"voided_at_ms": ids.now_ms}, rows=None),
+        # What a candidate was compared with is no longer in force.
+        ending(ids.now_ms, "overtaken"),
     ]
     if active is not None and active != row.digest_hex:
         updates.append(Update(PolicyBundle, {"digest_hex": active}, {"state": "superseded"}))

@@ -29,7 +29,17 @@ from licet_engine.domain.errors import LicetError
 from licet_engine.domain.refs import now_ms
 from licet_engine.settings import Settings
 from licet_engine.store.db import UnsafeAllTenants, tenant_session
-from licet_engine.store.tables import IdempotencyKey, InvocationBatch, LogCheckpoint, LogHead, Metric, TrafficEvent
+from licet_engine.store.tables import (
+    IdempotencyKey,
+    InvocationBatch,
+    LogCheckpoint,
+    LogHead,
+    Metric,
+    PolicyFlip,
+    PolicyShadow,
+    PolicyShadowCount,
+    TrafficEvent,
+)
 
 if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Door
@@ -69,6 +79,10 @@ class Retention:
             # Each stands in the log for ever; a router that tells one again does so long before.
             _Term(TrafficEvent, TrafficEvent.at_ms, settings.telemetry_ttl_s),
             _Term(InvocationBatch, InvocationBatch.at_ms, settings.telemetry_ttl_s),
+            # That a candidate ran, of which bundle and by whom, stands in the log for ever. One that runs has no end yet, and stays.
+            _Term(PolicyShadow, PolicyShadow.ended_at_ms, settings.telemetry_ttl_s),
+            _Term(PolicyShadowCount, PolicyShadowCount.at_ms, settings.telemetry_ttl_s),
+            _Term(PolicyFlip, PolicyFlip.at_ms, settings.telemetry_ttl_s),
         )
 
     def sweep(self, should_stop: Callable[[], bool] = lambda: False) -> int:

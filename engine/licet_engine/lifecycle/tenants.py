@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 from sqlalchemy import select as sa_select
-from sqlmodel import select
+from sqlmodel import col, select
 
 from licet_attestations import canonical
 from licet_engine.decide.bundle import CompiledBundle
@@ -30,13 +30,26 @@ from licet_engine.lifecycle.verbs import Who
 from licet_engine.log.store import HEADS as _HEADS
 from licet_engine.store.db import UnsafeAllTenants, read_transaction, tenant_session
 from licet_engine.store.postgres import EVERY_TENANT
-from licet_engine.store.tables import ApiToken, LogHead, PolicyBundle, Principal, Tenant
+from licet_engine.store.tables import ApiToken, LogHead, PolicyBundle, PolicyShadow, Principal, Tenant
 
 _MAX_IDENTITIES = 100_000
 _MAX_TOKEN_CHARS = 128
 _REFUSAL = (
     "the token is missing, unknown, expired or revoked: send 'Authorization: Bearer <token>' with one that counts"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A candidate that runs beside the policies in force.
+
+    Attributes:
+        id: Of this time that it does.
+        bundle_hex: Digest of its policies.
+    """
+
+    id: str
+    bundle_hex: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +61,14 @@ class InForce:
         facts_version: Version of its facts.
         bundle: The policies.
         policy_digest_hex: Digest of those that speak on promotion.
+        shadow: The candidate beside them, or None.
     """
 
     tenant: Tenant
     facts_version: int
     bundle: CompiledBundle
     policy_digest_hex: str
+    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +155,8 @@ class Tenants:
                 body = session.exec(
                     select(PolicyBundle).where(PolicyBundle.digest_hex == (row.bundle_digest_hex or ""))
                 ).first()
-                state = self._compile(row, version, body)
+                beside = session.exec(select(PolicyShadow).where(col(PolicyShadow.ended_at_ms).is_(None))).first()
+                state = self._compile(row, version, body, beside)
             yield (
                 View(
                     session,
@@ -153,7 +169,7 @@ class Tenants:
                 state,
             )
 
-    def _compile(self, row: Tenant, version: int, body: PolicyBundle | None) -> InForce:
+    def _compile(self, row: Tenant, version: int, body: PolicyBundle | None, beside: PolicyShadow | None) -> InForce:
         if body is None:
             raise Unavailable(
                 f"tenant {row.tenant_id} has no policies in force, so nothing is permitted; activate a bundle"
@@ -168,6 +184,7 @@ class Tenants:
             facts_version=version,
             bundle=bundle,
             policy_digest_hex=canonical.digest([list(part) for part in speaking]).hex(),
+            shadow=None if beside is None else Shadow(beside.id, beside.bundle_hex),
         )
         with self._lock:
             self._bundles = {k: b for k, b in self._bundles.items() if k[0] != row.tenant_id} | {key: bundle}

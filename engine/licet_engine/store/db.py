@@ -207,6 +207,25 @@ def insert_if_absent(connection: Connection, table: Table) -> Insert:
     return sqlite.insert(table).on_conflict_do_nothing()
 
 
+def insert_or_add(connection: Connection, table: Table, *, add: Iterable[str], replace: Iterable[str] = ()) -> Insert:
+    """Build an insert that adds to the row that is there already: for what several processes count.
+
+    Args:
+        connection: Tells which database the statement is for.
+        table: The table to insert into.
+        add: Columns whose value is added to what stands there.
+        replace: Columns whose value takes its place.
+
+    Returns:
+        The statement; rows are given when it is executed.
+    """
+    statement: Any = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+    values = {name: table.c[name] + statement.excluded[name] for name in add}
+    values |= {name: statement.excluded[name] for name in replace}
+    made: Insert = statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=values)
+    return made
+
+
 # --- Sessions -----------------------------------------------------------------------------------------------------------
 
 

@@ -76,7 +76,15 @@ API_WRITES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "DELETE": (),
     },
     "device_wait": {"INSERT": (), "UPDATE": ("worker", "by_quota", "seen_at_ms"), "DELETE": ()},
+    # What a candidate would have answered is telemetry; which bundle it is, is the sequencer's to write.
+    "policy_shadow_count": {
+        "INSERT": (),
+        "UPDATE": ("same", "other_reasons", "to_deny", "to_allow", "dropped", "at_ms"),
+        "DELETE": (),
+    },
+    "policy_flip": {"INSERT": (), "DELETE": ()},
     # What is over its time is removed by the api.
+    "policy_shadow": {"DELETE": ()},
     "idempotency_key": {"DELETE": ()},
     "traffic_event": {"DELETE": ()},
     "invocation_batch": {"DELETE": ()},
@@ -92,8 +100,11 @@ SEQUENCER_ONLY_ADDS: Final = frozenset(
 )
 """Tables whose rows the sequencer can neither change nor remove: what is logged stays as it was logged."""
 
-NOT_THE_SEQUENCERS: Final = frozenset({"device", "device_wait", "installation", "log_checkpoint"})
-"""Written by the owner, when an installation is made; by the api: checkpoints from what the signer gave it, and who has which device."""
+NOT_THE_SEQUENCERS: Final = frozenset(
+    {"device", "device_wait", "installation", "log_checkpoint", "policy_flip", "policy_shadow_count"}
+)
+"""Written by the owner, when an installation is made; by the api: checkpoints from what the signer gave it, who has which device, and what
+candidates would have answered."""
 
 WORKER_READS: Final = frozenset(
     {"attestation", "fact_blob", "log_checkpoint", "log_head", "log_leaf", "log_record", "log_tile", "policy_bundle"}

@@ -44,8 +44,6 @@ _PART: Final = 2_500
 """Records that a process decides before it tells how far it is."""
 _MAX_PROCESSES: Final = 8
 OTHERS: Final = "(others)"
-NO_PERMIT: Final = "(no permit)"
-"""Stands for the policy where a deny came from no forbid: nothing permitted it."""
 
 
 class ReplayError(ValueError):
@@ -179,7 +177,7 @@ class Flip:
     @property
     def because(self) -> tuple[str, ...]:
         """The policies by which it flips: those that now decide, or none where nothing permits any more."""
-        return self.after.errors or self.after.reasons or (NO_PERMIT,)
+        return self.after.because
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""

@@ -197,6 +197,13 @@ def test_a_denied_promotion_ends_with_3_when_approvals_are_all_that_is_missing(
             {"packs": [{"name": "residency", "mode": "enforce", "parameters": {"regions": ["us"]}}], "policies": ""},
         ),
         ("policy activate northbank/abc", "/v1/policy/activate", "northbank/abc", {}),
+        (
+            "policy shadow northbank/4d1c2a9b7e305f68",
+            "/v1/policy/shadow",
+            "northbank",
+            {"bundle": "4d1c2a9b7e305f68"},
+        ),
+        ("policy shadow northbank --off", "/v1/policy/shadow", "northbank", {"off": True}),
         ("policy rollback northbank", "/v1/policy/roll-back", "northbank", {}),
         (
             "dataset classify northbank/hmda --residency us,uk",

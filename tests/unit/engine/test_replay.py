@@ -10,8 +10,9 @@ import pytest
 
 from licet_attestations import archive, canonical
 from licet_engine.decide import CompiledBundle, Fact, FactSet, Request, build_record, decide
+from licet_engine.decide.decision import NO_PERMIT
 from licet_engine.decide.entities import EntityUid
-from licet_engine.workbench.replay import NO_PERMIT, ReplayError, replay_archive
+from licet_engine.workbench.replay import ReplayError, replay_archive
 from licet_policies.bundle import compose
 from licet_policies.cases import load_cases, request_of
 from licet_policies.packs import PackChoice

@@ -135,6 +135,31 @@ def test_events_of_traffic_and_batches_of_invocations_go_and_the_endpoint_with_i
     assert [row.last for row in held(engine, "northbank", tables.InvocationCount)] == [20]
 
 
+def test_of_candidates_what_they_would_have_answered_goes_and_one_that_still_runs_stays(
+    engine: Engine, tmp_path: Path
+) -> None:
+    old_ms = NOW_MS - 400 * DAY_MS
+    for name, ended_at_ms, at_ms in (("over", old_ms, old_ms), ("runs", None, NOW_MS)):
+        shadow = tables.PolicyShadow(
+            tenant_id="northbank",
+            id=name,
+            bundle_hex="b",
+            active_hex="a",
+            set_by="northbank/sam",
+            since_ms=old_ms,
+            ended_at_ms=ended_at_ms,
+        )
+        count = tables.PolicyShadowCount(tenant_id="northbank", shadow=name, kind="total", name="", at_ms=at_ms)
+        flip = tables.PolicyFlip(
+            tenant_id="northbank", shadow=name, decision="d", at_ms=at_ms, principal="p", action="a", resource="r"
+        )
+        put(engine, "northbank", shadow, count, flip)
+    assert Retention(engine, settings(tmp_path)).sweep() == 3
+    assert [row.id for row in held(engine, "northbank", tables.PolicyShadow)] == ["runs"]
+    assert [row.shadow for row in held(engine, "northbank", tables.PolicyShadowCount)] == ["runs"]
+    assert [row.shadow for row in held(engine, "northbank", tables.PolicyFlip)] == ["runs"]
+
+
 def test_leaves_and_records_never_go_and_of_old_checkpoints_the_last_of_a_day_stays(
     engine: Engine, tmp_path: Path
 ) -> None:

@@ -160,8 +160,8 @@ def test_the_sequencer_reads_heads_leaves_tiles_and_budgets_and_of_the_rest_only
 ) -> None:
     engine = open_as(postgres, name, Role.SEQUENCER)
     whole = {t.name for t in TENANT_TABLES if may(engine, f'SELECT * FROM "{t.name}"') is not None}  # noqa: S608 - as above.
-    # Of three tables every column is a key, a state or a number.
-    assert whole == {*walls.SEQUENCER_READS, "api_token", "device_allotment", "tenant"}
+    # Of four tables every column is a key, a state or a number.
+    assert whole == {*walls.SEQUENCER_READS, "api_token", "device_allotment", "policy_shadow", "tenant"}
     for hidden in (
         *("SELECT record FROM log_record", "SELECT salt FROM log_record", "SELECT body FROM fact_blob"),
         *("SELECT purpose FROM dataset", "SELECT parameters FROM operation", "SELECT envelope FROM attestation"),
@@ -191,11 +191,21 @@ def test_the_api_writes_telemetry_removes_what_is_over_its_time_and_changes_no_f
     # Devices and who waits for them are nobody else's to write.
     over_its_time = {"device", "device_wait", "metric", "log_checkpoint", "idempotency_key", "traffic_event"}
     over_its_time |= {"invocation_batch", "webhook_message", "webhook_try"}
+    over_its_time |= {"policy_flip", "policy_shadow", "policy_shadow_count"}
+    telemetry = {
+        "device",
+        "device_wait",
+        "metric",
+        "log_checkpoint",
+        "webhook_try",
+        "policy_flip",
+        "policy_shadow_count",
+    }
     for table in sorted(TENANT_TABLES, key=lambda table: table.name):
         removed = may(engine, f'DELETE FROM "{table.name}"')  # noqa: S608 - as above.
         assert (removed is not None) == (table.name in over_its_time), table.name
         assert may(engine, f'UPDATE "{table.name}" SET tenant_id = tenant_id') is None, table.name  # noqa: S608 - as above.
-        if table.name not in {"device", "device_wait", "metric", "log_checkpoint", "webhook_try"}:
+        if table.name not in telemetry:
             assert may(engine, f"INSERT INTO \"{table.name}\" (tenant_id) VALUES ('northbank')") is None  # noqa: S608 - as above.
     assert may(engine, "UPDATE operation SET state = 'running', attempt = attempt + 1") == []
     assert may(engine, "UPDATE operation SET last_decision_id = 'forged'") is None

@@ -157,3 +157,19 @@ def test_two_thousand_own_policies_compose() -> None:
     assert own == sorted(own)
     assert len(own) == 2000
     assert all(re.fullmatch(r"team\.rule-\d+", name) for name in own)
+
+
+@pytest.mark.parametrize(
+    ("note", "mode"), [("", "enforce"), ('@mode("enforce")', "enforce"), ('@mode("observe")', "observe")]
+)
+def test_a_policy_of_ones_own_stands_in_the_mode_that_it_says(note: str, mode: str) -> None:
+    bundle = compose(own=f'@id("team.a") {note} forbid (principal, action, resource);')
+    (entry,) = [entry for entry in bundle["policies"] if entry["source"] == "tenant"]
+    assert entry["mode"] == mode
+    assert entry["id"] in {policy["id"] for policy in policies_for(bundle, "model.promote", mode)}  # type: ignore[arg-type]  # One of the two.
+
+
+@pytest.mark.parametrize("note", ['@mode("off")', '@mode("Observe")', "@mode"])
+def test_a_mode_that_there_is_not_is_refused_rather_than_taken_for_one(note: str) -> None:
+    with pytest.raises(PolicySourceError, match="@mode is enforce or observe"):
+        compose(own=f'@id("team.a") {note} forbid (principal, action, resource);')

@@ -37,6 +37,7 @@ from licet_engine.store.tables.operations import (
     PolicyBundle,
 )
 from licet_engine.store.tables.serving import Deployment, Endpoint, InvocationBatch, InvocationCount, TrafficEvent
+from licet_engine.store.tables.shadow import PolicyFlip, PolicyShadow, PolicyShadowCount
 from licet_engine.store.tables.tenants import (
     DEFAULT_APPROVAL_TTL_S,
     DEFAULT_REMIND_BEFORE_S,
@@ -90,6 +91,9 @@ __all__ = [
     "ModelVersion",
     "Operation",
     "PolicyBundle",
+    "PolicyFlip",
+    "PolicyShadow",
+    "PolicyShadowCount",
     "Principal",
     "Promotion",
     "Run",

@@ -46,6 +46,8 @@ class Decision(TenantRow, table=True):
     principal: str
     resource: str
     allowed: bool
+    observed: list[str] = Field(default_factory=list, sa_type=JsonText)
+    """What is in observe mode and would have denied it."""
     at_ms: int = Field(sa_type=BigInteger)
 
 
