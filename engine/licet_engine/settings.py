@@ -87,7 +87,7 @@ class Settings:
         metrics_port: Port on 127.0.0.1 of the api's metrics, the worker's and the router's on the next two; 0 for none.
         otlp_endpoint: Base address of an OTLP/HTTP collector that gets traces; empty for none.
         idempotency_ttl_s: How long an answer is kept for the repetition of its request.
-        telemetry_ttl_s: How long figures of runs, events of traffic and batches of invocations are kept.
+        telemetry_ttl_s: How long figures of runs, events of traffic, batches of invocations and flips of candidates are kept.
         failed_work_ttl_s: How long a work folder that was left behind is kept.
         workflow_ttl_s: How long the queue remembers what is done.
         warrant_mark_ttl_s: How long the mark of a spent warrant is kept after the warrant's end.

@@ -9,7 +9,7 @@ from licet_engine.commands.text import clean, labelled, table, time_text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_LABEL_CHARS: Final = 13
+_LABEL_CHARS: Final = 15
 _ENDED: Final = {
     "off": "it was ended",
     "replaced": "another candidate took its place",

@@ -253,7 +253,7 @@ def shadow(desk: Desk, ref: str, *, off: bool) -> None:
     tenant, slash, bundle = ref.partition("/")
     if off == bool(slash):
         fault = "--off ends the shadow of a tenant: name the TENANT alone" if off else "name it as TENANT/BUNDLE"
-        raise click.BadParameter(f"{ref!r}: {fault}", param_hint="REF")
+        raise click.BadParameter(f"{ref!r}: {fault}", param_hint="TENANT/BUNDLE")
     desk.finish(desk.client.policy.shadow(tenant, bundle or None, off=off, **desk.sent))
 
 

@@ -12,10 +12,11 @@ from licet_engine.workbench.rules import Context, Found, Rule
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KNOWN: Final = ("id", "title", "advice", "requires", "control", "severity", "owner")
+KNOWN: Final = ("id", "title", "advice", "requires", "control", "severity", "owner", "mode")
 """What a policy may bear."""
 OF_INVARIANTS: Final = ("never", "always")
 """What an invariant may bear besides."""
+MODES: Final = ("enforce", "observe")
 SEVERITIES: Final = ("low", "medium", "high", "critical")
 
 _REQUIRES: Final = re.compile(r"[a-z][a-z0-9-]*:[a-z0-9][a-z0-9.-]*(?:\s*,\s*[a-z][a-z0-9-]*:[a-z0-9][a-z0-9.-]*)*")
@@ -23,6 +24,7 @@ _CONTROL: Final = re.compile(r"[^\s:,][^:,]*:[^,]*[^\s,](?:\s*,\s*[^\s:,][^:,]*:
 _FORMS: Final = {
     "requires": (_REQUIRES, 'names obtainable facts as kind:name, such as "approval:model-risk, check:bias"'),
     "control": (_CONTROL, 'names clauses of frameworks as framework:clause, such as "SR-11-7:V"'),
+    "mode": (re.compile("|".join(MODES)), f"is one of {', '.join(MODES)}"),
     "severity": (re.compile("|".join(SEVERITIES)), f"is one of {', '.join(SEVERITIES)}"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -217,3 +218,61 @@ def test_who_may_not_invoke_is_told_how_to_ask_why(licet: Run, script: Any) -> N
     code, out, _ = licet("endpoint", "invoke", "northbank/credit", "--row", "a=1", "--serving-url", script.url)
     assert code == 1
     assert "licet ask endpoint.invoke northbank/credit" in out
+
+
+@pytest.mark.parametrize("arguments", ["northbank", "northbank/4d1c2a9b7e305f68 --off"])
+def test_a_shadow_is_of_a_bundle_or_ended_for_a_tenant(licet: Run, script: Any, arguments: str) -> None:
+    code, _, err = licet("policy", "shadow", *arguments.split())
+    assert code == 2
+    assert "name" in err
+    assert not script.asked
+
+
+def test_flips_are_told_with_counts_and_what_decides_before_and_after(licet: Run, script: Any) -> None:
+    counts = {"same": 7, "other_reasons": 1, "to_deny": 2, "to_allow": 0, "dropped": 3}
+    shadow = {
+        "id": "s",
+        "bundle_hex": "4d1c2a9b7e305f68" * 4,
+        "active_hex": "a" * 64,
+        "set_by": "northbank/sam",
+        "since_ms": 1_800_000_000_000,
+        "ended_at_ms": 1_800_000_060_000,
+        "ended": "overtaken",
+    }
+    flip = {
+        "decision": "d" * 32,
+        "at_ms": 1_800_000_000_000,
+        "principal": "northbank/ana",
+        "action": "model.promote",
+        "resource": 'ModelVersion::"northbank/m@1"',
+        "before": {"decision": "allow", "reasons": ["role.x"], "errors": []},
+        "after": {"decision": "deny", "reasons": ["team.no"], "errors": ["team.errs"]},
+    }
+    report = {
+        "shadow": shadow,
+        "counts": {"decided": 10, **counts},
+        "by_action": [{"action": "model.promote", "decided": 10, **counts}, {"action": "run.read", "to_deny": 0}],
+        "by_policy": [{"policy": "team.no", "to_deny": 2, "to_allow": 0}],
+        "flips": [flip],
+    }
+    script.answer(200, report)
+    code, out, _ = licet("policy", "flips", "northbank", "--limit", "5")
+    assert code == 0
+    assert script.asked[0].path == "/v1/flips/northbank?limit=5"
+    assert "4d1c2a9b7e305f68 beside aaaaaaaaaaaaaaaa" in out
+    assert "other policies came into force" in out
+    for line in (r"decided +10", r"other reasons +1", r"to deny +2", r"dropped +3", r"model\.promote +2 +0"):
+        assert re.search(line, out), line
+    assert "run.read" not in out
+    assert re.search(r"before +allow: role\.x", out)
+    assert re.search(r"after +deny: team\.errs \(error\), team\.no", out)
+    script.answer(200, {**report, "shadow": None})
+    assert licet("policy", "flips", "northbank")[1] == "no bundle ran beside the policies in force\n"
+
+
+def test_of_decisions_those_are_listed_that_something_observed_would_have_denied(licet: Run, script: Any) -> None:
+    rows = [{"id": name, "allowed": True, "observed": seen} for name, seen in (("one", []), ("two", ["team.no"]))]
+    script.answer(200, {"items": rows})
+    code, out, _ = licet("decision", "list", "northbank", "--observed", "--format", "json")
+    assert code == 0
+    assert [row["id"] for row in json.loads(out)["items"]] == ["two"]
