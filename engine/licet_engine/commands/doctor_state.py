@@ -275,13 +275,6 @@ def look_at_messages(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding("ways out", "ok", f"public addresses{', ' if allowed else ''}{_named([str(n) for n in allowed])}")
-    if settings.tickets and settings.tickets not in settings.adapter_names:
-        yield Finding(
-            "tickets",
-            "broken",
-            f"LICET_TICKETS names {clean(settings.tickets)}, which LICET_ADAPTERS does not allow: the worker cannot start",
-            "Add it to LICET_ADAPTERS.",
-        )
     now_ms = int(time.time() * 1000)
     with looked_into(settings) as ask:
         if ask is None:
