@@ -30,7 +30,8 @@ MAX_HEAD_BYTES = 16 << 10
 _MAX_URL_BYTES = 2048
 _MAX_HEADERS = 100
 _MAX_AT_A_TIME = 16
-_MAX_DISCARDED_BYTES = 2 << 20
+_MAX_DISCARDED_BYTES = 16 << 20
+"""Read past, so that a caller who sends before it listens sees its answer."""
 _MAX_BODY_BYTES = 64 << 20
 """Of any endpoint; what is announced beyond it is not even asked about."""
 _MAX_EARLY_BYTES = 1 << 20

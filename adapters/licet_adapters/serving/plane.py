@@ -17,7 +17,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
@@ -143,9 +143,9 @@ class DataPlane:
             exchange.answer(problem(404, "no-such-route", "no such route"))
             return
         if exchange.method != (b"POST" if route.act == "infer" else b"GET"):
-            exchange.answer(
-                problem(405, "method-not-allowed", "inference is asked for with POST .../infer, all else with GET")
-            )
+            reply = problem(405, "method-not-allowed", "inference is asked for with POST .../infer, all else with GET")
+            allowed = b"allow: POST\r\n" if route.act == "infer" else b"allow: GET\r\n"
+            exchange.answer(replace(reply, headers=reply.headers + allowed))
             return
         token_hash = hashlib.sha256(token).hexdigest()
         known = self._sessions.find(token_hash, route.endpoint)

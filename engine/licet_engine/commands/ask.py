@@ -40,13 +40,18 @@ _OF_NAME: Mapping[str, str] = {
     "classify": "dataset.classify",
     "delegate": "approval.delegate",
     "delete": "dataset.delete",
+    "deploy": "endpoint.deploy",
     "hold": "dataset.hold",
+    "invoke": "endpoint.invoke",
     "issue": "token.issue",
     "launch": "training.launch",
     "lift-hold": "dataset.lift-hold",
     "log": "run.log",
     "read": "dataset.read",
+    "retire": "endpoint.retire",
     "revoke": "token.revoke",
+    "roll-back": "endpoint.roll-back",
+    "shift": "endpoint.shift-traffic",
     "train": "training.launch",
 }
 _REGISTERED_BY: Mapping[str, str] = {"run": "model.register", "upload": "dataset.register"}

@@ -87,8 +87,12 @@ def endpoint() -> None:
     help="What returns all traffic to the version before: p95-latency=50ms, error-rate=0.05, drift=0.01 (chance of a false "
     "alarm), confidence-shift=0.2, staleness=30d. Repeatable; without one policy refuses the deployment.",
 )
-@click.option("--window", "window_s", type=SECONDS, help="Over how long each alarm looks.")
-@click.option("--min-count", type=click.IntRange(1), help="How many requests an alarm needs to fire.")
+@click.option("--window", "window_s", type=SECONDS, help="Over how long each alarm looks; 60s if not given.")
+@click.option(
+    "--min-count",
+    type=click.IntRange(1),
+    help="How many requests (of drift and confidence-shift, rows) an alarm needs to fire; 50 if not given.",
+)
 @click.option(
     "--strategy",
     type=click.Choice(["canary", "blue-green", "shadow", "direct"]),
@@ -109,8 +113,8 @@ def endpoint() -> None:
     multiple=True,
     help="max_rows=32, max_wait_ms=2: how many rows are computed together, and how long is waited for them. Repeatable.",
 )
-@click.option("--timeout-ms", type=click.IntRange(10, 120_000), help="How long a request may take.")
-@click.option("--max-request-bytes", type=click.IntRange(256, 64 << 20), help="Largest request.")
+@click.option("--timeout-ms", type=click.IntRange(10, 120_000), help="How long a request may take; 2000 if not given.")
+@click.option("--max-request-bytes", type=click.IntRange(256, 64 << 20), help="Largest request; 1048576 if not given.")
 @mutation
 def deploy(
     desk: Desk,

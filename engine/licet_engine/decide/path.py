@@ -92,7 +92,7 @@ class PathToYes:
             return "; then ".join(step.describe for step in self.steps) or "It is permitted as it is."
         if not self.exhausted:
             return "Nothing found that would permit this, though not everything was tried."
-        return "No declared fact would do: even with all that could be got, this is denied."
+        return "No declared fact would do: with all that could be got, what was asked is denied still. Ask for something else, as the advice says."
 
     def to_json(self) -> dict[str, Any]:
         """For an answer."""

@@ -22,7 +22,7 @@ from licet_engine.domain.binding import BINDING_PATTERN
 from licet_engine.domain.errors import Conflict
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
-from licet_engine.lifecycle.data import Text, Word
+from licet_engine.lifecycle.data import Text, Why, Word
 from licet_engine.lifecycle.facts import View, entity_ref
 from licet_engine.lifecycle.models import found, not_ready
 from licet_engine.lifecycle.verbs import (
@@ -53,7 +53,7 @@ class RequestApproval(Body):
     """On which track approval is asked for."""
 
     track: Track
-    reason: Text = "ready for review"
+    reason: Why = ""
 
 
 class GiveVerdict(Body):

@@ -37,6 +37,8 @@ Column = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
+Why = Annotated[str, Field(max_length=1000)]
+"""A reason that may be left out; none is made up for whoever gives none."""
 
 
 class RegisterDataset(Body):

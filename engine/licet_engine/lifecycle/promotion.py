@@ -11,7 +11,7 @@ from licet_adapters.ports import ModelVersionRef, StageOutcome
 from licet_engine.domain.errors import Conflict
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
-from licet_engine.lifecycle.data import Text, Word
+from licet_engine.lifecycle.data import Why, Word
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.models import found, not_ready, registry_parameters, split_name, version_ref
 from licet_engine.lifecycle.tickets import TicketId, ticket_fact
@@ -37,7 +37,7 @@ class RollBack(Body):
     """Which stage goes back to the version before."""
 
     stage: Stage = "prod"
-    reason: Text = "returned to the version before"
+    reason: Why = ""
 
 
 # --- promote, roll back, retire -------------------------------------------------------------------------------------

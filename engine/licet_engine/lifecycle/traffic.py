@@ -16,7 +16,7 @@ from licet_adapters.ports import TrafficChange
 from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle import provenance
-from licet_engine.lifecycle.data import Text
+from licet_engine.lifecycle.data import Why
 from licet_engine.lifecycle.endpoints import (
     MAX_VERSIONS,
     ON_ENDPOINT,
@@ -54,13 +54,13 @@ class ShiftTraffic(Body):
         Field(min_length=1, max_length=MAX_VERSIONS),
     ]
     shadow: Annotated[str, Field(pattern=_VERSION_TEXT)] = ""
-    reason: Text = "shifted by hand"
+    reason: Why = ""
 
 
 class RollBackEndpoint(Body):
     """Why all traffic goes back to the version before."""
 
-    reason: Text = "returned to the version before"
+    reason: Why = ""
 
 
 def ask_shift(view: View, _who: Who, ref: Ref, body: ShiftTraffic, _ids: Ids) -> Proposal | None:

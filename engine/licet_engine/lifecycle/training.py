@@ -140,7 +140,7 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
         # Of the pool nothing is told that was not decided to be told: how many there are is no fact.
         if body.devices and conflict is None and (present := view.devices_present()) < body.devices:
             conflict = Conflict(
-                f"{body.devices} devices are asked for, and no worker of this installation has more than {present}: ask for"
+                f"devices asked for: {body.devices}; no worker of this installation has more than {present}: ask for"
                 " fewer, or train on the processor with ranks",
                 code="no-devices",
             )

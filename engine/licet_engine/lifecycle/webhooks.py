@@ -74,7 +74,7 @@ class CreateWebhook(Body):
         if not is_port:
             raise ValueError("url must have a valid port, 1 to 65535")
         if parts.scheme == "http" and not (self.unsafe_http and _is_this_machine(parts.hostname)):
-            raise ValueError("url must be https; http is taken for a loopback address alone, with unsafe_http")
+            raise ValueError("url must be https; http is taken for a loopback address alone, with --unsafe-http")
         return self
 
 

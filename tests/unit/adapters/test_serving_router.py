@@ -101,6 +101,7 @@ def test_the_protocols_other_routes_answer(world: ServingWorld) -> None:
         ("GET", "/v1", 404),
     ):
         assert caller.ask(method, path, body())[0] == status, path
+    assert caller.ask("GET", f"/v2/models/{ENDPOINT}/infer")[2]["allow"] == "POST"
 
 
 def test_without_a_token_that_counts_nothing_is_told(world: ServingWorld) -> None:

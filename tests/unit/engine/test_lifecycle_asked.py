@@ -86,6 +86,7 @@ def minimal(verb: Verb) -> dict[str, Any]:
     parameters = {name: chosen.get(name, "x") for name, field in verb.body.model_fields.items() if field.is_required()}
     # What these need is one thing or another.
     either: dict[str, dict[str, Any]] = {
+        "policy.shadow": {"off": True},
         "tenant.administer": {"budgets": {"training": 1}},
         "token.revoke": {"token_id": "0" * 32},
     }
