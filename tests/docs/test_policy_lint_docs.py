@@ -18,11 +18,11 @@ EXAMPLE = re.compile(r"^(Bad|Good):\n\n```(cedar|toml|cedar invariant)\n(.*?)^``
 FILE_OF = {"cedar": "policies/example.cedar", "cedar invariant": "invariants/example.cedar", "toml": "licet.toml"}
 
 
-def found_in(folder: Path, kind: str, text: str) -> list[str]:
+def found_in(folder: Path, kind: str, text: str, *, prove: bool) -> list[str]:
     for name, body in {"licet.toml": "version = 1\n", FILE_OF[kind]: text}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(body, "utf-8")
-    return [finding.rule for finding in lint(load_project(folder)) if finding.suppressed is None]
+    return [finding.rule for finding in lint(load_project(folder), prove=prove) if finding.suppressed is None]
 
 
 def test_every_rule_has_a_section_in_their_order_and_no_other_has() -> None:
@@ -40,5 +40,6 @@ def test_a_section_says_what_the_rule_says_of_itself(rule: Rule) -> None:
 def test_the_bad_example_is_found_by_its_rule_alone_and_nothing_in_the_good_one(rule: str, tmp_path: Path) -> None:
     examples = {label: (kind, text) for label, kind, text in EXAMPLE.findall(SECTIONS[rule])}
     assert set(examples) == {"Bad", "Good"}
-    assert set(found_in(tmp_path / "bad", *examples["Bad"])) == {rule}
-    assert found_in(tmp_path / "good", *examples["Good"]) == []
+    prove = registry()[rule].is_proof
+    assert set(found_in(tmp_path / "bad", *examples["Bad"], prove=prove)) == {rule}
+    assert found_in(tmp_path / "good", *examples["Good"], prove=prove) == []

@@ -84,9 +84,10 @@ def init(folder: Path) -> None:
 @click.command()
 @folder_argument
 @click.option("--rules", "is_listing", is_flag=True, help="List the rules, and look at nothing.")
+@click.option("--prove", "is_proving", is_flag=True, help="Ask the solver, too; needs 'licet[prove]'.")
 @format_option("json", "junit", "sarif")
 @guarded
-def lint(folder: Path, format_: str, *, is_listing: bool) -> None:
+def lint(folder: Path, format_: str, *, is_listing: bool, is_proving: bool) -> None:
     """Look for mistakes in the policies of the project in DIR, each with its place. docs/policy-lint.md has the rules.
 
     Exit codes: 0 nothing found, 1 something found, 2 it could not be told.
@@ -101,7 +102,7 @@ def lint(folder: Path, format_: str, *, is_listing: bool) -> None:
         _list_rules(format_)
         return
     project = load_project(folder)
-    found = linting.lint(project)
+    found = linting.lint(project, prove=is_proving)
     counted = [finding for finding in found if finding.suppressed is None]
     base = formats.shown_from(project.root)
     if format_ == "text":
@@ -132,7 +133,10 @@ def _list_rules(format_: str) -> None:
         click.echo(formats.to_json("lint", {"rules": [{key: getattr(r, key) for key in keys} for r in rules]}))
         return
     for rule in rules:
-        click.echo(f"{rule.id:<28}{rule.severity:<9}{rule.title}{' (cannot be switched off)' if rule.fixed else ''}")
+        click.echo(
+            f"{rule.id:<28}{rule.severity:<9}{rule.title}"
+            + (" (cannot be switched off)" if rule.fixed else " (with --prove)" if rule.is_proof else "")
+        )
 
 
 @click.command()

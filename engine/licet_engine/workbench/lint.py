@@ -42,9 +42,15 @@ class _Switch:
     is_used: bool = False
 
 
-def lint(project: Project) -> list[Finding]:
-    """Everything that the rules find in a project, by file and line; what was switched off bears its reason."""
-    return lint_with(project, registry().values(), Context(project))
+def lint(project: Project, *, prove: bool = False) -> list[Finding]:
+    """Everything that the rules find in a project, by file and line; what was switched off bears its reason.
+
+    Args:
+        project: The project.
+        prove: Whether to look for what takes the solver, too.
+    """
+    rules = [rule for rule in registry().values() if prove or not rule.is_proof]
+    return lint_with(project, rules, Context(project, is_proving=prove))
 
 
 def lint_with(project: Project, rules: Iterable[Rule], context: Context) -> list[Finding]:

@@ -41,10 +41,12 @@ class Context:
         project: The project.
         policies: Its own policies, each parsed or with what is wrong with it, in the order of the files.
         invariants: Its invariants, likewise.
+        is_proving: Whether the solver is asked, too.
     """
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, *, is_proving: bool = False) -> None:
         self.project = project
+        self.is_proving = is_proving
         self.policies = tuple(check_policy(written, "policy") for written in project.policy_texts())
         self.invariants = tuple(check_policy(written, "invariant") for written in project.invariant_texts())
 
@@ -80,6 +82,7 @@ class Rule:
         title: What it demands, as a sentence without its full stop.
         check: Finds where it is broken.
         fixed: Whether it cannot be switched off.
+        is_proof: Whether it takes the solver.
     """
 
     id: str
@@ -87,6 +90,7 @@ class Rule:
     title: str
     check: Callable[[Context], Iterable[Found]]
     fixed: bool = False
+    is_proof: bool = False
 
 
 def _sources() -> Iterable[tuple[Rule, ...]]:
@@ -95,10 +99,11 @@ def _sources() -> Iterable[tuple[Rule, ...]]:
         rules_annotations,
         rules_meaning,
         rules_project,
+        rules_proof,
         rules_text,
     )
 
-    return rules_text.RULES, rules_annotations.RULES, rules_meaning.RULES, rules_project.RULES
+    return rules_text.RULES, rules_annotations.RULES, rules_meaning.RULES, rules_project.RULES, rules_proof.RULES
 
 
 def _nothing(_context: Context) -> Iterable[Found]:

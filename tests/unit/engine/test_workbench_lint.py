@@ -265,3 +265,20 @@ def test_every_rule_has_a_name_in_words_and_no_two_have_one() -> None:
     rules = list(registry())
     assert len(set(rules)) == len(rules) > 20
     assert all(rule == rule.lower() and " " not in rule for rule in rules)
+
+
+def test_what_takes_the_solver_is_looked_for_only_where_that_is_asked(tmp_path: Path) -> None:
+    never = POLICY.replace("when {", "when { context.now_ms > 5 && context.now_ms < 5 && ")
+    folder = write(tmp_path / "p", {"policies/a.cedar": never})
+    assert [one.rule for one in lint(load_project(folder))] == []
+    assert [one.rule for one in lint(load_project(folder), prove=True)] == ["never-applies"]
+    # Switched off with a reason, it is told as such; where it is not looked for, that it was switched off is no finding.
+    (folder / "policies" / "a.cedar").write_text("// licet-lint: off never-applies: kept for the day it does\n" + never)
+    assert [one.rule for one in lint(load_project(folder))] == []
+    (told,) = lint(load_project(folder), prove=True)
+    assert told.suppressed == "kept for the day it does"
+
+
+def test_the_example_project_is_clean_for_the_solver_too(tmp_path: Path) -> None:
+    write_project(tmp_path / "p")
+    assert lint(load_project(tmp_path / "p"), prove=True) == []
