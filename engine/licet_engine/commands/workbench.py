@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from licet_engine.workbench.findings import Finding
     from licet_engine.workbench.formats import Check, RuleText
     from licet_engine.workbench.project import Project
-    from licet_engine.workbench.testing import Result
+    from licet_engine.workbench.testing import Result, Runner
 
 F = TypeVar("F", bound="Callable[..., Any]")
 _COLOUR = {"error": "red", "warning": "yellow", "note": "blue"}
@@ -222,9 +222,15 @@ def _show_result(result: Result, base: str) -> None:
     metavar="PERCENT",
     help="The least share that must be covered; by default that of licet.toml.",
 )
+@click.option(
+    "--suggest",
+    "is_suggesting",
+    is_flag=True,
+    help="Write a test into tests/suggested for what is missing, found by the solver; needs 'licet[prove]'.",
+)
 @format_option("json", "junit", "sarif")
 @guarded
-def coverage(folder: Path, threshold: int | None, format_: str) -> None:
+def coverage(folder: Path, threshold: int | None, format_: str, *, is_suggesting: bool) -> None:
     """Measure what the tests of the project in DIR reach: its policies, their conjuncts, and both outcomes of each.
 
     Exit codes: 0 the threshold is reached and all tests pass, 1 not, 2 it could not be told.
@@ -243,6 +249,9 @@ def coverage(folder: Path, threshold: int | None, format_: str) -> None:
     least = project.config.coverage.threshold if threshold is None else threshold
     missed = sum(result.outcome != "passed" for result in results)
     base = formats.shown_from(project.root)
+    if is_suggesting:
+        _write_suggestions(project, runner, measured, base)
+        return
     if format_ == "text":
         _show_coverage(measured, base, least)
         if missed:
@@ -256,6 +265,25 @@ def coverage(folder: Path, threshold: int | None, format_: str) -> None:
         answer("coverage", format_, rules=measuring.RULES, findings=found, base=base, checks=checks)
     if missed or measured.percent < least:
         raise click.exceptions.Exit(EXIT_DENIED)
+
+
+def _write_suggestions(project: Project, runner: Runner, measured: Coverage, base: str) -> None:
+    from licet_engine.workbench.errors import FileExists  # noqa: PLC0415  # As above.
+    from licet_engine.workbench.suggest import FOLDER, suggest  # noqa: PLC0415  # As above.
+
+    if (project.root / FOLDER).exists():
+        raise FileExists(f"{FOLDER} is there already: name what is in it, move it, and ask again; nothing was written")
+    found = list(suggest(project, runner, measured.gaps))
+    for one in found:
+        if one.text:
+            path = project.root / one.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(one.text, "utf-8")
+            click.echo(f"wrote {clean(base)}{clean(one.name)}: {clean(one.gap.message)}")
+        else:
+            click.echo(f"{clean(base)}{clean(one.gap.span)}: {clean(one.gap.message)}; {clean(one.reason)}")
+    written = sum(bool(one.text) for one in found)
+    click.echo(f"{written} written for {len(measured.gaps)} gaps; what they expect is what is decided today", err=True)
 
 
 def _show_coverage(measured: Coverage, base: str, least: int) -> None:

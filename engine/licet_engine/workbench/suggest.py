@@ -1,0 +1,214 @@
+"""``coverage --suggest``: the cases that tests lack, found by the solver and written as tests.
+
+Rules kept here:
+
+- A request is looked for that Cedar would come to the missing outcome with: within the policy's scope, past what is asked before it.
+- What the solver found is made into facts that a person can read and the service would take: names in place of empty ones, and no
+  number beyond what a fact may hold. Then it is decided and measured like any test; what does not reach what it was looked for is not suggested.
+- What is expected of it is what the bundle decides today: whether that is right, its reader says. A case is written as a file of its own.
+- That no request reaches an outcome is told: then there is nothing to test, and perhaps something to mend.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from licet_engine.decide.conjuncts import clauses
+from licet_engine.workbench.cases import Asked, Case
+from licet_engine.workbench.coverage import Gap, coverage
+from licet_engine.workbench.symbolic import Proved, Prover, Refuted, SinglePolicy, never_allows
+from licet_engine.workbench.testing import Runner
+
+if TYPE_CHECKING:
+    from licet_engine.decide import Policy
+    from licet_engine.workbench.project import Project
+    from licet_engine.workbench.symbolic import Counterexample
+
+# Of who is deactivated, or of a suspended tenant, a tenant's own policies are not asked.
+_HEARD: Final = '@id("workbench.heard") permit (principal, action, resource) when { principal.active && !principal.tenant.suspended };'
+FOLDER: Final = "tests/suggested"
+_LIMIT: Final = (1 << 53) - 1
+_ROLE: Final = "Role"
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A test for a gap, or why there is none.
+
+    Attributes:
+        gap: What is not covered.
+        name: Of the file, from the root of the project; empty if there is no test.
+        text: The file.
+        reason: Why there is no test; empty if there is one.
+    """
+
+    gap: Gap
+    name: str = ""
+    text: str = ""
+    reason: str = ""
+
+
+def suggest(
+    project: Project, runner: Runner, gaps: tuple[Gap, ...], progress: Callable[[int, int], None] | None = None
+) -> Iterator[Suggestion]:
+    """Look for a test for each gap; one that covers several is suggested for the first of them.
+
+    Args:
+        project: The project.
+        runner: Decides its cases.
+        gaps: As ``coverage`` found them.
+        progress: Told how many were looked at, and of how many.
+    """
+    prover = Prover(project.schema)
+    own = {policy.id: policy for policy in runner.compiled.policies if policy.source == "tenant"}
+    covered: set[Gap] = set()
+    for number, gap in enumerate(gaps, start=1):
+        if gap not in covered:
+            found = _for(project, runner, prover, own[gap.policy], gap, gaps, number)
+            covered |= found[1]
+            yield found[0]
+        if progress is not None:
+            progress(number, len(gaps))
+
+
+def _for(  # noqa: PLR0917  # What one search is made of, in its only call.
+    project: Project, runner: Runner, prover: Prover, policy: Policy, gap: Gap, gaps: tuple[Gap, ...], number: int
+) -> tuple[Suggestion, set[Gap]]:
+    outcome = prover.prove([never_allows(_asked_for(policy, gap))])[0]
+    if isinstance(outcome, Proved):
+        return Suggestion(gap, reason="no request that could be made comes to it"), set()
+    if not isinstance(outcome, Refuted):
+        return Suggestion(gap, reason=f"it cannot be told: {outcome.reason}"), set()
+    body = _readable(outcome.counterexample, _literals(runner))
+    case, told = _case(body, gap, number)
+    result = runner.run(case)
+    if result.asking is None:
+        return Suggestion(gap, reason=f"what the solver found is no test: {result.message}"), set()
+    left = set(coverage(project, runner.compiled, [result]).gaps)
+    reached = {one for one in gaps if one not in left}
+    if gap not in reached:
+        return Suggestion(gap, reason="what the solver found needs values that no fact may have"), set()
+    decision = result.asking.decision
+    told["tests"][0] |= {"expect": decision.word, "because": list(decision.reasons)}
+    return Suggestion(gap, case.file, _yaml(told)), reached
+
+
+def _asked_for(policy: Policy, gap: Gap) -> SinglePolicy:
+    """A permit of exactly the requests with which Cedar comes to what is missing."""
+    ast = policy.ast
+    conditions: list[dict[str, Any]] = [dict(condition) for condition in ast["conditions"]]
+    if gap.clause is not None and gap.part is not None:
+        clause = clauses(ast)[gap.clause]
+        # Those before it in its clause let Cedar go on: true between `&&`, false between `||`.
+        asked = [(part, clause.joiner == "and") for part in clause.parts[: gap.part]]
+        asked.append((clause.parts[gap.part], gap.wanted == "true"))
+        conditions = conditions[: gap.clause] + [
+            {"kind": "when" if is_true else "unless", "body": part} for part, is_true in asked
+        ]
+    body = {**ast, "effect": "permit", "conditions": [*SinglePolicy.parse(_HEARD).body["conditions"], *conditions]}
+    return SinglePolicy(policy.id, f"{policy.id}/{gap.clause}/{gap.part}/{gap.wanted}", "permit", body)
+
+
+def _literals(runner: Runner) -> frozenset[str]:
+    """Every text that a policy mentions: names that must stay as they are."""
+    found: set[str] = set()
+    pending: list[Any] = [policy.ast for policy in runner.compiled.policies]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            found.add(value)
+        elif isinstance(value, Mapping):
+            pending.extend(value.values())
+        elif isinstance(value, list | tuple):
+            pending.extend(value)
+    return frozenset(found)
+
+
+class _Names:
+    """Names in place of the solver's, which are often empty; those that a policy mentions stay as they are."""
+
+    def __init__(self, literals: frozenset[str]) -> None:
+        self._literals = literals
+        self._given: dict[tuple[str, str], str] = {}
+
+    def of(self, uid: Mapping[str, Any]) -> str:
+        """An entity's name."""
+        kind, name = uid["type"], uid["id"]
+        if name in self._literals:
+            return str(name)
+        short = kind.rpartition("::")[2].lower()
+        return self._given.setdefault((kind, name), f"{short}-{1 + sum(one == kind for one, _ in self._given)}")
+
+    def text(self, uid: Mapping[str, Any]) -> str:
+        """An entity as ``Type::id``."""
+        return f"{uid['type']}::{self.of(uid)}"
+
+    def value(self, given: Any) -> Any:
+        """A value as tests write it, and as facts may hold it."""
+        if type(given) is int:
+            return max(-_LIMIT, min(_LIMIT, given))
+        if isinstance(given, list | tuple):
+            return [self.value(item) for item in given]
+        if not isinstance(given, Mapping):
+            return given
+        if given.keys() == {"__entity"}:
+            return self.text(given["__entity"])
+        if given.keys() == {"__extn"}:
+            return given["__extn"].get("arg")
+        return {key: self.value(item) for key, item in given.items()}
+
+    def entity(self, entity: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes of an entity, and what it is in."""
+        body: dict[str, Any] = self.value(entity["attrs"])
+        roles = [self.of(parent) for parent in entity["parents"] if parent["type"] == _ROLE]
+        inside = [self.text(parent) for parent in entity["parents"] if parent["type"] != _ROLE]
+        return body | ({"roles": roles} if roles else {}) | ({"in": inside} if inside else {})
+
+
+def _readable(found: Counterexample, literals: frozenset[str]) -> dict[str, Any]:
+    """The request as a test has it."""
+    names = _Names(literals)
+    context = names.value(found.context)
+    kind, action = found.action["type"], found.action["id"]
+    return {
+        "principal": names.text(found.principal),
+        "action": action if kind == "Action" else f"{kind}::{action}",
+        "resource": names.text(found.resource),
+        "time": max(0, context.pop("now_ms", 0)),
+        "context": {key: item for key, item in context.items() if not (key == "claimed" and item == [])},
+        # A role has nothing but its name, and the schema has the actions.
+        "entities": {
+            names.text(entity["uid"]): names.entity(entity)
+            for entity in found.entities
+            if entity["uid"]["type"] != _ROLE and not entity["uid"]["type"].endswith("Action")
+        },
+    }
+
+
+def _case(body: dict[str, Any], gap: Gap, number: int) -> tuple[Case, dict[str, Any]]:
+    """The request as a case, and as the file that it is written to."""
+    label = f"{gap.policy} applies" if gap.wanted == "applies" else f"{gap.policy}: `{gap.source}` is {gap.wanted}"
+    test = {"name": label[:280], **{key: body[key] for key in ("principal", "action", "resource", "time", "context")}}
+    if not test["context"]:
+        del test["context"]
+    asked = Asked.model_construct(
+        **dict.fromkeys(Asked.model_fields)
+        | {key: body[key] for key in ("principal", "action", "resource", "context")}
+        | {"changes": {}, "expect": "deny", "because": [], "time": body["time"]}
+    )
+    name = f"{FOLDER}/{gap.policy}-{number}.yaml"
+    case = Case(name, 1, 1, label, asked, body["time"], body["entities"], {})
+    return case, {"entities": body["entities"], "tests": [test]}
+
+
+def _yaml(told: Mapping[str, Any]) -> str:
+    # Through JSON, so that what occurs twice is written twice, and no alias stands for it.
+    plain = json.loads(json.dumps(told))
+    return "# Suggested: what is expected is what is decided today. Say whether that is right, and name it.\n" + str(
+        yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+    )

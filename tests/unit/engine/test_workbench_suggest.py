@@ -1,0 +1,75 @@
+"""The cases that tests lack, found by the solver: written as tests that pass, and reach what they were looked for."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from licet_engine.cli import run
+from licet_engine.workbench.cases import load_cases
+from licet_engine.workbench.coverage import coverage
+from licet_engine.workbench.project import load_project
+from licet_engine.workbench.testing import Runner
+
+sys.path.append(str(Path(__file__).parent))
+from workbench_world import POLICY, READ, READS, WORLD, write  # The line above finds it.
+
+MANY = """@id("desk.many")
+@title("Many parts")
+@advice("Wait.")
+@severity("low")
+@owner("desk")
+forbid (principal is Person in Role::"model-risk", action == Action::"model.approve", resource is ModelVersion)
+when { context.track == "legal" && (resource.tier == "high" || resource.restrictions.protected) && !resource.authors.contains(principal) }
+unless { resource.checks has bias && resource.checks.bias.passed || context.now_ms < 1700000000000 };
+"""
+NEVER = MANY.replace("desk.many", "desk.never").replace('"legal" &&', '"legal" && context.track == "security" &&')
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    files = {"policies/a.cedar": READ, "policies/b.cedar": POLICY, "policies/c.cedar": MANY}
+    return write(tmp_path / "p", files | {"tests/world.yaml": WORLD, "tests/t.yaml": READS})
+
+
+def percent(folder: Path) -> int:
+    project = load_project(folder)
+    runner = Runner(project)
+    results = [runner.run(case) for case in load_cases(project)]
+    assert [result.message for result in results if result.outcome != "passed"] == []
+    return coverage(project, runner.compiled, results).percent
+
+
+def test_what_is_missing_is_written_and_covers_everything(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert percent(project) < 100
+    assert run(["policy", "coverage", "p", "--suggest"]) == 0
+    told = capsys.readouterr()
+    wrote = re.findall(r"^wrote p/(tests/suggested/\S+\.yaml): ", told.out, re.MULTILINE)
+    assert sorted(wrote) == sorted(str(path.relative_to(project)) for path in (project / "tests/suggested").iterdir())
+    assert percent(project) == 100
+    # One case reaches several gaps, and is written once.
+    assert len(wrote) < int(re.search(r"for (\d+) gaps", told.err)[1])
+    assert run(["policy", "coverage", "p", "--threshold", "100"]) == 0
+
+
+def test_what_no_request_comes_to_is_told_and_nothing_is_written_for_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "policies" / "c.cedar").write_text(NEVER)
+    assert run(["policy", "coverage", "p", "--suggest"]) == 0
+    out = capsys.readouterr().out
+    assert "no test lets desk.never apply; no request that could be made comes to it" in out
+    assert '`context.track == "security"` true; no request that could be made comes to it' in out
+    assert percent(project) < 100
+
+
+def test_nothing_is_written_over(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "tests" / "suggested").mkdir()
+    (project / "tests" / "suggested" / "mine.txt").write_text("mine")
+    assert run(["policy", "coverage", "p", "--suggest"]) == 2
+    assert "nothing was written" in capsys.readouterr().err
+    assert [path.name for path in (project / "tests" / "suggested").iterdir()] == ["mine.txt"]
