@@ -193,8 +193,8 @@ def test_what_is_foreign_and_what_was_never_there_are_denied_alike(
         assert not record["errors"]
 
     # The owner's log, or the void log: that it was tried, by whom, and that it was denied.
-    # What a tenant's approvals remind of comes by itself, at any moment.
-    theirs = [(leaf, record) for leaf, record in world.entries(other, firsts[other]) if leaf.kind != "approval"]
+    # What the owner's own work leaves in its log (a reminder, an attestation) comes by itself, at any moment.
+    theirs = [(leaf, record) for leaf, record in world.entries(other, firsts[other]) if leaf.actor != other]
     void = world.entries(VOID_LOG, firsts[VOID_LOG])
     tried = [(leaf.kind, leaf.actor, leaf.owner, r["resource"], r["action"], r["decision"]) for leaf, r in theirs]
     shown = [targets["foreign"]] if targets["foreign"] == targets["foreign, not there"] else []
