@@ -273,7 +273,7 @@ def refused(world: Installation, name: str, data: bytes, **changes: Any) -> Oper
     ended = world.register("northbank/ana", name, data, **changes)
     assert ended.state == "failed"
     assert world.objects("northbank") == objects
-    assert not list((world.settings.worker_data / "plain").glob("*"))
+    assert not list((world.settings.worker_data / "plain").glob(f"{ended.id}-*"))
     (logged,) = (
         r for _, r in world.entries("northbank", first) if r.get("type") == "operation" and r["operation"] == ended.id
     )
