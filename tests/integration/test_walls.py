@@ -182,7 +182,11 @@ def test_what_is_foreign_and_what_was_never_there_are_denied_alike(
     assert told["foreign"] == told["foreign, not there"] == told["no such tenant"]
 
     # The asker's log: one entry each, which differ in what was sent alone. What its own work leaves there comes at any moment.
-    mine = [(leaf, record) for leaf, record in world.entries(own, firsts[own]) if leaf.owner != own]
+    mine = [
+        (leaf, record)
+        for leaf, record in world.entries(own, firsts[own])
+        if leaf.owner != own or record.get("action") == action
+    ]
     assert len(mine) == len(targets)
     assert len({repr(record_shape(entry)) for entry in mine}) == 1
     for (leaf, record), ref in zip(mine, targets.values(), strict=True):

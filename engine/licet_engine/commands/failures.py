@@ -28,6 +28,7 @@ _EXTRA_OF: Mapping[str, str] = {
     "rich": "client",
     "cedarpy": "decide",
     "yaml": "decide",
+    "cvc5": "prove",
     "alembic": "server",
     "dbos": "server",
     "granian": "server",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -233,8 +234,11 @@ def _show_result(result: Result, base: str) -> None:
 def coverage(folder: Path, threshold: int | None, format_: str, *, is_suggesting: bool) -> None:
     """Measure what the tests of the project in DIR reach: its policies, their conjuncts, and both outcomes of each.
 
-    Exit codes: 0 the threshold is reached and all tests pass, 1 not, 2 it could not be told.
+    Exit codes: 0 the threshold is reached and all tests pass, 1 not, 2 it could not be told. With --suggest: 0 there is a test now
+    for whatever some request reaches, 1 for some of it there is none, 2 it could not be told.
     """
+    if is_suggesting and format_ != "text":
+        raise click.BadParameter("what --suggest does is told as text alone", param_hint="--format")
     from licet_engine.workbench import coverage as measuring  # noqa: PLC0415  # As above.
     from licet_engine.workbench import formats  # noqa: PLC0415  # As above.
     from licet_engine.workbench.cases import load_cases  # noqa: PLC0415  # As above.
@@ -269,21 +273,24 @@ def coverage(folder: Path, threshold: int | None, format_: str, *, is_suggesting
 
 def _write_suggestions(project: Project, runner: Runner, measured: Coverage, base: str) -> None:
     from licet_engine.workbench.errors import FileExists  # noqa: PLC0415  # As above.
-    from licet_engine.workbench.suggest import FOLDER, suggest  # noqa: PLC0415  # As above.
+    from licet_engine.workbench.scaffold import write_new  # noqa: PLC0415  # As above.
+    from licet_engine.workbench.suggest import FOLDER, suggest  # noqa: PLC0415  # It needs the solver, an extra of its own.
 
-    if (project.root / FOLDER).exists():
+    # Before the search, which takes its time.
+    if os.path.lexists(project.root / FOLDER):
         raise FileExists(f"{FOLDER} is there already: name what is in it, move it, and ask again; nothing was written")
     found = list(suggest(project, runner, measured.gaps))
+    written = [one for one in found if one.text]
+    write_new(project.root, [(one.name, one.text) for one in written])
     for one in found:
         if one.text:
-            path = project.root / one.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(one.text, "utf-8")
             click.echo(f"wrote {clean(base)}{clean(one.name)}: {clean(one.gap.message)}")
         else:
             click.echo(f"{clean(base)}{clean(one.gap.span)}: {clean(one.gap.message)}; {clean(one.reason)}")
-    written = sum(bool(one.text) for one in found)
-    click.echo(f"{written} written for {len(measured.gaps)} gaps; what they expect is what is decided today", err=True)
+    told = f"{len(written)} written for {len(measured.gaps)} gaps; what they expect is what is decided today"
+    click.echo(told, err=True)
+    if len(written) < len(found):
+        raise click.exceptions.Exit(EXIT_DENIED)
 
 
 def _show_coverage(measured: Coverage, base: str, least: int) -> None:

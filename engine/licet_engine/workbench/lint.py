@@ -50,7 +50,7 @@ def lint(project: Project, *, prove: bool = False) -> list[Finding]:
         prove: Whether to look for what takes the solver, too.
     """
     rules = [rule for rule in registry().values() if prove or not rule.is_proof]
-    return lint_with(project, rules, Context(project, is_proving=prove))
+    return lint_with(project, rules, Context(project))
 
 
 def lint_with(project: Project, rules: Iterable[Rule], context: Context) -> list[Finding]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import cedarpy
 
@@ -24,6 +24,9 @@ from licet_engine.workbench.findings import Severity
 from licet_engine.workbench.project import Project
 from licet_engine.workbench.spans import Span
 from licet_engine.workbench.validation import Mismatch, mismatches
+
+if TYPE_CHECKING:
+    from licet_engine.workbench.solver import Solver
 
 
 class Found(NamedTuple):
@@ -41,12 +44,10 @@ class Context:
         project: The project.
         policies: Its own policies, each parsed or with what is wrong with it, in the order of the files.
         invariants: Its invariants, likewise.
-        is_proving: Whether the solver is asked, too.
     """
 
-    def __init__(self, project: Project, *, is_proving: bool = False) -> None:
+    def __init__(self, project: Project) -> None:
         self.project = project
-        self.is_proving = is_proving
         self.policies = tuple(check_policy(written, "policy") for written in project.policy_texts())
         self.invariants = tuple(check_policy(written, "invariant") for written in project.invariant_texts())
 
@@ -64,6 +65,13 @@ class Context:
     def schema(self) -> cedarpy.Schema:
         """Cedar's handle of the project's schema."""
         return cedarpy.Schema.from_json_str(canonical.dumps(dict(self.project.schema)).decode())
+
+    @cached_property
+    def solver(self) -> Solver:
+        """The solver, for the rules that take it; it is an extra of its own."""
+        from licet_engine.workbench.solver import Solver  # noqa: PLC0415  # Other rules do without the extra.
+
+        return Solver(self.project.schema)
 
     @cached_property
     def mismatches(self) -> list[Mismatch]:

@@ -13,157 +13,112 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from licet_engine.workbench.rules import Context, Found, Rule
+from licet_policies import compose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from licet_engine.workbench.checked import CheckedPolicy
-    from licet_engine.workbench.symbolic import Outcome, Prover, SinglePolicy
+    from licet_engine.workbench.symbolic import SinglePolicy
 
 MAX_PAIRS: Final = 20_000
 """Pairs of policies of one effect that are compared; beyond that it is said that some were not."""
+_MAX_CHARS: Final = 300
 
 
-def _sound(context: Context) -> list[CheckedPolicy]:
-    """The policies about whose meaning the solver can be asked."""
-    if not context.is_proving:
-        return []
+def _sound(context: Context) -> list[tuple[CheckedPolicy, SinglePolicy]]:
+    """The policies about whose meaning the solver can be asked, and as it is asked about them."""
     # By identity: what is compared would be whole trees.
     unsound = {id(mismatch.policy) for mismatch in context.mismatches}
-    return [policy for policy in context.parsed if id(policy) not in unsound and policy.id]
+    return [
+        (policy, context.solver.policy(policy.written.text, policy.id))
+        for policy in context.parsed
+        if id(policy) not in unsound and policy.id
+    ]
 
 
-def _subject(policy: CheckedPolicy) -> SinglePolicy:
-    from licet_engine.workbench.symbolic import SinglePolicy  # noqa: PLC0415  # The solver is an extra of its own.
-
-    return SinglePolicy.parse(policy.written.text, policy.id)
-
-
-def _prover(context: Context) -> Prover:
-    from licet_engine.workbench.symbolic import Prover  # noqa: PLC0415  # As above.
-
-    return Prover(context.project.schema)
-
-
-def _told(outcome: Outcome) -> str | None:
-    """Why it is not known; None if it is."""
-    from licet_engine.workbench.symbolic import Unknown  # noqa: PLC0415  # As above.
-
-    return outcome.reason if isinstance(outcome, Unknown) else None
+def _untold(policy: CheckedPolicy, what: str, reason: str) -> Found:
+    return Found(policy.written.span(), f"whether {what} cannot be told: {reason[:_MAX_CHARS]}", policy)
 
 
 def _can_err(context: Context) -> Iterator[Found]:
-    from licet_engine.workbench.symbolic import Refuted, never_errors  # noqa: PLC0415  # As above.
-
-    policies = [policy for policy in _sound(context) if policy.effect == "forbid"]
-    if not policies:
-        return
-    outcomes = _prover(context).prove([never_errors(_subject(policy)) for policy in policies])
-    for policy, outcome in zip(policies, outcomes, strict=True):
-        where = policy.written.span()
-        if isinstance(outcome, Refuted):
-            left = outcome.counterexample.left
-            said = "" if left is None else next(iter(left.errors), "")
-            yield Found(
-                where,
-                f"this can err, and an error means no, whatever it is about: for {outcome.environment}; {said[:200]}",
-                policy,
-            )
-        elif (reason := _told(outcome)) is not None:
-            yield Found(where, f"whether this can err cannot be told: {reason[:300]}", policy)
+    sound = [(policy, asked) for policy, asked in _sound(context) if policy.effect == "forbid"]
+    answers = context.solver.never_err(asked for _, asked in sound)
+    for (policy, _), answer in zip(sound, answers, strict=True):
+        if answer.word == "no":
+            said = f"this can err, and an error means no, whatever it is about: for {answer.told[:_MAX_CHARS]}"
+            yield Found(policy.written.span(), said, policy)
+        elif answer.word == "unknown":
+            yield _untold(policy, "this can err", answer.told)
 
 
 def _never_applies(context: Context) -> Iterator[Found]:
-    from licet_engine.workbench.symbolic import Proved, never_allows  # noqa: PLC0415  # As above.
-
-    policies = _sound(context)
-    if not policies:
-        return
-    outcomes = _prover(context).prove([never_allows(_subject(policy)) for policy in policies])
-    for policy, outcome in zip(policies, outcomes, strict=True):
-        if isinstance(outcome, Proved):
+    sound = _sound(context)
+    answers = context.solver.never_apply(asked for _, asked in sound)
+    for (policy, _), answer in zip(sound, answers, strict=True):
+        if answer.word == "yes":
             yield Found(policy.written.span(), "no request that could be made is one that this applies to", policy)
-        elif (reason := _told(outcome)) is not None:
-            yield Found(policy.written.span(), f"whether this ever applies cannot be told: {reason[:300]}", policy)
+        elif answer.word == "unknown":
+            yield _untold(policy, "this ever applies", answer.told)
 
 
 def _always_applies(context: Context) -> Iterator[Found]:
-    from licet_engine.workbench.symbolic import Proved, SinglePolicy, implies  # noqa: PLC0415  # As above.
-
-    policies = [policy for policy in _sound(context) if policy.ast["conditions"]]
-    if not policies:
-        return
-    asked = []
-    for subject in map(_subject, policies):
-        scope = {**subject.body, "conditions": []}
-        asked.append(implies(SinglePolicy(subject.id, f"{subject.text}\n// its scope", subject.effect, scope), subject))
-    for policy, outcome in zip(policies, _prover(context).prove(asked), strict=True):
-        if isinstance(outcome, Proved) and not outcome.vacuous:
-            yield Found(
-                policy.written.span(),
-                "its conditions hold of every request in its scope: leave them out, or mend them",
-                policy,
-            )
+    sound = [(policy, asked) for policy, asked in _sound(context) if policy.ast["conditions"]]
+    answers = context.solver.always_apply(asked for _, asked in sound)
+    for (policy, _), answer in zip(sound, answers, strict=True):
+        if answer.word == "yes" and not answer.is_vacuous:
+            said = "its conditions hold of every request in its scope: leave them out, or mend them"
+            yield Found(policy.written.span(), said, policy)
+        elif answer.word == "unknown":
+            yield _untold(policy, "its conditions leave some request out", answer.told)
 
 
 def _shadowed(context: Context) -> Iterator[Found]:
-    from licet_engine.workbench.symbolic import Proved, SinglePolicy, implies  # noqa: PLC0415  # As above.
-
-    own = [(policy, _subject(policy)) for policy in _sound(context)]
-    if not own:
+    sound = _sound(context)
+    if not sound:
         return
-    platform = [
-        SinglePolicy.parse(entry["text"], entry["id"])
-        for entry in context.project.bundle()["policies"]
-        if entry["mode"] == "enforce" and entry["source"] != "tenant"
-    ]
-    prover = _prover(context)
-    kinds = {
-        one: frozenset(kind for kind in prover.environments() if one.may_apply(prover.schema, kind))
-        for one in (*(subject for _, subject in own), *platform)
-    }
+    solver = context.solver
+    own = [asked for _, asked in sound]
+    # Without its own policies: one of them that is none would keep the bundle from being composed.
+    above = compose(context.project.packs, extension=context.project.extension)
+    platform = [solver.policy(one["text"], one["id"]) for one in above["policies"] if one["mode"] == "enforce"]
+    kinds = {one: solver.kinds(one) for one in (*own, *platform)}
     pairs = [
-        (at, other)
-        for at, (_, subject) in enumerate(own)
-        for other in (*platform, *(one for _, one in own))
-        if other is not subject and other.effect == subject.effect and kinds[subject] and kinds[subject] <= kinds[other]
+        (one, other)
+        for one in own
+        for other in (*platform, *own)
+        if other is not one and other.effect == one.effect and kinds[one] and kinds[one] <= kinds[other]
     ]
-    outcomes = prover.prove([implies(own[at][1], other) for at, other in pairs[:MAX_PAIRS]])
-    by: dict[int, list[SinglePolicy]] = {}
-    for (at, other), outcome in zip(pairs[:MAX_PAIRS], outcomes, strict=True):
-        if isinstance(outcome, Proved) and not outcome.vacuous:
-            by.setdefault(at, []).append(other)
-    place = {subject: at for at, (_, subject) in enumerate(own)}
-    for at, (policy, subject) in enumerate(own):
-        shadows = [other for other in by.get(at, ()) if _says_more(other, at, subject, place, by)]
-        if shadows:
-            yield Found(
-                policy.written.span(),
-                f"wherever this applies, {shadows[0].id} does, too: take one of them away",
-                policy,
-            )
+    answers = dict(zip(pairs[:MAX_PAIRS], solver.apply_wherever(pairs[:MAX_PAIRS]), strict=True))
+    covered = {pair for pair, answer in answers.items() if answer.word == "yes" and not answer.is_vacuous}
+    place = {one: at for at, one in enumerate(own)}
+    for policy, one in sound:
+        by = [other for first, other in covered if first is one and _is_told(one, other, place, covered)]
+        if by:
+            first = min(by, key=lambda other: (place.get(other, -1), other.id))
+            said = f"wherever this applies, {first.id} does, too: take one of them away"
+            yield Found(policy.written.span(), said, policy)
+        elif reason := next((a.told for (first, _), a in answers.items() if first is one and a.word == "unknown"), ""):
+            yield _untold(policy, "another says what this says", reason)
     if len(pairs) > MAX_PAIRS:
-        left = (
+        said = (
             f"{len(pairs) - MAX_PAIRS} of {len(pairs)} pairs of policies were not compared: lint parts of the project"
         )
-        yield Found(own[0][0].written.span(), left, own[0][0])
+        yield Found(sound[0][0].written.span(), said, sound[0][0])
 
 
-def _says_more(
+def _is_told(
+    one: SinglePolicy,
     other: SinglePolicy,
-    at: int,
-    subject: SinglePolicy,
     place: dict[SinglePolicy, int],
-    by: dict[int, list[SinglePolicy]],
+    covered: set[tuple[SinglePolicy, SinglePolicy]],
 ) -> bool:
-    """Whether ``other`` shadows a policy: not where both say the same and it comes later, or has the same text."""
+    """Whether it is told that ``other`` shadows ``one``: not where both say the same and it comes later, or has the same text."""
     if other not in place:
         return True
-    if other.body["conditions"] == subject.body["conditions"] and all(
-        other.body[slot] == subject.body[slot] for slot in ("principal", "action", "resource")
-    ):
+    if all(other.body[part] == one.body[part] for part in ("principal", "action", "resource", "conditions")):
         return False
-    return place[other] < at or subject not in by.get(place[other], ())
+    return place[other] < place[one] or (other, one) not in covered
 
 
 RULES: Final = (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from licet_engine.workbench.errors import FileExists, ProjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from importlib.resources.abc import Traversable
     from pathlib import Path
 
@@ -35,6 +35,21 @@ def write_project(folder: Path) -> list[str]:
         ProjectError: The folder, or what should be a folder in it, is something else.
     """
     files = sorted(_files(resources.files("licet_engine.workbench").joinpath("example"), ""))
+    write_new(folder, files)
+    return [name for name, _ in files]
+
+
+def write_new(folder: Path, files: Sequence[tuple[str, str]]) -> None:
+    """Write files, each where there is none.
+
+    Args:
+        folder: Into which; made if it is not there.
+        files: The name of each, from there, and its text.
+
+    Raises:
+        FileExists: One is there already; nothing was written.
+        ProjectError: The folder, or what should be a folder in it, is something else.
+    """
     taken = [name for name, _ in files if os.path.lexists(folder / name)]
     if taken:
         raise FileExists(f"{folder} holds {', '.join(taken)} already: nothing was written; name an empty folder")
@@ -47,7 +62,6 @@ def write_project(folder: Path) -> list[str]:
         raise ProjectError(f"{os.fsdecode(error.filename)} is in the way: name an empty folder") from error
     except NotADirectoryError as error:
         raise ProjectError(f"{folder} is not a folder, or lies below a file: name an empty folder") from error
-    return [name for name, _ in files]
 
 
 def _files(folder: Traversable, above: str) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ Rules kept here:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,49 +53,57 @@ class Suggestion:
     reason: str = ""
 
 
-def suggest(
-    project: Project, runner: Runner, gaps: tuple[Gap, ...], progress: Callable[[int, int], None] | None = None
-) -> Iterator[Suggestion]:
+def suggest(project: Project, runner: Runner, gaps: Sequence[Gap]) -> Iterator[Suggestion]:
     """Look for a test for each gap; one that covers several is suggested for the first of them.
 
     Args:
         project: The project.
         runner: Decides its cases.
         gaps: As ``coverage`` found them.
-        progress: Told how many were looked at, and of how many.
     """
-    prover = Prover(project.schema)
-    own = {policy.id: policy for policy in runner.compiled.policies if policy.source == "tenant"}
-    covered: set[Gap] = set()
+    search = _Search(project, runner)
+    open_ = list(gaps)
     for number, gap in enumerate(gaps, start=1):
-        if gap not in covered:
-            found = _for(project, runner, prover, own[gap.policy], gap, gaps, number)
-            covered |= found[1]
-            yield found[0]
-        if progress is not None:
-            progress(number, len(gaps))
+        if gap in open_:
+            suggestion, reached = search.test_for(gap, number)
+            open_ = [one for one in open_ if one not in reached]
+            yield suggestion
 
 
-def _for(  # noqa: PLR0917  # What one search is made of, in its only call.
-    project: Project, runner: Runner, prover: Prover, policy: Policy, gap: Gap, gaps: tuple[Gap, ...], number: int
-) -> tuple[Suggestion, set[Gap]]:
-    outcome = prover.prove([never_allows(_asked_for(policy, gap))])[0]
-    if isinstance(outcome, Proved):
-        return Suggestion(gap, reason="no request that could be made comes to it"), set()
-    if not isinstance(outcome, Refuted):
-        return Suggestion(gap, reason=f"it cannot be told: {outcome.reason}"), set()
-    body = _readable(outcome.counterexample, _literals(runner))
-    case, told = _case(body, gap, number)
-    result = runner.run(case)
-    if result.asking is None:
-        return Suggestion(gap, reason=f"what the solver found is no test: {result.message}"), set()
-    left = set(coverage(project, runner.compiled, [result]).gaps)
-    reached = {one for one in gaps if one not in left}
-    if gap not in reached:
-        return Suggestion(gap, reason="what the solver found needs values that no fact may have"), set()
-    decision = result.asking.decision
-    told["tests"][0] |= {"expect": decision.word, "because": list(decision.reasons)}
-    return Suggestion(gap, case.file, _yaml(told)), reached
+class _Search:
+    """Looks for tests of one project.
+
+    Args:
+        project: The project.
+        runner: Decides its cases.
+    """
+
+    def __init__(self, project: Project, runner: Runner) -> None:
+        self._project = project
+        self._runner = runner
+        self._prover = Prover(project.schema)
+        self._own = {policy.id: policy for policy in runner.compiled.policies if policy.source == "tenant"}
+        self._literals = _literals(runner)
+        self._every = set(coverage(project, runner.compiled, []).gaps)
+
+    def test_for(self, gap: Gap, number: int) -> tuple[Suggestion, set[Gap]]:
+        """A test for a gap, and all the gaps that it reaches."""
+        outcome = self._prover.prove([never_allows(_asked_for(self._own[gap.policy], gap))])[0]
+        if isinstance(outcome, Proved):
+            return Suggestion(gap, reason="no request that could be made comes to it"), set()
+        if not isinstance(outcome, Refuted):
+            return Suggestion(gap, reason=f"it cannot be told: {outcome.reason}"), set()
+        body = _readable(outcome.counterexample, self._literals)
+        case, told = _case(body, gap, number)
+        result = self._runner.run(case)
+        if result.asking is None:
+            return Suggestion(gap, reason=f"what the solver found is no test: {result.message}"), set()
+        reached = self._every - set(coverage(self._project, self._runner.compiled, [result]).gaps)
+        if gap not in reached:
+            return Suggestion(gap, reason="what the solver found needs values that no fact may have"), set()
+        decision = result.asking.decision
+        told["tests"][0] |= {"expect": decision.word, "because": list(decision.reasons)}
+        return Suggestion(gap, case.file, _yaml(told)), reached
 
 
 def _asked_for(policy: Policy, gap: Gap) -> SinglePolicy:

@@ -12,10 +12,11 @@ from licet_engine.workbench.checked import check_policy
 from licet_engine.workbench.errors import ProjectError
 from licet_engine.workbench.findings import Finding
 from licet_engine.workbench.formatting import format_text, unformatted, write_text
-from licet_engine.workbench.lint import lint
+from licet_engine.workbench.lint import lint, lint_with
 from licet_engine.workbench.project import load_project
-from licet_engine.workbench.rules import registry
+from licet_engine.workbench.rules import Context, registry
 from licet_engine.workbench.scaffold import write_project
+from licet_engine.workbench.solver import Solver
 from licet_engine.workbench.spans import SourceFile, read_policies
 from licet_policies import guardrails, pack, pack_names, roles
 from licet_policies.bounds import MAX_POLICY_CHARS
@@ -282,3 +283,49 @@ def test_what_takes_the_solver_is_looked_for_only_where_that_is_asked(tmp_path: 
 def test_the_example_project_is_clean_for_the_solver_too(tmp_path: Path) -> None:
     write_project(tmp_path / "p")
     assert lint(load_project(tmp_path / "p"), prove=True) == []
+
+
+def test_what_the_solver_cannot_tell_is_a_finding_of_each_rule_that_asked(tmp_path: Path) -> None:
+    # Two factors of a product of two primes: the bits of a multiplication are what solvers are slowest at.
+    hard = " && ".join(f"resource.{name} > 1 && resource.{name} < 3000000000" for name in ("cost", "budget_remaining"))
+    hard += " && resource.cost * resource.budget_remaining == 4611685975477714963"
+    head = 'forbid (principal, action == Action::"training.launch", resource is Run)'
+    text = f'@id("desk.when")\n{head}\nwhen {{ {hard} }};\n@id("desk.unless")\n{head}\nunless {{ {hard} }};\n'
+    context = Context(load_project(write(tmp_path / "p", {"policies/a.cedar": text})))
+    context.solver = Solver(context.project.schema, time_limit_s=0.01)
+    rules = [rule for rule in registry().values() if rule.is_proof]
+    found = {
+        (one.rule, one.policy) for one in lint_with(context.project, rules, context) if "cannot be told" in one.message
+    }
+    assert {
+        ("never-applies", "desk.when"),
+        ("always-applies", "desk.unless"),
+        ("shadowed-policy", "desk.when"),
+    } <= found
+
+
+def test_an_error_is_told_with_the_kind_of_request_and_what_cedar_says(tmp_path: Path) -> None:
+    text = POLICY.replace("context.now_ms >= 1000", "context.now_ms * 2 >= 1000")
+    (one,) = lint(load_project(write(tmp_path / "p", {"policies/a.cedar": text})), prove=True)
+    assert one.rule == "can-err"
+    assert "model.download" in one.message
+    assert "overflow" in one.message
+
+
+def test_of_what_shadows_the_platforms_own_is_told_first(tmp_path: Path) -> None:
+    inactive = POLICY.replace('resource.tier == "high" && context.now_ms >= 1000', "!principal.active")
+    again = inactive.replace("desk.freeze", "desk.again").replace("resource.signed", "resource.signed || resource.held")
+    (first, second) = lint(load_project(write(tmp_path / "p", {"policies/a.cedar": inactive + again})), prove=True)
+    assert {first.rule, second.rule} == {"shadowed-policy"}
+    assert "guardrail.active.principal" in first.message
+    assert "guardrail.active.principal" in second.message
+
+
+def test_a_policy_that_is_none_keeps_the_solver_from_none_of_the_others(tmp_path: Path) -> None:
+    never = POLICY.replace("when {", "when { context.now_ms > 5 && context.now_ms < 5 && ")
+    files = {"policies/a.cedar": never, "policies/b.cedar": "forbid ("}
+    found = lint(load_project(write(tmp_path / "p", files)), prove=True)
+    assert [(one.rule, one.span.file) for one in found] == [
+        ("never-applies", "policies/a.cedar"),
+        ("syntax", "policies/b.cedar"),
+    ]

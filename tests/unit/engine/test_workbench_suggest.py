@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_what_no_request_comes_to_is_told_and_nothing_is_written_for_it(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "policies" / "c.cedar").write_text(NEVER)
-    assert run(["policy", "coverage", "p", "--suggest"]) == 0
+    assert run(["policy", "coverage", "p", "--suggest"]) == 1
     out = capsys.readouterr().out
     assert "no test lets desk.never apply; no request that could be made comes to it" in out
     assert '`context.track == "security"` true; no request that could be made comes to it' in out
@@ -73,3 +74,15 @@ def test_nothing_is_written_over(project: Path, capsys: pytest.CaptureFixture[st
     assert run(["policy", "coverage", "p", "--suggest"]) == 2
     assert "nothing was written" in capsys.readouterr().err
     assert [path.name for path in (project / "tests" / "suggested").iterdir()] == ["mine.txt"]
+    # A link that leads nowhere is there, too: nothing is written to where it would lead.
+    (project / "tests" / "suggested" / "mine.txt").unlink()
+    (project / "tests" / "suggested").rmdir()
+    (project / "tests" / "suggested").symlink_to(project.parent / "elsewhere")
+    assert run(["policy", "coverage", "p", "--suggest"]) == 2
+    assert not (project.parent / "elsewhere").exists()
+
+
+def test_a_format_that_a_suggestion_has_not_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["policy", "coverage", "p", "--suggest", "--format", "json"]) == 2
+    assert "--format" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert not (project / "tests" / "suggested").exists()
