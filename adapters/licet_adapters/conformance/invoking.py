@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from licet_adapters.conformance.world import World
 
 
+_LONGEST_S = 30.0
+
+
 class WorldDoor:
     """The door of one world.
 
@@ -31,6 +34,7 @@ class WorldDoor:
         allowed: Pairs of token and endpoint that policy permits.
         tokens: Tokens that are somebody's.
         is_away: The api does not answer.
+        telling: While it is not set, what is told of traffic is not answered.
         asked: How often a session was asked for.
         events: What was told of traffic, by endpoint.
         batches: What was told of invocations, by endpoint.
@@ -43,6 +47,8 @@ class WorldDoor:
         self.allowed: set[tuple[str, str]] = set()
         self.tokens: set[str] = set()
         self.is_away = False
+        self.telling = threading.Event()
+        self.telling.set()
         self.asked = 0
         self.events: dict[str, list[dict[str, Any]]] = {}
         self.batches: dict[str, list[dict[str, Any]]] = {}
@@ -59,6 +65,8 @@ class WorldDoor:
         """As the api's internal door."""
         if self.is_away:
             raise RpcUnavailable("the api is away")
+        if method == "traffic" and not self.telling.wait(_LONGEST_S):
+            raise RpcUnavailable("the api does not answer")
         with self._lock:
             return getattr(self, f"_{method}")(**params)
 

@@ -7,6 +7,7 @@ under a signed checkpoint. Only time is ours, and the keys are thrown away.
 from __future__ import annotations
 
 import secrets
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ class World:
         state = CheckpointState(FileStorage(directory / "signer" / "state"))
         self.signer = SignerRules(self.keystore, state, self.clock)
         self._leaves: dict[str, list[bytes]] = {}
+        self._appending = threading.Lock()
 
     def clock(self) -> int:
         """The world's time."""
@@ -176,16 +178,17 @@ class World:
 
     def append(self, tenant: str, leaf: bytes) -> tuple[int, list[bytes], str]:
         """Append to the tenant's log; return the index, the proof of inclusion and the signed checkpoint."""
-        leaves = self._leaves.setdefault(tenant, [])
-        leaves.append(merkle.leaf_hash(leaf))
+        with self._appending:
+            leaves = self._leaves.setdefault(tenant, [])
+            leaves.append(merkle.leaf_hash(leaf))
 
-        def hash_at(level: int, index: int) -> bytes:
-            return merkle.root(leaves[index << level : (index + 1) << level])
+            def hash_at(level: int, index: int) -> bytes:
+                return merkle.root(leaves[index << level : (index + 1) << level])
 
-        size = len(leaves)
-        consistency = merkle.consistency_proof(size - 1, size, hash_at) if size > 1 else []
-        note = self.signer.sign_checkpoint(tenant, size, merkle.root(leaves), consistency)
-        return size - 1, merkle.inclusion_proof(size - 1, size, hash_at), note
+            size = len(leaves)
+            consistency = merkle.consistency_proof(size - 1, size, hash_at) if size > 1 else []
+            note = self.signer.sign_checkpoint(tenant, size, merkle.root(leaves), consistency)
+            return size - 1, merkle.inclusion_proof(size - 1, size, hash_at), note
 
     def tampered(self, envelope: bytes, **changes: Any) -> bytes:
         """Return the warrant with other fields, signed with the true key: what only a broken signer would make."""

@@ -111,6 +111,8 @@ class Endpoint:
         self.changing = asyncio.Lock()
         self._saving = asyncio.Lock()
         self._versions: dict[int, Version] = {}
+        # Those that a shift under way is to give traffic: whatever else is changed meanwhile, they are needed.
+        self._woken: frozenset[int] = frozenset()
         self._split = TrafficSplit({})
         self._held_since_s = self._alarms_at_s = time.monotonic()
         self._reserving: asyncio.Task[None] | None = None
@@ -290,18 +292,22 @@ class Endpoint:
                     state.rollout = state.rollout.by_hand()
                 state.add_event("step", change.operation_id, self._clock())
 
-            woken = [self._versions[number] for number, percent in weights.items() if percent]
+            self._woken = frozenset(number for number, percent in weights.items() if percent)
+            self._follow(self.state)
+            woken = [self._versions[number] for number in sorted(self._woken)]
             try:
                 for version in woken:
                     if not version.ready:
                         await version.come_up(_COME_UP_S)
                 await self._take(shift)
             except BaseException:
-                # Nothing was shifted: each is needed for what it was needed for before, a return among it.
                 for version in woken:
                     version.go_on()
-                self._follow(self.state)
                 raise
+            finally:
+                # If nothing was shifted, each is needed for what it was needed for before, a return among it.
+                self._woken = frozenset()
+                self._follow(self.state)
 
     async def retire(self, change: TrafficChange) -> None:
         """Take nothing more, end what is under way, stop everything.
@@ -443,7 +449,7 @@ class Endpoint:
                 del self._versions[number]
                 self._background(version.drain())
                 continue
-            version.is_fallback = number in fallbacks
+            version.is_fallback = number in fallbacks or number in self._woken
             version.is_needed = version.is_fallback or number == state.shadow or bool(state.weights.get(number))
         self._on_event()
 

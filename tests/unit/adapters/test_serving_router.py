@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -765,6 +766,28 @@ def test_no_request_is_lost_in_shifts_under_load(world: ServingWorld) -> None:
     load.end()
     assert set(load.statuses) == {200}
     assert set(load.versions) == {"1", "2"}
+
+
+def test_what_a_shift_wakes_stays_up_whatever_else_is_noted_meanwhile(world: ServingWorld) -> None:
+    world.deploy(1)
+    world.deploy(2, strategy="blue-green", fallback=FIRST, bake_s=3600, alarms=[NEVER])
+
+    def replicas() -> tuple[int, int]:
+        told = world.figures()["versions"]["2"]["replicas"]
+        return told["all"], told["ready"]
+
+    eventually(lambda: len(world.door.kinds(ENDPOINT)) == 3, "both deployments are told")
+    world.door.telling.clear()
+    world.shift({"1": 100})
+    eventually(lambda: replicas() == (0, 0), "what has no traffic any more sleeps")
+    with ThreadPoolExecutor() as beside:
+        shifted = beside.submit(world.shift, {"1": 30, "2": 70})
+        eventually(lambda: replicas() == (1, 0), "it is woken")
+        # That the shift before is told now is noted on the disk, and traffic follows what stands there.
+        world.door.telling.set()
+        assert dict(shifted.result().weights) == {"1": 30, "2": 70}
+    assert replicas() == (1, 1)
+    assert world.figures()["versions"]["2"]["replaced"] == 0
 
 
 def test_retiring_answers_what_is_under_way_and_takes_nothing_new(world: ServingWorld) -> None:
