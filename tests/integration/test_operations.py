@@ -63,8 +63,13 @@ def stopped_worker(world: Installation) -> Iterator[None]:
     """While this lasts, what is accepted is not begun."""
     pid = world.supervisor.pid("worker")
 
+    def is_still(thread: Path) -> bool:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+
     def stopped() -> bool:
         os.kill(pid, signal.SIGSTOP)
+        # A thread that is in the middle of a call to the system ends it first, and may have the lock only then.
+        poll("all its threads to stand still", lambda: all(map(is_still, Path(f"/proc/{pid}/task").iterdir())))
         is_idle = may_write(world)
         if not is_idle:
             os.kill(pid, signal.SIGCONT)
