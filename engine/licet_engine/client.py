@@ -213,6 +213,8 @@ class LicetClient:
     ) -> Answer:
         """Ask whether something would be permitted; nothing is done but the decision is logged.
 
+        What is permitted may not be possible as things stand: then the answer's ``conflict`` says why not.
+
         Args:
             action: Such as ``model.promote``.
             resource: Reference, such as ``northbank/credit-risk@1``.

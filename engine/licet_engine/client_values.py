@@ -274,6 +274,7 @@ class Answer:
         policies: Those that determined it, as far as the asker may read policy.
         errors: Policies that could not be evaluated; an error means no.
         observed: Policies in observe mode that would have forbidden it.
+        conflict: Of a question alone: why what is permitted could not be done as things stand, as code and detail; None if it could.
         result: What was answered at once.
         operation: The accepted work, if there is any.
         is_explained: Whether the server named the deciding policies at all; it does so to who may read them.
@@ -286,6 +287,7 @@ class Answer:
     policies: tuple[DecidingPolicy, ...] = ()
     errors: tuple[str, ...] = ()
     observed: tuple[str, ...] = ()
+    conflict: Mapping[str, str] | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
     operation: Operation | None = None
     is_explained: bool = False
@@ -294,7 +296,7 @@ class Answer:
     def from_json(cls, action: str, resource: str, body: Mapping[str, Any]) -> Answer:
         """Read one from the body of an answer."""
         decision: Mapping[str, Any] = body["decision"]
-        operation = body.get("operation")
+        operation, conflict = body.get("operation"), body.get("conflict")
         return cls(
             action=action,
             resource=resource,
@@ -303,6 +305,7 @@ class Answer:
             policies=tuple(DecidingPolicy.from_json(p) for p in decision.get("policies") or ()),
             errors=tuple(e if isinstance(e, str) else str(e.get("id", e)) for e in decision.get("errors") or ()),
             observed=tuple(str(o) for o in decision.get("observed") or ()),
+            conflict=None if conflict is None else {name: str(conflict[name]) for name in ("code", "detail")},
             result=dict(body.get("result") or {}),
             operation=None if operation is None else Operation.from_json(operation),
             is_explained="policies" in decision,
@@ -331,6 +334,7 @@ class Answer:
                 "errors": list(self.errors),
                 "observed": list(self.observed),
             },
+            "conflict": None if self.conflict is None else dict(self.conflict),
             "result": dict(self.result),
             "operation": None if self.operation is None else self.operation.to_json(),
         }

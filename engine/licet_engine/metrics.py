@@ -33,7 +33,7 @@ from licet_attestations.signer.files import create_durably
 
 logger = logging.getLogger(__name__)
 
-_HOST: Final = "127.0.0.1"
+METRICS_HOST: Final = "127.0.0.1"
 _FAST_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LONG_S: Final = (0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 _SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 512)
@@ -272,7 +272,7 @@ class MetricsDoor:
             answer: Iterable[bytes] = metrics(environ, start_response)
             return answer
 
-        self._server = make_server(_HOST, port, guarded, _Server, _Handler)
+        self._server = make_server(METRICS_HOST, port, guarded, _Server, _Handler)
         self.port: int = self._server.server_port
         threading.Thread(target=self._server.serve_forever, name="licet-metrics", daemon=True).start()
 

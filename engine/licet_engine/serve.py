@@ -35,7 +35,7 @@ from licet_attestations.signer.keystore import read_passphrase
 from licet_engine import logs
 from licet_engine.domain.errors import ConfigurationError
 from licet_engine.init import initialise, is_initialised, prepare_database, verify_prepared
-from licet_engine.metrics import make_token
+from licet_engine.metrics import METRICS_HOST, make_token
 from licet_engine.processes import die_with
 from licet_engine.separation import Separation, find_separation, launch_command, take_over
 from licet_engine.settings import Settings
@@ -177,6 +177,7 @@ class Supervisor:
         # Only now: what is served already is not to be touched. Nor by another slot, whose requests would wait for the locks that changed
         # rights take: who runs the signer prepares.
         self._claim_signer()
+        self._check_metrics_ports()
         if self._signer_lock is not None:
             _check_port(self._settings.router_host, self._settings.router_port, "LICET_ROUTER_PORT")
             prepare_database(self._settings)
@@ -207,6 +208,22 @@ class Supervisor:
             + (f" in {self._log}" if self._log else "")
             + ", or run: licet doctor"
         )
+
+    def _check_metrics_ports(self) -> None:
+        """Metrics that were asked for and that nobody can read would be missed when they are needed.
+
+        A process that is started again later, and finds its port taken meanwhile, goes on without and says so: what answers is not ended
+        for the sake of its metrics.
+
+        Raises:
+            ConfigurationError: Another process has one of the ports.
+        """
+        if not self._settings.metrics_port:
+            return
+        names = ("api", "worker", *(("router",) if self._signer_lock is not None else ()))
+        for offset, name in enumerate(names):
+            option = f"LICET_METRICS_PORT, which takes the next two as well: this one is for metrics of the {name}"
+            _check_port(METRICS_HOST, self._settings.metrics_port + offset, option)
 
     @property
     def router_url(self) -> str:

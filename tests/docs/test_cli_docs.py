@@ -30,7 +30,8 @@ which nobody else may be able to read (mode 0600), or from `LICET_TOKEN`; it is 
 unencrypted to another machine.
 
 **Output.** The answer goes to stdout, as text or with `--format json` as one JSON document; progress and errors go to stderr. With
-`--format json` an error stands on stdout as `{"error": {"code", "message"}}`.
+`--format json` an error stands on stdout as `{"error": {"code", "message"}}`. A list in text shows the columns that people look for first, and
+names below what it leaves out; JSON shows all of it, as `{"items": [...]}`.
 
 **Exit codes.**
 
@@ -38,9 +39,12 @@ unencrypted to another machine.
 |---|---|
 | 0 | allowed; and with `--wait`: done, whatever was found (that a model fails a check is a result) |
 | 1 | denied; `licet verify`: not verified; `licet doctor`: something is weak; the policy workbench: something was found |
-| 2 | error; the operation failed; `licet doctor`: something is broken |
+| 2 | error; the operation failed; what is allowed is not possible as things stand; `licet doctor`: something is broken |
 | 3 | denied, and approvals are all that is missing |
 | 130 | stopped by the user, also at a question |
+
+**Asking** ends as what is asked about would end: where it is allowed and could not be done as things stand, `licet ask` says so after `but` (in
+JSON as `conflict`), with exit code 2. A path to yes says the same of its end.
 
 **Work that takes longer** is accepted as an operation. `--wait` follows it to its end; without it the answer names the operation, and
 `licet operation wait TENANT/ID` follows it later.

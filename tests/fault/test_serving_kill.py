@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from licet_adapters.conformance.deployments import ENDPOINT, NEVER
 from licet_adapters.conformance.routing import Caller, ServingWorld, eventually, serving_world
 from licet_adapters.conformance.world import TENANT
-from licet_adapters.errors import JobFailed, Unavailable
+from licet_adapters.errors import IntegrityError, JobFailed, Unavailable
 from licet_adapters.ports import CONTROL_SOCKET
 from licet_adapters.serving import counting
 from licet_adapters.serving.client import LocalServing
@@ -465,6 +465,73 @@ def test_whichever_side_was_restored_the_account_has_no_gap_and_no_number_is_giv
         assert accounted[-1] == number
         # Of a router that was lost whole, only what the log knows can be known: what was never told is forgotten with it.
         assert number > (known if restored in {"router", "router lost"} else max(given_out, default=0))
+
+
+@settings(deadline=None)
+@given(
+    before=st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=4),
+    refused=st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 5)),
+    known=st.integers(0, 60_000),
+    dies=st.booleans(),
+)
+def test_an_account_that_is_refused_goes_on_from_the_log_without_a_gap_and_without_a_restart(
+    before: list[tuple[int, bool]], refused: tuple[int, bool, int], known: int, *, dies: bool
+) -> None:
+    given_out: list[int] = []
+
+    def take(counter: InvocationCounter, count: int) -> None:
+        given_out.extend(counter.take("session", 1, "ok") for _ in range(count))
+
+    with tempfile.TemporaryDirectory() as folder:
+        counter = InvocationCounter(Path(folder) / "counter.json", "router")
+        counter.align(0)
+        counter.reserve()
+        for count, is_told in before:
+            take(counter, count)
+            if is_told and counter.cut() is not None:
+                counter.acknowledge()
+        take(counter, refused[0])
+        if refused[1]:
+            counter.cut()  # The batch that is refused, and on the disk.
+        take(counter, refused[2])
+        counter.realign(known)
+        if dies:
+            counter = InvocationCounter(Path(folder) / "counter.json", "router")
+            counter.align(known)
+        counter.reserve()
+        take(counter, 1)
+        accounted = known
+        while (batch := counter.cut()) is not None:
+            assert batch["first"] == accounted + 1
+            assert sum(g["count"] for g in batch["groups"]) + batch["lost"] == batch["last"] - batch["first"] + 1
+            # What the log refused once is not told again: it is lost.
+            assert sum(g["count"] for g in batch["groups"]) <= 1
+            accounted = batch["last"]
+            counter.acknowledge()
+        assert accounted == given_out[-1] > known
+        assert len(set(given_out)) == len(given_out)
+
+
+def test_a_disk_that_fails_leaves_an_account_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch, counting)
+    counter = InvocationCounter(tmp_path / "counter.json", "router")
+    counter.align(0)
+    counter.reserve()
+    counter.take("session", 1, "ok")
+    disk.fails = "before"
+    with pytest.raises(Unavailable):
+        counter.realign(7)
+    disk.fails = None
+    batch = counter.cut()
+    assert batch is not None
+    assert (batch["first"], batch["last"], batch["lost"]) == (1, 1, 0)
+
+
+def test_a_counter_that_cannot_be_read_names_its_file_and_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "counter.json"
+    path.write_bytes(b"{")
+    with pytest.raises(IntegrityError, match=rf"{path} cannot be read .*: move it away and start the router again"):
+        InvocationCounter(path, "router")
 
 
 def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from sqlmodel import col, select
 from standardwebhooks.webhooks import Webhook
 
-from licet_engine.client import Answer, LicetClientError
+from licet_engine.client import Answer, LicetClientError, StateConflict
 from licet_engine.commands.render import COLUMNS
 from licet_engine.domain.refs import now_ms
 from licet_engine.store import tables
@@ -145,6 +145,67 @@ def test_only_the_requester_withdraws_a_request(world: Installation, version: st
     assert not ben.model.withdraw_request(version, "compliance").allowed
     ana.model.withdraw_request(version, "compliance").require()
     assert inbox(world, "cora") == []
+
+
+def test_who_withdraws_what_is_not_there_is_told_what_became_of_it(world: Installation, version: str) -> None:
+    ana, ben, cora = (world.client(f"{TENANT}/{name}") for name in ("ana", "ben", "cora"))
+
+    def refused(act: Callable[[], Answer], why: str) -> None:
+        with pytest.raises(StateConflict, match=f"is open: {why}. See licet approval list {TENANT} --all"):
+            act()
+
+    refused(lambda: ben.model.withdraw_request(version, "legal"), "you made none")
+    ana.model.request(version, "compliance").require()
+    ana.model.withdraw_request(version, "compliance").require()
+    refused(lambda: ana.model.withdraw_request(version, "compliance"), "you withdrew it already")
+    refused(lambda: ben.model.withdraw_request(version, "compliance"), "you made none")
+    ana.model.request(version, "compliance").require()
+    with pytest.raises(StateConflict, match="stands: you gave none"):
+        cora.model.withdraw_approval(version, "compliance")
+    world.done(cora, approve(world, "cora", version, "compliance"))
+    refused(lambda: ana.model.withdraw_request(version, "compliance"), "a verdict of the track has answered it")
+    # Somebody else's is not taken back, nor is it told as missing.
+    assert not ana.model.withdraw_approval(version, "compliance").allowed
+    cora.model.withdraw_approval(version, "compliance").require()
+    with pytest.raises(StateConflict, match="stands: it was withdrawn already"):
+        cora.model.withdraw_approval(version, "compliance")
+    with tenant_session(world.engine, TENANT, write=True) as session:
+        session.add(
+            tables.ApprovalRequest(
+                tenant_id=TENANT,
+                id="over",
+                model="risk",
+                version=1,
+                track="legal",
+                binding="",
+                requested_by="ana",
+                at_ms=1,
+                expires_at_ms=2,
+            )
+        )
+    refused(lambda: ana.model.withdraw_request(version, "legal"), "its time is over")
+
+
+def test_who_stands_in_and_does_not_say_for_whom_is_told_to(world: Installation, version: str) -> None:
+    ben, sam, admin = (world.client(f"{TENANT}/{name}") for name in ("ben", "sam", "admin"))
+    admin.person.administer(f"{TENANT}/ben", roles=["data-scientist"], qualified=["security"]).require()
+    sam.approval.delegate(f"{TENANT}/ben", "security", until_ms=int(time.time() * 1000) + 3_600_000).require()
+    alone = ben.explain(approve(world, "ben", version, "security"))
+    assert alone is not None
+    (step,) = alone.path["steps"]
+    assert (step["name"], alone.path["possible"], alone.is_approval_pending) == ("stand-in:sam", True, False)
+    assert f"licet approval approve {version} --track security --binding" in step["describe"]
+    assert step["describe"].endswith("--for sam")
+    assert approve(world, "ben", version, "security", verdict="rejected", on_behalf_of="sam").allowed
+    # Where it would not help it is not told: on another track, and to who is not qualified any more.
+    other = ben.explain(approve(world, "ben", version, "legal"))
+    assert other is not None
+    assert other.path["possible"] is False
+    admin.person.administer(f"{TENANT}/ben", roles=["data-scientist"]).require()
+    lost = ben.explain(approve(world, "ben", version, "security"))
+    assert lost is not None
+    assert lost.path["possible"] is False
+    sam.approval.revoke_delegation(f"{TENANT}/ben", "security").require()
 
 
 def test_who_stands_in_approves_and_one_person_has_one_track(world: Installation, version: str) -> None:
@@ -418,6 +479,9 @@ def test_a_ticket_counts_when_it_is_fetched_approved_and_about_the_version(world
         file.write_text(json.dumps(ticket | changed))
         assert world.done(ci, ci.ticket.fetch(TENANT, "CHG-1")).state == "done"
         assert denied()
+        # Named, it must be approved and about the version, whether or not the pack asks for one.
+        named = ci.ask("model.promote", version, {"stage": "staging", "ticket": "CHG-1"})
+        assert "guardrail.tickets.approved" in deciding(named)
     file.write_text(json.dumps(ticket))
     assert world.done(ci, ci.ticket.fetch(TENANT, "CHG-1")).state == "done"
     assert not denied()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -120,6 +121,46 @@ def test_what_nobody_approved_can_be_withdrawn_and_needs_no_review(world: Instal
         world.client("northbank/admin").tenant.approve_break_glass("northbank", number)
     # It was never open, so nothing is to be reviewed before the next.
     world.client(OPERATOR).tenant.end_break_glass("northbank", requested(world)).require()
+
+
+def test_whoever_comes_out_of_turn_is_told_why_and_what_to_do(world: Installation) -> None:
+    operator, admin, cora = (world.client(who) for who in (OPERATOR, "northbank/admin", "northbank/cora"))
+
+    def refused(act: Callable[[], Answer], told: str) -> None:
+        with pytest.raises(StateConflict, match=told):
+            act()
+
+    number, unknown = requested(world), "0" * 32
+    refused(
+        lambda: admin.tenant.approve_break_glass("northbank", unknown), "licet break-glass list northbank shows those"
+    )
+    refused(lambda: cora.tenant.review_break_glass("northbank", number, "x"), "nobody approved it yet")
+    admin.tenant.approve_break_glass("northbank", number).require()
+    refused(lambda: admin.tenant.approve_break_glass("northbank", number), "it was approved already")
+    refused(lambda: cora.tenant.review_break_glass("northbank", number, "x"), "it is open: review it when its time")
+    operator.tenant.end_break_glass("northbank", number).require()
+    refused(lambda: operator.tenant.end_break_glass("northbank", number), "is over already: it is ended")
+    refused(lambda: admin.tenant.approve_break_glass("northbank", number), "and is over: have the operator ask again")
+    cora.tenant.review_break_glass("northbank", number, "fine").require()
+    refused(lambda: cora.tenant.review_break_glass("northbank", number, "fine"), "it was reviewed already")
+    # In another tenant it is as if it had never been.
+    lakeside = world.client("lakeside/admin")
+    refused(lambda: lakeside.tenant.approve_break_glass("lakeside", number), "lakeside has no break-glass")
+
+
+def test_what_was_asked_for_ahead_is_not_approved_before_the_last_was_reviewed(world: Installation) -> None:
+    admin, cora = world.client("northbank/admin"), world.client("northbank/cora")
+    first, second = requested(world), requested(world)
+    admin.tenant.approve_break_glass("northbank", first).require()
+    world.client(OPERATOR).tenant.end_break_glass("northbank", first).require()
+    with pytest.raises(StateConflict, match=f"{first} was not reviewed yet: have compliance or security review it"):
+        admin.tenant.approve_break_glass("northbank", second)
+    assert not look(world, second).allowed
+    cora.tenant.review_break_glass("northbank", first, "fine").require()
+    admin.tenant.approve_break_glass("northbank", second).require()
+    assert look(world, second).allowed
+    world.client(OPERATOR).tenant.end_break_glass("northbank", second).require()
+    cora.tenant.review_break_glass("northbank", second, "fine").require()
 
 
 def test_tokens_are_listed_to_whom_they_concern_and_revoked_together(world: Installation) -> None:

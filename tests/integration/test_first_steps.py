@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from service_world import Installation, poll, problem
+
+from licet_engine.client import RequestRefused, StateConflict
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +83,78 @@ def test_what_policies_require_is_a_list_for_every_asker(world: Installation, tr
     required = [policy["requires"] for policy in policies]
     assert any(required)
     assert all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in required)
+
+
+def test_a_run_in_an_environment_that_is_not_there_is_refused_at_once(world: Installation, trained: str) -> None:
+    assert trained
+    ci = world.client("northbank/ci")
+    body = {"dataset": "northbank/loans", "environment": "mars", "use": "credit-risk"}
+    size = world.size("northbank")
+    for call in (ci.ask, ci.act):
+        with pytest.raises(
+            RequestRefused, match="environment 'mars' is not declared in northbank: name one that licet"
+        ):
+            call("training.launch", "northbank/run-on-mars", body)
+    assert world.size("northbank") == size
+    assert "run-on-mars" not in {row["name"] for row in ci.list("northbank", "runs")}
+    # Another tenant learns of no environment, declared or not.
+    answers = [
+        world.client("lakeside/all").ask("training.launch", "northbank/x", {**body, "environment": name})
+        for name in ("mars", "us-east")
+    ]
+    assert [(answer.allowed, answer.is_explained) for answer in answers] == [(False, False)] * 2
+
+
+def test_one_question_of_many_that_cannot_be_put_is_its_own_answer(world: Installation, trained: str) -> None:
+    assert trained
+    properties = {"dataset": "northbank/loans", "environment": "mars", "use": "credit-risk"}
+    asked: dict[str, Any] = {
+        "subject": {"type": "service-account", "id": "northbank/ci"},
+        "evaluations": [
+            {
+                "action": {"name": "training.launch", "properties": properties | {"environment": place}},
+                "resource": {"type": "Run", "id": f"northbank/{run}"},
+            }
+            for place, run in (("mars", "other"), ("us-east", "other"), ("us-east", "run-1"))
+        ],
+    }
+    with world.http("northbank/ci") as http:
+        response = http.post("/access/v1/evaluations", json=asked)
+    assert response.status_code == 200, response.text
+    told = response.json()["evaluations"]
+    assert [answer["decision"] for answer in told] == [False, True, True]
+    assert "mars" in told[0]["context"]["error"]["message"]
+    assert "conflict" not in told[1]["context"]
+    assert told[2]["context"]["conflict"]["code"] == "conflict"
+
+
+def test_what_could_not_be_done_is_told_with_the_answer_and_at_the_end_of_the_path(
+    world: Installation, trained: str
+) -> None:
+    assert trained
+    ci = world.client("northbank/ci")
+    launch = {"dataset": "northbank/loans", "environment": "us-east", "use": "credit-risk"}
+    free = ci.ask("training.launch", "northbank/another", launch)
+    taken = ci.ask("training.launch", "northbank/run-1", launch)
+    assert (free.allowed, free.conflict, taken.allowed) == (True, None, True)
+    told = {"code": "conflict", "detail": "run northbank/run-1 exists already: launch it under another name"}
+    assert taken.conflict == told
+    with pytest.raises(StateConflict, match="exists already"):
+        ci.act("training.launch", "northbank/run-1", launch)
+    # Where it is denied, nothing of it is told but where the path to yes would lead into it.
+    paths = {}
+    for name in ("another", "run-1"):
+        dear = ci.ask("training.launch", f"northbank/{name}", launch | {"cost": 5000})
+        assert (dear.allowed, dear.conflict) == (False, None)
+        explanation = ci.explain(dear)
+        assert explanation is not None
+        assert [step["name"] for step in explanation.path["steps"]] == ["budget:training"]
+        paths[name] = explanation.path["conflict"]
+    assert paths == {"another": None, "run-1": told}
+    outside = world.client("northbank/uma").ask("training.launch", "northbank/run-1", launch)
+    assert (outside.allowed, outside.conflict) == (False, None)
+    explanation = world.client("northbank/uma").explain(outside)
+    assert explanation is None or (explanation.path["possible"], explanation.path["conflict"]) == (False, None)
 
 
 def test_a_version_is_of_who_made_it_not_of_who_failed_to(world: Installation, trained: str) -> None:

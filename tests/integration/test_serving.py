@@ -374,7 +374,11 @@ def test_an_alarm_on_a_first_version_ends_it_and_that_is_told(
     house: Installation, hook: tuple[Receiver, Webhook]
 ) -> None:
     ana, lone = house.client("northbank/ana"), "northbank/lone"
-    assert deploy(house, 3, endpoint=lone, alarms=ALARMS).state == "done"
+    # Who deploys is told beforehand that there is nothing to return to.
+    ci = house.client("northbank/ci")
+    answer = ci.endpoint.deploy(lone, "northbank/scorer@3", alarms=ALARMS, replicas={"min": 1, "max": 1, "idle_s": 0})
+    assert answer.result["note"].startswith("there is no version before on this endpoint")
+    assert house.done(ci, answer).state == "done"
 
     def feed() -> bool:
         body = rows_request([{"income": 400.0 + i, "ratio": 9.0} for i in range(50)])

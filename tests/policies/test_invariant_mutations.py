@@ -55,6 +55,7 @@ EQUIVALENT = {
     ("guardrail.separation-of-duties.policy", "principal widened"),
     ("guardrail.separation-of-duties.self", "principal widened"),
     ("guardrail.separation-of-duties.self", "resource widened"),
+    ("guardrail.tickets.approved", "action widened"),
     ("guardrail.tickets.fresh", "action widened"),
 }
 EACH = pytest.mark.parametrize("guardrail", guardrails(), ids=lambda policy: policy.id)

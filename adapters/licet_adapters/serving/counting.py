@@ -7,9 +7,9 @@ Rules kept here:
 - A batch names the numbers it covers, each once: the first follows the last of the batch before. What a crash left
   reserved and not told is told as lost, once, by the next start.
 - A batch is on the disk before it is told, so that after a crash the very same batch is told again.
-- Before the first number of a life is given, the account as the log has it is asked for. Where it is not what is remembered
-  here (one of the two was restored, or this folder was lost), the log's word counts: nothing that it knows is given again,
-  and what it does not know is told as lost.
+- Before the first number of a life is given, the account as the log has it is asked for, and again when the log refuses what
+  is told. Where it is not what is remembered here (one of the two was restored, or this folder was lost), the log's word counts:
+  nothing that it knows is given again, and what it does not know is told as lost.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ class InvocationCounter:
                 epoch, reserved, reported = state["epoch"], state["reserved"], state["reported"]
                 self._pending = state["pending"]
             except (LicetAttestationError, KeyError, TypeError) as error:
-                raise IntegrityError(f"the counter of an endpoint cannot be read: {error}") from error
+                raise IntegrityError(
+                    f"the counter {path} cannot be read ({error}): move it away and start the router again; it goes on from the"
+                    " log's account then"
+                ) from error
         self._epoch = epoch + 1
         self._reserved, self._reported = reserved, reported
         # Beyond what the pending batch covers, what was reserved may have been given out; nobody knows to whom.
@@ -122,11 +125,31 @@ class InvocationCounter:
         with self._disk, self._memory:
             known = {self._reported} if self._pending is None else {self._reported, self._pending["last"]}
             if accounted not in known:
-                reserved = max(self._reserved, accounted)
-                self._write(reserved=reserved, reported=accounted, pending=None)
-                self._reserved, self._reported, self._pending = reserved, accounted, None
-                self._lost, self._next = reserved - accounted, reserved + 1
+                self._go_on_from(accounted)
             self._is_aligned = True
+
+    def realign(self, accounted: int) -> None:
+        """Go on from the log's account, which refuses what is told of this life: all of it that the log lacks is lost.
+
+        Numbers that were given stay given: none is given again.
+
+        Args:
+            accounted: The last number that the log accounts for.
+
+        Raises:
+            Unavailable: The disk does not take it. Everything is as it was.
+        """
+        with self._disk, self._memory:
+            self._go_on_from(accounted)
+
+    def _go_on_from(self, accounted: int) -> None:
+        """The log's account counts; both locks are held."""
+        reserved, last = max(self._reserved, accounted), max(self._next - 1, accounted)
+        self._write(reserved=reserved, reported=accounted, pending=None)
+        # A crash right here leaves the same: the next life tells what is reserved beyond the account as lost.
+        self._reserved, self._reported, self._pending = reserved, accounted, None
+        self._groups, self._lost, self._next = Counter(), last - accounted, last + 1
+        self._full.clear()
 
     def reserve(self) -> None:
         """Reserve the next block, durably; may wait for the disk.

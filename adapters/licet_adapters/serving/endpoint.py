@@ -184,6 +184,14 @@ class Endpoint:
             logger.warning("no invocation numbers reserved", extra={"reason": str(error)})
             await asyncio.sleep(_RESERVE_AGAIN_S)
 
+    def realign(self) -> None:
+        """Go on from the account as the api has it; waits for the api and the disk, so not on the event loop.
+
+        Raises:
+            Unavailable: The disk does not take it.
+        """
+        self.counter.realign(self._accounted())
+
     # --- changes that a warrant permits -----------------------------------------------------------------------------------
 
     async def deploy(self, job: DeploymentJob, plan: DeploymentPlan) -> None:

@@ -6,6 +6,8 @@ Rules kept here:
   called again with the same content after a lost answer.
 - A return on an alarm is attested by a statement made from the event alone, so that signed again it is the same.
 - What is refused of one endpoint is told again after a pause of its own. It holds up no other endpoint: those are other tenants'.
+- A batch that does not follow on the account will never do so. The api's account counts then, and what it lacks is told as lost:
+  once in a while, since each batch that is refused is an entry of the log.
 - Nothing here stands in the way of a request: all of it runs beside the event loop, and an api that is away is waited for.
 """
 
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 BATCH_EVERY_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_REALIGN_AFTER_S = 60.0
+"""How long an endpoint's account is left as it is after it was broken and taken anew."""
+_BROKEN = "account-broken"
+"""The code of the api's refusal of a batch that does not follow on the account, or is of sessions that it does not know."""
 _FINAL = frozenset({SignerRefused.code, "invalid-input", "no-such-operation"})
 """Codes of refusals that asking again does not change."""
 
@@ -60,6 +66,8 @@ class Reporter:
         # Endpoints of which the api took no event, or no batch.
         self._events_rest: dict[str, _Rest] = {}
         self._counts_rest: dict[str, _Rest] = {}
+        # When an endpoint's account was last taken from the api, in seconds of the loop.
+        self._realigned_s: dict[str, float] = {}
 
     def wake(self) -> None:
         """There is an event to tell."""
@@ -159,10 +167,24 @@ class Reporter:
         loop = asyncio.get_running_loop()
         state = endpoint.state
         while (batch := await loop.run_in_executor(self._executor, endpoint.counter.cut)) is not None:
-            await self._call("invocations", tenant=state.tenant, endpoint=state.endpoint, batch=batch)
+            try:
+                await self._call("invocations", tenant=state.tenant, endpoint=state.endpoint, batch=batch)
+            except RpcFault as fault:
+                if fault.code == _BROKEN:
+                    await self._realign(endpoint)
+                raise  # What is lost is told at the next turn.
             await loop.run_in_executor(self._executor, endpoint.counter.acknowledge)
             if not endpoint.counter.has_full:
                 break
+
+    async def _realign(self, endpoint: Endpoint) -> None:
+        loop = asyncio.get_running_loop()
+        name = endpoint.state.endpoint
+        if loop.time() - self._realigned_s.get(name, float("-inf")) < _REALIGN_AFTER_S:
+            return
+        self._realigned_s[name] = loop.time()
+        await loop.run_in_executor(self._executor, endpoint.realign)
+        logger.error("the account of an endpoint was broken, and is taken from the log", extra={"endpoint": name})
 
 
 def rollback_statement(tenant: str, endpoint: str, event: Mapping[str, Any]) -> Statement:

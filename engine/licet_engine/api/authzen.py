@@ -116,14 +116,17 @@ async def _evaluate(context: Context, identify: Callable[[], Who], question: _Qu
 async def _one_of_many(context: Context, identify: Callable[[], Who], item: Evaluation) -> dict[str, Any]:
     """One evaluation of a batch: what is wrong with it is its own answer, a no, and spoils none of the others."""
     try:
-        question = _question(item)
+        return await _evaluate(context, identify, _question(item))
     except InvalidInput as error:
         return {"decision": False, "context": {"error": {"status": error.status, "message": error.message}}}
-    return await _evaluate(context, identify, question)
 
 
 def _told(answer: Answer) -> dict[str, Any]:
-    return {"decision": answer.decision.allowed, "context": answer.decision_json()}
+    conflict = answer.conflict_json()
+    return {
+        "decision": answer.decision.allowed,
+        "context": answer.decision_json() | ({} if conflict is None else {"conflict": conflict}),
+    }
 
 
 def routes(context: Context) -> list[Any]:

@@ -90,7 +90,10 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
     },
     "Accepted": _object(id=_TEXT, tenant=_TEXT, state=_TEXT),
     "Answer": _object(decision=_ref("Decision"), operation=_or_null(_ref("Accepted")), result=_ANY_OBJECT),
-    "DryAnswer": _object(decision=_ref("Decision")),
+    "DryAnswer": {
+        **_object(decision=_ref("Decision"), conflict=_or_null(_object(code=_TEXT, detail=_TEXT))),
+        "description": "With an allow, conflict says why it could not be done as things stand, where that is so.",
+    },
     "Problem": {
         **_object(
             ("decision",),

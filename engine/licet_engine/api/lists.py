@@ -13,6 +13,7 @@ from sqlmodel import Session, SQLModel, col, false, select
 from licet_attestations import canonical
 from licet_engine.api.services import Services
 from licet_engine.decide.bundle import CompiledBundle
+from licet_engine.decide.decision import Request
 from licet_engine.decide.entities import Fact, FactSet
 from licet_engine.decide.explain import explain
 from licet_engine.decide.path import path_to_yes
@@ -22,8 +23,9 @@ from licet_engine.domain.refs import PLATFORM, now_ms
 from licet_engine.lifecycle.asking import Asked, parse_asked
 from licet_engine.lifecycle.breakglass import state_of
 from licet_engine.lifecycle.catalogue import VERBS
+from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.inbox import inbox
-from licet_engine.lifecycle.paths import obtainable
+from licet_engine.lifecycle.paths import obstacle, obtainable
 from licet_engine.lifecycle.verbs import Who
 from licet_engine.log import store
 from licet_engine.store import tables
@@ -313,9 +315,18 @@ def decision_explanation(services: Services, who: Who, row: tables.Decision) -> 
         resource = next((f.entity for f in facts if f.uid == request.resource), None)
         with services.tenants.view(who.tenant) as found:
             if resource is not None and found is not None:
-                items = obtainable(found[0], request.action, resource)
-                told["path"] = path_to_yes(compiled, request, facts, items).to_json()
+                told["path"] = _path(found[0], compiled, request, facts, resource)
     return told
+
+
+def _path(
+    view: View, compiled: CompiledBundle, request: Request, facts: FactSet, resource: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The path to yes, and what could not be done even at its end as things stand."""
+    path = path_to_yes(compiled, request, facts, obtainable(view, request, resource))
+    conflict = obstacle(view, request) if path.possible else None
+    told = None if conflict is None else {"code": conflict.code, "detail": conflict.message}
+    return path.to_json() | {"conflict": told}
 
 
 def _compiled(services: Services, who: Who, bundle: tables.PolicyBundle) -> CompiledBundle:

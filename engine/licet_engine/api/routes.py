@@ -103,7 +103,7 @@ def _asking_routes(context: Context) -> list[Any]:
             verb, body.get("resource"), body.get("parameters"), claimed=body.get("claimed"), is_dry=True
         )
         answer = await context.ask(identify, asked)
-        return {"decision": answer.decision_json()}
+        return {"decision": answer.decision_json(), "conflict": answer.conflict_json()}
 
     @put("/v1/uploads", tags=["upload"], summary="Send a file that a later request will use.", status_code=201)
     async def upload(request: AnyRequest) -> dict[str, Any]:

@@ -57,7 +57,9 @@ def _verdict(
     """Give a group a command on the approval of a version."""
     command: Callable[..., Any] = mutation(function) if bound else immediate(function)
     if bound:
-        command = click.option("--for", "on_behalf_of", help="Reviewer who delegated the track to you.")(command)
+        command = click.option(
+            "--for", "on_behalf_of", help="Reviewer in whose place you give it: who delegated the track to you."
+        )(command)
         told = "Binding that was reviewed, or its first 16 characters; refused if it is another by now."
         command = click.option("--binding", required=name == "approve", help=told)(command)
     command = click.option("--reason", required=reason_required, help="Why.")(command)
@@ -120,12 +122,15 @@ def list_(desk: Desk, tenant: str, limit: int, *, is_all: bool) -> None:
     rows = desk.client.list(tenant, "inbox", limit=limit)
     lines = list_lines("inbox", rows) if rows else ["Nothing waits for you."]
     for row in rows:
+        if row.get("on_behalf_of"):
+            told = f"you stand in for {row['on_behalf_of']}: approve or reject it with --for {row['on_behalf_of']}"
+            lines.append(labelled(clean(f"{row['version']} {row['track']}  "), told))
         for name, told in (
             ("changed_since_request", "changed since it was asked for"),
             ("changed_since_approval", "changed since the approval before"),
         ):
             if row.get(name):
-                lines.append(labelled(clean(f"{row['version']} {row['track']}"), f"{told}: {', '.join(row[name])}"))
+                lines.append(labelled(clean(f"{row['version']} {row['track']}  "), f"{told}: {', '.join(row[name])}"))
     desk.show({"items": rows}, lines)
 
 

@@ -129,7 +129,7 @@ def ask(
     parameters_file: Path | None,
     **named: str | None,
 ) -> None:
-    """Ask whether VERB on REF would be permitted; nothing is done.
+    """Ask whether VERB on REF would be permitted, and possible as things stand; nothing is done.
 
     VERB is short (promote, approve, register, train, download, delete, export, ...) or an action in full (model.promote).
 

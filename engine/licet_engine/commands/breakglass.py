@@ -26,7 +26,7 @@ def break_glass() -> None:
 @click.option("--for", "duration", type=SECONDS, default="1h", show_default=True, help="How long; at most 4h.")
 @immediate
 def request(desk: Desk, tenant: str, *, reason: str, duration: float) -> None:
-    """Ask a tenant to let you look. For operators of the platform."""
+    """Ask a tenant to let you look; tell its administrator the ID. For operators of the platform."""
     answer = desk.client.tenant.request_break_glass(tenant, reason, duration_s=int(duration), **desk.sent)
     desk.finish(answer)
 
@@ -53,7 +53,7 @@ def look(desk: Desk, tenant: str, *, identifier: str, what: str, limit: int) -> 
         desk.finish(answer)
         return
     rows = list(answer.result.get("items") or ())
-    desk.show(answer.to_json(), list_lines(what, rows))
+    desk.show({**answer.to_json(), "items": rows}, list_lines(what, rows))
 
 
 @break_glass.command()

@@ -98,6 +98,9 @@ class Desk:
                 document |= {"explanation": explanation.explanation, "path": explanation.path}
             self.show(document, answer_lines(answer, explanation))
             raise click.exceptions.Exit(EXIT_APPROVAL_PENDING if pending else EXIT_DENIED)
+        if answer.conflict is not None:
+            self.show(answer.to_json(), answer_lines(answer))
+            raise click.exceptions.Exit(EXIT_ERROR)  # As what was asked about would end.
         operation = answer.operation
         if operation is None or not self.wait:
             lines = answer_lines(answer)

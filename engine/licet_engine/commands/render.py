@@ -14,6 +14,7 @@ from licet_engine.commands.text import (
     micro_text,
     table,
     time_text,
+    title_of,
     value_text,
     verdict,
 )
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from licet_engine.client_values import Answer, DecidingPolicy, Explanation, Operation
 
 _MOST_PARTS = 8
+_MOST_COLUMNS = 8
 _CHECK = "check:"
 
 COLUMNS: Mapping[str, Sequence[str]] = {
@@ -48,7 +50,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "decisions": ("id", "at_ms", "allowed", "action", "resource", "principal", "observed"),
     "bundles": ("digest_hex", "state", "author", "created_at_ms", "activated_at_ms"),
 }
-"""What a list shows in text; JSON shows all of it."""
+"""What a list shows in text; JSON shows all of it, and below the list stands what is left out."""
 
 
 def answer_lines(answer: Answer, explanation: Explanation | None = None) -> list[str]:
@@ -67,6 +69,8 @@ def answer_lines(answer: Answer, explanation: Explanation | None = None) -> list
         lines.append("  No reasons are given: it may not exist, or its policies are not yours to read.")
     lines += [labelled("error", f"{e} could not be evaluated, and an error means no", indent=2) for e in answer.errors]
     lines += [labelled("observed", f"{o} would forbid it if it were enforced", indent=2) for o in answer.observed]
+    if answer.conflict is not None:
+        lines.append(labelled("but", f"it could not be done as things stand: {answer.conflict['detail']}", indent=2))
     if answer.missing_approvals:
         lines.append(labelled("missing approvals", ", ".join(answer.missing_approvals), indent=2, label_chars=19))
     failing = [] if answer.allowed else [w.removeprefix(_CHECK) for w in answer.requires if w.startswith(_CHECK)]
@@ -159,6 +163,9 @@ def path_lines(explanation: Explanation) -> list[str]:
     for number, step in enumerate(steps, 1):
         name = step.get("name")
         lines.append(labelled(f"{number}.", f"{step.get('describe') or name}  [{name}]", indent=4, label_chars=4))
+    if conflict := path.get("conflict"):
+        told = f"Even then it could not be done as things stand: {conflict.get('detail')}"
+        lines.append(labelled("but", told, indent=4, label_chars=4))
     return lines
 
 
@@ -304,5 +311,14 @@ def list_lines(what: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return [f"no {what}"]
     present = {name for row in rows for name in row}
-    columns = [name for name in COLUMNS.get(what, ()) if name in present]
-    return table(rows, columns or list(rows[0])[:8])
+    columns = [name for name in COLUMNS.get(what, ()) if name in present] or list(rows[0])[:_MOST_COLUMNS]
+    lines = table(rows, columns)
+    # What says nothing in any row is missed by nobody.
+    if hidden := sorted(name for name in present - set(columns) if any(_says(row.get(name)) for row in rows)):
+        told = f"{', '.join(title_of(name).replace('_', ' ') for name in hidden)}; --format json shows all"
+        lines.append(labelled("not shown:", told, label_chars=11))
+    return lines
+
+
+def _says(value: Any) -> bool:
+    return value not in (None, "", [], {})

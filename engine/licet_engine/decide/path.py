@@ -53,12 +53,14 @@ class Obtainable:
         describe: What to do to get it, for a person.
         patch: What would be true then.
         readable: Whether the asker may read that it exists.
+        brings: Facts that the patch names and that may not be among those of the question.
     """
 
     name: str
     describe: str
     patch: tuple[Change, ...]
     readable: bool = True
+    brings: tuple[Fact, ...] = ()
 
     def to_json(self) -> dict[str, str]:
         """For an answer; without the patch, which holds facts."""
@@ -161,6 +163,8 @@ def supposed(request: Request, facts: FactSet, items: Sequence[Obtainable]) -> t
     Raises:
         FactError: A change names an entity that no fact is about, or adds to what is no set.
     """
+    brought = {fact.uid: fact for item in items for fact in item.brings if facts.get(fact.uid.key) is None}
+    facts = FactSet([*facts, *brought.values()])
     entities: dict[EntityUid, dict[str, Any]] = {}
     context = dict(request.context)
     for change in (change for item in items for change in item.patch):

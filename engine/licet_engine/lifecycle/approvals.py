@@ -154,14 +154,18 @@ def _bound(view: View, row: ModelVersion, body: RequestApproval | GiveVerdict, i
     }
 
 
-def _own_requests(view: View, who: Who, row: ModelVersion, track: str) -> list[ApprovalRequest]:
-    """The asker's open requests for a version on a track."""
+def _open_requests(view: View, row: ModelVersion, track: str) -> list[ApprovalRequest]:
+    """The open requests for a version on a track."""
     return [
         request
         for request in view.approval_requests()
         if (request.model, request.version, request.track) == (row.model, row.version, track)
-        and request.requested_by == who.name
     ]
+
+
+def _own_requests(view: View, who: Who, row: ModelVersion, track: str) -> list[ApprovalRequest]:
+    """The asker's open requests for a version on a track."""
+    return [request for request in _open_requests(view, row, track) if request.requested_by == who.name]
 
 
 def _withdrawn(requests: Sequence[ApprovalRequest]) -> list[Update]:
@@ -274,18 +278,48 @@ def ask_withdraw_request(view: View, who: Who, ref: Ref, body: Withdraw, _ids: I
     row = found(view, ref)
     if row is None:
         return None
-    mine = _own_requests(view, who, row, body.track)
+    there = _open_requests(view, row, body.track)
+    mine = [request for request in there if request.requested_by == who.name]
+    conflict = None
+    if not mine:
+        why = _why_no_request(view.last_request(row.model, row.version, body.track, who.name))
+        conflict = Conflict(f"no request of yours for {ref} on track {body.track} is open: {why}. {_look_at(ref)}")
     note = Note("approval", {"event": "request-withdrawn", "version": str(ref), "track": body.track, "by": who.id})
     return Proposal(
         resource=view.model_version_entity(row),
-        context={"track": body.track, "own": bool(mine)},
+        # Where nothing is open there is nobody else's to withdraw, and the conflict says so.
+        context={"track": body.track, "own": bool(mine) or not there},
         change=Change(
             updates=_withdrawn(mine),
             notes=(note,),
         ),
-        conflict=None if mine else Conflict(f"no request of yours for {ref} on track {body.track} is open"),
+        conflict=conflict,
         result={"withdrawn": [request.id for request in mine], "track": body.track},
     )
+
+
+def _why_no_request(last: ApprovalRequest | None) -> str:
+    """Why a request is not open, by the last that was made."""
+    if last is None:
+        return "you made none"
+    if last.state == "answered":
+        return "a verdict of the track has answered it"
+    return "you withdrew it already" if last.state == "withdrawn" else "its time is over"
+
+
+def _why_no_approval(last: Approval | None) -> str:
+    """Why an approval does not stand, by the last verdict that was given."""
+    if last is None:
+        return "you gave none"
+    if last.verdict == "rejected":
+        return "your last verdict there is a rejection; to take that back, approve"
+    if last.withdrawn_at_ms is not None:
+        return "it was withdrawn already, by you or with a rejection of its track"
+    return "it is void, since what it was given for changed or somebody behind it may not act any more"
+
+
+def _look_at(ref: Ref) -> str:
+    return f"See licet approval list {ref.tenant} --all"
 
 
 def ask_withdraw_approval(view: View, who: Who, ref: Ref, body: Withdraw, ids: Ids) -> Proposal | None:
@@ -293,23 +327,26 @@ def ask_withdraw_approval(view: View, who: Who, ref: Ref, body: Withdraw, ids: I
     row = found(view, ref)
     if row is None:
         return None
-    mine = [
-        approval
-        for approval in view.approvals(row.model, row.version)
-        if approval.track == body.track and who.name in {approval.approver, approval.on_behalf_of}
-    ]
+    there = [approval for approval in view.approvals(row.model, row.version) if approval.track == body.track]
+    mine = [approval for approval in there if who.name in {approval.approver, approval.on_behalf_of}]
+    conflict = None
+    if not mine:
+        given = (a for a in view.verdicts(row.model, row.version) if who.name in {a.approver, a.on_behalf_of})
+        why = _why_no_approval(next((a for a in given if a.track == body.track), None))
+        conflict = Conflict(f"no approval of yours for {ref} on track {body.track} stands: {why}. {_look_at(ref)}")
     record = {"version": str(ref), "track": body.track, "by": who.id, "reason": body.reason}
     withdrawn = {"withdrawn_at_ms": ids.now_ms}
     told = {**record, "approvals": [a.id for a in mine], "cause": "withdrawn", "changed": []}
     return Proposal(
         resource=view.model_version_entity(row),
-        context={"track": body.track, "own": bool(mine)},
+        # As with requests.
+        context={"track": body.track, "own": bool(mine) or not there},
         change=Change(
             updates=[Update(Approval, {"id": a.id, "withdrawn_at_ms": None}, withdrawn) for a in mine],
             notes=(Note("approval", {"event": "approval-withdrawn", **record}),),
             events=(Event("approval.voided", told),),
         ),
-        conflict=None if mine else Conflict(f"no approval of yours for {ref} on track {body.track} stands"),
+        conflict=conflict,
         result={"withdrawn": [approval.id for approval in mine], "track": body.track},
     )
 

@@ -96,7 +96,7 @@ class Answer:
         result: What an allow answers at once.
         secrets: Answered once and stored nowhere.
         is_plain: Whether nothing but the decision's id and a no may be told.
-        conflict: Why it cannot be done although it is allowed.
+        conflict: Why it cannot be done, or could not be, although it is allowed.
     """
 
     decision_id: str
@@ -119,6 +119,10 @@ class Answer:
                 "observed": list(self.decision.observed),
             }
         return told
+
+    def conflict_json(self) -> dict[str, str] | None:
+        """Why it cannot be done although it is allowed, as the API tells it to who only asks."""
+        return None if self.conflict is None else {"code": self.conflict.code, "detail": self.conflict.message}
 
     def to_json(self) -> dict[str, Any]:
         """The whole answer, with its secrets."""
@@ -459,7 +463,7 @@ class Desk:
             if found is None:
                 raise Busy(f"tenant {who.tenant} is not there yet; try again")
             view, in_force = found
-            ids = Ids(decision=new_id(), operation=new_id(), now_ms=view.now_ms)
+            ids = Ids(decision=new_id(), operation=new_id(), now_ms=view.asked_at_ms)
             # Whose permissions count: who asks on behalf of another was permitted to do so by a decision of its own.
             subject = asked.subject or who
             principal = view.principal(subject.name)
@@ -492,7 +496,9 @@ class Desk:
             owner_version=owner_version,
             mailing=mailing,
         )
-        if asked.is_dry and asked.verb.sketch is None and len(asked.body.model_dump_json()) <= _MAX_REMEMBERED_CHARS:
+        # What rests on more than facts may be otherwise the next time, though the facts are the same.
+        is_lasting = asked.verb.sketch is None and not view.is_passing
+        if asked.is_dry and is_lasting and len(asked.body.model_dump_json()) <= _MAX_REMEMBERED_CHARS:
             self._remembered.put(self._recall_key(who, asked), question, _weight(question))
         return question
 
@@ -507,7 +513,7 @@ class Desk:
             principal=EntityUid.from_json(who.uid),
             action=asked.verb.action,
             resource=EntityUid.from_json(entity["uid"]),
-            context={"claimed": [], "now_ms": view.now_ms},
+            context={"claimed": [], "now_ms": view.asked_at_ms},
         )
         facts = FactSet(Fact.from_entity(part) for part in (*asker, entity))
         allowed = decide(in_force.bundle, request, facts, remember=False).allowed
@@ -518,7 +524,9 @@ class Desk:
         if asked.ref.tenant == who.tenant:
             return asked.verb.propose(view, who, asked.ref, asked.body, ids), None
         if who.tenant == PLATFORM and asked.verb.action.startswith("tenant."):
-            # Operators administer tenants, and nothing of a tenant's: no other verb reaches beyond the wall.
+            # Operators administer tenants, and nothing of a tenant's: no other verb reaches beyond the wall. What is the tenant's
+            # changes without the operators' facts.
+            view.is_passing = True
             with self.tenants.view(asked.ref.tenant) as found:
                 if found is None:
                     is_new = asked.verb.creates
@@ -590,7 +598,7 @@ class Desk:
             result=proposal.result if does and proposal is not None else {},
             secrets=proposal.secrets if does and proposal is not None else {},
             is_plain=proposal is None,
-            conflict=proposal.conflict if decision.allowed and proposal is not None and not asked.is_dry else None,
+            conflict=proposal.conflict if decision.allowed and proposal is not None else None,
         )
         return _Prepared(self._submission(question, answer, change, entry, ids), answer, question, request)
 

@@ -87,7 +87,7 @@ def ask_request(view: View, who: Who, ref: Ref, body: RequestBreakGlass, ids: Id
         duration_ms=body.duration_s * 1000,
         requested_at_ms=ids.now_ms,
     )
-    unreviewed = sum(state_of(other, ids.now_ms) == "ended" for other in view.break_glasses())
+    unreviewed = sum(state_of(other, view.now_ms) == "ended" for other in view.break_glasses())
     conflict = None
     if ref.tenant == PLATFORM:
         conflict = Conflict("what is the platform's own is no tenant's: nothing needs to be broken there")
@@ -97,14 +97,42 @@ def ask_request(view: View, who: Who, ref: Ref, body: RequestBreakGlass, ids: Id
         context={"unreviewed": unreviewed},
         change=Change(inserts=(Insert(BreakGlass, row.model_dump()),), notes=(note,)),
         conflict=conflict,
-        result={"tenant": ref.tenant, "break_glass": row.id, "state": "requested"},
+        result={
+            "tenant": ref.tenant,
+            "break_glass": row.id,
+            "state": "requested",
+            "approve_until_ms": ids.now_ms + APPROVE_WITHIN_MS,
+        },
     )
 
 
 def _missing(view: View, identifier: str) -> Proposal:
     """What is not there changes nothing; who may not ask is denied before this is told."""
-    conflict = Conflict(f"{view.tenant.tenant_id} has no break-glass {identifier}")
+    tenant = view.tenant.tenant_id
+    conflict = Conflict(
+        f"{tenant} has no break-glass {identifier}: licet break-glass list {tenant} shows those that there are"
+    )
     return Proposal(resource=view.tenant_entity(), conflict=conflict)
+
+
+_NOT_TO_APPROVE: Final[Mapping[str, str]] = {
+    "lapsed": "it lapsed, withdrawn or not approved within a day: have the operator ask again",
+    "open": "it was approved already",
+    "ended": "it was approved already, and is over: have the operator ask again, once it was reviewed",
+    "reviewed": "it is over: have the operator ask again",
+}
+_NOT_TO_REVIEW: Final[Mapping[str, str]] = {
+    "requested": "nobody approved it yet, so nobody looked",
+    "lapsed": "it was never approved, so nobody looked",
+    "open": "it is open: review it when its time is over, or end it first with licet break-glass end",
+    "reviewed": "it was reviewed already",
+}
+"""Why not, by state."""
+
+
+def _other_unreviewed(view: View, row: BreakGlass) -> BreakGlass | None:
+    """Another that is over and was not reviewed: several may be asked for at once, and each is reviewed before the next is approved."""
+    return next((o for o in view.break_glasses() if o.id != row.id and state_of(o, view.now_ms) == "ended"), None)
 
 
 def ask_approve(view: View, who: Who, _ref: Ref, body: OfBreakGlass, ids: Ids) -> Proposal:
@@ -112,9 +140,14 @@ def ask_approve(view: View, who: Who, _ref: Ref, body: OfBreakGlass, ids: Ids) -
     row = view.break_glass(body.id)
     if row is None:
         return _missing(view, body.id)
-    state = state_of(row, ids.now_ms)
+    state = state_of(row, view.now_ms)
     until_ms = ids.now_ms + row.duration_ms
     values = {"approved_by": who.name, "approved_at_ms": ids.now_ms, "until_ms": until_ms}
+    conflict = None
+    if state != "requested":
+        conflict = Conflict(f"break-glass {row.id} cannot be approved: {_NOT_TO_APPROVE[state]}")
+    elif (other := _other_unreviewed(view, row)) is not None:
+        conflict = Conflict(f"break-glass {other.id} was not reviewed yet: have compliance or security review it first")
     where = {"id": row.id, "approved_at_ms": None, "ended_at_ms": None}
     return Proposal(
         resource=view.tenant_entity(),
@@ -122,7 +155,7 @@ def ask_approve(view: View, who: Who, _ref: Ref, body: OfBreakGlass, ids: Ids) -
             updates=(Update(BreakGlass, where, values),),
             notes=(_note("approved", row, who, operator=row.operator, until_ms=until_ms),),
         ),
-        conflict=None if state == "requested" else Conflict(f"break-glass {row.id} is {state}: it cannot be approved"),
+        conflict=conflict,
         result={"break_glass": row.id, "state": "open", "operator": row.operator, "until_ms": until_ms},
     )
 
@@ -132,7 +165,7 @@ def ask_end(view: View, who: Who, _ref: Ref, body: OfBreakGlass, ids: Ids) -> Pr
     row = view.break_glass(body.id)
     if row is None:
         return _missing(view, body.id)
-    state = state_of(row, ids.now_ms)
+    state = state_of(row, view.now_ms)
     over = "lapsed" if state == "requested" else "ended"
     return Proposal(
         resource=view.tenant_entity(),
@@ -140,7 +173,9 @@ def ask_end(view: View, who: Who, _ref: Ref, body: OfBreakGlass, ids: Ids) -> Pr
             updates=(Update(BreakGlass, {"id": row.id, "ended_at_ms": None}, {"ended_at_ms": ids.now_ms}),),
             notes=(_note("ended", row, who),),
         ),
-        conflict=None if state in {"requested", "open"} else Conflict(f"break-glass {row.id} is {state} already"),
+        conflict=None
+        if state in {"requested", "open"}
+        else Conflict(f"break-glass {row.id} is over already: it is {state}"),
         result={"break_glass": row.id, "state": over},
     )
 
@@ -150,7 +185,7 @@ def ask_review(view: View, who: Who, _ref: Ref, body: ReviewBreakGlass, ids: Ids
     row = view.break_glass(body.id)
     if row is None:
         return _missing(view, body.id)
-    state = state_of(row, ids.now_ms)
+    state = state_of(row, view.now_ms)
     context = (
         {} if row.approved_by is None else {"approved_by": entity_ref("Person", f"{row.tenant_id}/{row.approved_by}")}
     )
@@ -164,17 +199,17 @@ def ask_review(view: View, who: Who, _ref: Ref, body: ReviewBreakGlass, ids: Ids
         ),
         conflict=None
         if state == "ended"
-        else Conflict(f"break-glass {row.id} is {state}: only an ended one is reviewed"),
+        else Conflict(f"break-glass {row.id} cannot be reviewed: {_NOT_TO_REVIEW[state]}"),
         result={"break_glass": row.id, "state": "reviewed"},
     )
 
 
-def ask_look(view: View, who: Who, ref: Ref, body: Look, ids: Ids) -> Proposal:
+def ask_look(view: View, who: Who, ref: Ref, body: Look, _ids: Ids) -> Proposal:
     """An operator looks. What was not approved, is over, or is another operator's is denied, not merely refused."""
     row = view.break_glass(body.id)
-    is_open = row is not None and row.operator == who.id and state_of(row, ids.now_ms) == "open"
+    is_open = row is not None and row.operator == who.id and state_of(row, view.now_ms) == "open"
     context: dict[str, Any] = {
-        "until_ms": _until_ms(row, ids.now_ms) if row is not None and row.operator == who.id else 0
+        "until_ms": _until_ms(row, view.now_ms) if row is not None and row.operator == who.id else 0
     }
     approver = view.principal(row.approved_by) if row is not None and is_open and row.approved_by else None
     entities = []

@@ -10,7 +10,7 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,12 @@ from licet_engine.store.tables import Deployment, Endpoint, InvocationCount, Mod
 
 if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed, Stands
+
+
+_NO_VERSION_BEFORE: Final = (
+    "there is no version before on this endpoint: this one takes all traffic at once, without steps, and an alarm has nothing to"
+    " return it to; it is told as failed, and the version answers on"
+)
 
 
 class DeployVersion(Body):
@@ -101,7 +107,8 @@ def ask_deploy(view: View, who: Who, ref: Ref, body: DeployVersion, ids: Ids) ->
         parameters=parameters,
         change=change,
         conflict=_cannot_deploy(view, ref, present, version, strategy) if source is not None else _no_lineage(version),
-        result={"deployment": ids.operation, "strategy": strategy, "fallback": parameters["fallback"]},
+        result={"deployment": ids.operation, "strategy": strategy, "fallback": parameters["fallback"]}
+        | ({} if before else {"note": _NO_VERSION_BEFORE}),
     )
 
 

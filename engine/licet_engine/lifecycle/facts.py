@@ -105,8 +105,9 @@ class View:
         tenant: The tenant's row.
         facts_version: Version of the tenant's facts that this state is.
         policy_digest_hex: Digest of the policies that speak on promotion; part of every binding.
-        now_ms: Time of the question.
-        devices_present: Tells how many devices one worker has; no fact, and asked only where a run wants some.
+        asked_at_ms: Time of the question.
+        is_passing: Whether more was looked at than facts: the time, how far operations have come, which devices are there. What
+            was found then may be otherwise at the same facts version.
     """
 
     def __init__(
@@ -119,18 +120,35 @@ class View:
         now_ms: int,
         devices_present: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.devices_present = devices_present
+        self.is_passing = False
+        self._devices_present = devices_present
         self._session = session
         self.tenant = tenant
         self.facts_version = facts_version
         self.policy_digest_hex = policy_digest_hex
-        self.now_ms = now_ms
+        self.asked_at_ms = now_ms
+
+    @property
+    def now_ms(self) -> int:
+        """Time of the question, to look at: what rests on it passes."""
+        self.is_passing = True
+        return self.asked_at_ms
+
+    def devices_present(self) -> int:
+        """How many devices one worker has; no fact, and asked only where a run wants some."""
+        self.is_passing = True
+        return self._devices_present()
 
     # --- rows ------------------------------------------------------------------------------------------------------
 
     def principal(self, name: str) -> Principal | None:
         """The principal of that name."""
         return self._session.exec(select(Principal).where(Principal.name == name)).first()
+
+    def may_act(self, name: str) -> bool:
+        """Whether somebody of the tenant is active, and the tenant not suspended."""
+        row = self.principal(name)
+        return row is not None and row.active and not self.tenant.suspended
 
     def dataset(self, name: str) -> Dataset | None:
         """The dataset of that name."""
@@ -331,6 +349,16 @@ class View:
         )
         return list(self._session.exec(query.order_by(col(ApprovalRequest.at_ms))).all())
 
+    def last_request(self, model: str, version: int, track: str, requested_by: str) -> ApprovalRequest | None:
+        """The request for a version on a track that somebody made last, open or not."""
+        query = select(ApprovalRequest).where(
+            ApprovalRequest.model == model,
+            ApprovalRequest.version == version,
+            ApprovalRequest.track == track,
+            ApprovalRequest.requested_by == requested_by,
+        )
+        return self._session.exec(query.order_by(col(ApprovalRequest.at_ms).desc(), col(ApprovalRequest.id))).first()
+
     def promotions(self, version: ModelVersion) -> list[Promotion]:
         """Every change of stage of a version, the newest first."""
         query = select(Promotion).where(Promotion.model == version.model, Promotion.version == version.version)
@@ -379,6 +407,7 @@ class View:
 
     def has_open_operation(self, resource: str) -> bool:
         """Whether an operation on a resource was accepted and has not ended."""
+        self.is_passing = True
         query = select(Operation).where(
             Operation.resource == resource, col(Operation.state).in_(["accepted", "running"])
         )

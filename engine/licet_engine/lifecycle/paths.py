@@ -1,6 +1,9 @@
 """What could be got that might turn a denial into a permission: the obtainable facts, by action.
 
-Only what the asker's own tenant can obtain is named, and only from facts that its members may read.
+Rules kept here:
+
+- Only what the asker's own tenant can obtain is named, and only from facts that its members may read.
+- What could not be done even then is told beside a path that leads to yes, and only there: as with an allow itself.
 """
 
 from __future__ import annotations
@@ -9,11 +12,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from licet_adapters.training.spec import CHECK_KINDS
-from licet_engine.decide.entities import EntityUid
+from licet_engine.decide.decision import Request
+from licet_engine.decide.entities import EntityUid, Fact
 from licet_engine.decide.path import Change, Obtainable
-from licet_engine.lifecycle.approvals import TRACKS
+from licet_engine.domain.errors import LicetError
+from licet_engine.domain.refs import parse_ref
+from licet_engine.lifecycle.approvals import TRACKS, verdict_context
 from licet_engine.lifecycle.facts import View
+from licet_engine.lifecycle.promotion import Promote, ask_promote
 from licet_engine.lifecycle.provenance import RUNTIME_DIGEST_HEX, TRAINING_CODE_DIGEST_HEX
+from licet_engine.lifecycle.training import name_taken
+from licet_engine.lifecycle.verbs import Ids, Who
 
 _BEST_FIGURES: Mapping[str, Mapping[str, Any]] = {
     "technical": {"passed": True, "auc_lower_micro": 1_000_000, "calibration_error_micro": 0},
@@ -31,22 +40,50 @@ _NEVER_MS = (1 << 53) - 1
 """What a fact that is got anew outlasts: the time of the question is part of the request, not of what can be got."""
 
 
-def obtainable(view: View, action: str, resource: Mapping[str, Any]) -> Sequence[Obtainable]:
+def obtainable(view: View, request: Request, resource: Mapping[str, Any]) -> Sequence[Obtainable]:
     """What could be got for this question.
 
     Args:
         view: Of the asker's tenant.
-        action: What was asked.
+        request: What was asked.
         resource: The resource's entity, as the decision saw it.
 
     Returns:
         The most easily got first.
     """
-    if action == "training.launch" and resource["uid"]["type"] == "Run":
+    action, kind = request.action, resource["uid"]["type"]
+    if action == "training.launch" and kind == "Run":
         return _for_training(view, resource)
-    if action in {"model.promote", "endpoint.deploy"} and resource["uid"]["type"] == "ModelVersion":
+    if action in {"model.promote", "endpoint.deploy"} and kind == "ModelVersion":
         return _for_promotion(view, resource)
+    if action == "model.approve" and kind == "ModelVersion":
+        return _for_verdict(view, request, resource)
     return ()
+
+
+def obstacle(view: View, request: Request) -> LicetError | None:
+    """Why what was asked for could not be done as things stand, were it permitted; None if it could, as far as the question tells.
+
+    Args:
+        view: Of the asker's tenant.
+        request: What was asked, of a resource of that tenant.
+    """
+    who, context = _asker(request), request.context
+    ids = Ids(decision="", operation="", now_ms=view.asked_at_ms)
+    ref = parse_ref(request.resource.id, versioned="@" in request.resource.id)
+    if request.action == "training.launch":
+        return name_taken(view, ref)
+    if request.action == "model.promote":
+        ticket = context.get("ticket", {}).get("id")
+        body = Promote(stage=context["stage"], region=context["region"], ticket=ticket)
+        proposal = ask_promote(view, who, ref, body, ids)
+        return None if proposal is None else proposal.conflict
+    return None
+
+
+def _asker(request: Request) -> Who:
+    ref = parse_ref(request.principal.id)
+    return Who(tenant=ref.tenant, name=ref.name, kind="person" if request.principal.type == "Person" else "service")
 
 
 def _entity(resource: Mapping[str, Any]) -> EntityUid:
@@ -100,6 +137,32 @@ def _approval(view: View, name: str, binding: str, track: str) -> str:
     ):
         return f"wait for track {track}, which has been asked; a reviewer of it approves by: {given}"
     return f"have track {track} approve it as it stands: licet approval request {name} --track {track}"
+
+
+def _for_verdict(view: View, request: Request, resource: Mapping[str, Any]) -> list[Obtainable]:
+    """Whoever the asker stands in for on the track: a verdict is given in one's own place unless it says in whose."""
+    who, context = _asker(request), request.context
+    if "delegation" in context:
+        return []
+    track, verdict, name = context["track"], context["verdict"], resource["uid"]["id"]
+    word = "approve" if verdict == "approved" else "reject"
+    found = []
+    for delegation in view.delegations(delegate=who.name):
+        reviewer = view.principal(delegation.reviewer)
+        if delegation.track != track or reviewer is None:
+            continue
+        there = verdict_context(view, who, track, verdict, reviewer.name)
+        binding = resource["attrs"]["binding"][:16]
+        command = f"licet approval {word} {name} --track {track} --binding {binding} --for {reviewer.name}"
+        found.append(
+            Obtainable(
+                name=f"stand-in:{reviewer.name}",
+                describe=f"say that it is given in the place of {reviewer.name}, who delegated track {track}: {command}",
+                patch=tuple(Change("set", (member,), there[member]) for member in ("delegation", "people")),
+                brings=(Fact.from_entity(view.principal_entity(reviewer)),),
+            )
+        )
+    return found
 
 
 def _for_promotion(view: View, resource: Mapping[str, Any]) -> list[Obtainable]:

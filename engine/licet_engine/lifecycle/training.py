@@ -125,10 +125,16 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
     # What is wrong with the question is told after an allow only, as every conflict is: it tells what is in the tenant.
     conflict: LicetError | None = None
     if place is None:
-        names = ", ".join(row.name for row in view.environments()) or "none is declared yet"
-        conflict = InvalidInput(f"environment {body.environment!r} is not declared in {ref.tenant}; declared: {names}")
-    elif view.run(ref.name) is not None:
-        conflict = Conflict(f"run {ref} exists already: launch it under another name")
+        conflict = InvalidInput(
+            f"environment {body.environment!r} is not declared in {ref.tenant}: name one that"
+            f" licet tenant environments {ref.tenant} lists, or have it declared with licet tenant administer"
+        )
+        # No policy allows a run that would be nowhere, so after an allow it would never be told. What environments there are,
+        # every member may list.
+        if view.may_act(who.name):
+            raise conflict
+    elif (taken := name_taken(view, ref)) is not None:
+        conflict = taken
     elif dataset.state != "ready":
         # Its columns are not known, so no job can be written for it.
         conflict = Conflict(f"dataset {body.dataset} is {dataset.state}: only a ready one can be trained on")
@@ -186,6 +192,11 @@ def ask_launch(view: View, who: Who, ref: Ref, body: LaunchTraining, ids: Ids) -
     }
     change = Change(inserts=(Insert(Run, row.model_dump()),), spends=(Spend(TRAINING_BUDGET, cost),))
     return Proposal(resource=view.run_entity(row), parameters=parameters, change=change, conflict=conflict)
+
+
+def name_taken(view: View, ref: Ref) -> Conflict | None:
+    """Why a run cannot have that name, if so."""
+    return None if view.run(ref.name) is None else Conflict(f"run {ref} exists already: launch it under another name")
 
 
 def _job(dataset: Dataset, body: LaunchTraining) -> dict[str, Any]:

@@ -23,7 +23,12 @@ class Told:
     def __init__(self, name: str) -> None:
         event = {"kind": "step", "operation_id": "o", "serial": 1}
         self.state = SimpleNamespace(tenant=name.partition("/")[0], endpoint=name, outbox=[event])
-        self.counter = SimpleNamespace(cut=lambda: {"first": 1}, acknowledge=lambda: None)
+        self.first, self.realigned = 1, 0
+        self.counter = SimpleNamespace(cut=lambda: {"first": self.first}, acknowledge=lambda: None, has_full=False)
+
+    def realign(self) -> None:
+        self.realigned += 1
+        self.first = 8
 
     def next_to_tell(self) -> dict[str, Any] | None:
         return next(iter(self.state.outbox), None)
@@ -50,6 +55,21 @@ class Door:
         return {}
 
 
+class Broken(Door):
+    """The api's door, which has an account of lakeside's that nothing of this router's follows on."""
+
+    def __init__(self) -> None:
+        super().__init__(0, RpcFault("unused", "unused"))
+        self.batches: list[int] = []
+
+    def call(self, method: str, **params: Any) -> Any:
+        if method == "invocations" and params["tenant"] == "lakeside":
+            self.batches.append(params["batch"]["first"])
+            if params["batch"]["first"] != 8:
+                raise RpcFault("account-broken", "it leaves a gap: the next number is 8")
+        return super().call(method, **params)
+
+
 class Refusing(Door):
     """The api's door, which does not take the first attestation."""
 
@@ -66,13 +86,18 @@ class Refusing(Door):
 
 
 def report(
-    door: Door, seconds: float, given: dict[str, Told] | None = None, signing: Signing | None = None
+    door: Door,
+    seconds: float,
+    given: dict[str, Told] | None = None,
+    signing: Signing | None = None,
+    *,
+    whole: bool = False,
 ) -> dict[str, Told]:
-    """Let a reporter work until all is told, and a moment longer; or for so long, if it never is."""
+    """Let a reporter work until all is told, and a moment longer; or for so long, if it never is or the whole time is wanted."""
     endpoints = given or {name: Told(name) for name in ("lakeside/first", "northbank/second")}
 
     async def told() -> None:
-        while any(endpoint.state.outbox for endpoint in endpoints.values()):  # noqa: ASYNC110  # Nobody tells us.
+        while whole or any(endpoint.state.outbox for endpoint in endpoints.values()):  # noqa: ASYNC110  # Nobody tells us.
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.3)
 
@@ -112,6 +137,26 @@ def test_an_api_that_is_away_is_waited_for_once_and_not_for_each_endpoint() -> N
     endpoints = report(door, 20.0)
     assert not endpoints["lakeside/first"].state.outbox
     assert not endpoints["northbank/second"].state.outbox
+
+
+def test_an_account_that_is_broken_is_taken_from_the_api_once_and_told_on() -> None:
+    door = Broken()
+    endpoints = report(door, 4.0, whole=True)
+    assert door.batches[:2] == [1, 8]
+    assert ("lakeside", "invocations") in door.took
+    assert (endpoints["lakeside/first"].realigned, endpoints["northbank/second"].realigned) == (1, 0)
+
+
+def test_an_account_that_stays_broken_is_not_taken_anew_with_every_refusal() -> None:
+    class StillBroken(Told):
+        def realign(self) -> None:
+            self.realigned += 1
+
+    door = Broken()
+    endpoints = {"lakeside/first": StillBroken("lakeside/first")}
+    report(door, 4.0, dict(endpoints), whole=True)
+    assert len(door.batches) >= 2
+    assert endpoints["lakeside/first"].realigned == 1
 
 
 class Signing:

@@ -23,6 +23,29 @@ def test_an_ask_that_is_allowed_ends_with_0(licet: Run, script: Any, world: Any)
     }
 
 
+def test_what_is_allowed_and_not_possible_ends_as_it_would_if_it_were_asked_for(
+    licet: Run, script: Any, world: Any
+) -> None:
+    conflict = {"code": "conflict", "detail": "northbank/m@1 is on prod already"}
+    for _ in range(2):
+        script.answer(200, {"decision": world.allow, "conflict": conflict})
+    code, out, _ = licet("ask", "promote", "northbank/m@1")
+    assert code == 2
+    assert "allowed  model.promote" in out
+    assert "but it could not be done as things stand: northbank/m@1 is on prod already" in " ".join(out.split())
+    code, out, _ = licet("ask", "promote", "northbank/m@1", "--format", "json")
+    assert (code, json.loads(out)["conflict"], json.loads(out)["allowed"]) == (2, conflict, True)
+
+
+def test_a_path_to_yes_says_what_could_not_be_done_at_its_end(licet: Run, script: Any, world: Any) -> None:
+    script.answer(200, {"decision": world.deny(world.policy("p", "approval:model-risk")), "conflict": None})
+    conflict = {"code": "conflict", "detail": "northbank/m@1 is on prod already"}
+    script.answer(200, explained(possible=True, minimal=True, steps=[APPROVAL], conflict=conflict))
+    code, out, _ = licet("ask", "promote", "northbank/m@1")
+    assert code == 3
+    assert "Even then it could not be done as things stand: northbank/m@1 is on prod already" in " ".join(out.split())
+
+
 def test_a_denied_ask_shows_the_conjunct_its_values_and_the_path_to_yes(licet: Run, script: Any, world: Any) -> None:
     policies = [world.policy("sr-11-7.checks.bias", "check:bias"), world.policy("p", "approval:model-risk")]
     script.answer(200, {"decision": world.deny(*policies)})

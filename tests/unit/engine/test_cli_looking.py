@@ -21,9 +21,42 @@ def test_a_list_is_a_table_in_text_and_whole_in_json(licet: Run, script: Any) ->
         script.answer(200, {"items": items})
     code, out, _ = licet("dataset", "list", "northbank")
     assert code == 0
-    assert out.splitlines() == ["NAME  STATE  CLASSIFICATION", "hmda  ready  confidential"]
+    told = "not shown: digest; --format json shows all"
+    assert out.splitlines() == ["NAME  STATE  CLASSIFICATION", "hmda  ready  confidential", told]
     _, out, _ = licet("dataset", "list", "northbank", "--format", "json")
     assert json.loads(out) == {"items": items}
+
+
+def test_a_list_says_what_it_leaves_out_and_not_what_says_nothing(licet: Run, script: Any) -> None:
+    row = {"name": "hmda", "state": "ready", "classification": "confidential"}
+    script.answer(200, {"items": [{**row, "label": "", "protected": [], "object_id": None}]})
+    _, out, _ = licet("dataset", "list", "northbank")
+    assert "not shown" not in out
+    script.answer(200, {"items": [{**row, "label": ""}, {**row, "label": "deny", "created_at_ms": 0}]})
+    _, out, _ = licet("dataset", "list", "northbank")
+    assert out.splitlines()[-1] == "not shown: created at, label; --format json shows all"
+
+
+def test_who_stands_in_is_told_to_say_for_whom(licet: Run, script: Any) -> None:
+    row = {"version": "northbank/m@1", "track": "legal", "requested_by": "ci", "on_behalf_of": None}
+    script.answer(200, {"items": [row, {**row, "track": "model-risk", "on_behalf_of": "mei"}]})
+    code, out, _ = licet("approval", "list", "northbank")
+    assert code == 0
+    told = "northbank/m@1 model-risk you stand in for mei: approve or reject it with --for mei"
+    assert " ".join(out.split()).endswith(told)
+    assert out.count("you stand in for") == 1
+
+
+@pytest.mark.parametrize("command", ["break-glass list northbank", "break-glass look northbank 1 log"])
+def test_what_breaking_the_glass_shows_is_items_as_in_every_list(
+    licet: Run, script: Any, world: Any, command: str
+) -> None:
+    items = [{"index": 3, "kind": "decision"}]
+    body = {"items": items} if "list" in command else {"decision": world.allow, "result": {"items": items}}
+    script.answer(200, body)
+    code, out, _ = licet(*command.split(), "--format", "json")
+    assert code == 0
+    assert json.loads(out)["items"] == items
 
 
 def test_decisions_are_listed_with_outcome_and_time_and_can_be_searched(licet: Run, script: Any) -> None:
