@@ -212,11 +212,13 @@ def test_what_is_wrong_with_a_question_is_told_after_an_allow_alone(world: Insta
             denied = http.post("/v1/training/launch", json=body)
         problem(denied, 403, "denied")
         assert told_of_it not in denied.text
+    # Which environments there are, every member may list: to them one that is not declared is a mistake in what they ask.
     undeclared = {"resource": f"{bank}/run-wrong", "parameters": launch | {"environment": "mars"}}
+    size = world.size(bank)
     with world.http(f"{bank}/ana") as http:
-        denied = http.post("/v1/training/launch", json=undeclared)
-    assert denied.status_code == 403
-    assert "guardrail.runtimes.environment" in {policy["id"] for policy in denied.json()["decision"]["policies"]}
+        told = problem(http.post("/v1/training/launch", json=undeclared), 400, "invalid-input")
+    assert "'mars' is not declared" in told["detail"]
+    assert world.size(bank) == size
 
 
 def test_every_protected_column_is_reviewed_whatever_the_run_compared(world: Installation) -> None:
