@@ -85,6 +85,7 @@ def run_bare(folder: Path) -> None:
         train_tabular.loop(run, told["epochs"], None, lambda: None)
         if among.rank == 0:
             (folder / "seconds").write_text(str(time.perf_counter() - began_s))
+    train_tabular.tabular.finish()
 
 
 def governed(table: bytes, epochs: int, **on: Any) -> float:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,3 +106,40 @@ def test_two_tenants_that_want_the_one_device_have_it_one_after_the_other(
         ended = installation.client(f"{tenant}/ana").wait(accepted, timeout_s=180)
         assert ended.state == "done", ended
         assert [device["uuid"] for device in execution(installation, tenant, accepted.id)["devices"]] == [uuid]
+
+
+def epoch(world: Installation, tenant: str, operation: str) -> int:
+    """How far a run says that it is."""
+    with tenant_session(world.engine, tenant) as session:
+        row = session.exec(select(tables.Operation).where(tables.Operation.id == operation)).one()
+    return int((row.progress or {}).get("epoch", 0))
+
+
+def job_pid() -> int | None:
+    """The job that trains, inside its sandbox: its line has the script first, the sandbox's own has it last of all."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            program, *arguments = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"python" in program and any(argument.endswith(b"train_tabular.py") for argument in arguments[:4]):
+                return int(folder.name)
+    return None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_killed_on_a_device_goes_on_and_ends_with_the_very_model_of_one_that_was_not(
+    installation: Installation, precision: str
+) -> None:
+    ana = installation.client("northbank/ana")
+    spec = {"epochs": 3000, "precision": precision}
+    whole = ana.wait(launch(installation, "northbank", f"whole-{precision}", **spec), timeout_s=180)
+    accepted = launch(installation, "northbank", f"cut-{precision}", **spec)
+    at_work = poll(
+        "the job to be well at work", lambda: epoch(installation, "northbank", accepted.id) > 40 and job_pid(), 90
+    )
+    os.kill(at_work, signal.SIGKILL)
+    cut = ana.wait(accepted, timeout_s=180)
+    assert (whole.state, cut.state) == ("done", "done"), (whole, cut)
+    assert cut.result["resumed_from_step"] > whole.result["resumed_from_step"] == 0
+    assert cut.result["digests"]["weights"] == whole.result["digests"]["weights"]
+    (device,) = installation.client("platform/operator").list("platform", "devices")
+    assert device["of_tenant"] is None
