@@ -23,8 +23,9 @@ Whoever was found stale again and again may have a submission made under the loc
 committed, while nobody can commit anything else to those logs. It cannot be stale.
 
 A group that fails is rolled back and its submissions are tried one by one, so that one bad submission fails alone. If the commit itself
-breaks off, the log is asked whether the group is there (its leaves are salted, so nobody else can have written them) before anything is
-tried again: nothing is appended, spent or started twice.
+breaks off, the log is asked whether the group is there (its leaves are salted, so nobody else can have written them), and what a failed
+commit may have left behind is written over, before anything is tried again: nothing is appended, spent or started twice, and what was said
+not to be logged is not found in the log after a crash.
 """
 
 import asyncio
@@ -61,7 +62,7 @@ from licet_engine.log.submission import (
     tenants_of,
     verify_submission,
 )
-from licet_engine.store.db import insert_if_absent, read_transaction, write_transaction
+from licet_engine.store.db import insert_if_absent, overwrite_what_failed, read_transaction, write_transaction
 from licet_engine.store.postgres import is_postgres
 from licet_engine.store.tables import Budget
 
@@ -381,16 +382,18 @@ class Sequencer:
             self._begun |= new
 
     def _is_durable(self, plan: "Plan") -> bool:
-        """Ask the log whether a group is in it whose commit broke off."""
+        """Ask the log whether a group is in it whose commit broke off; if it is not, it never will be."""
         row = plan.leaf_rows[0]
         try:
             # Under the lock: whatever became of the transaction, it is over then.
             with write_transaction(self._engine, row["tenant_id"]) as connection:
                 store.read_heads(connection, (row["tenant_id"],), lock=True)
-                found = store.read_hash(connection, row["tenant_id"], row["leaf_index"])
+                found = bool(store.read_hash(connection, row["tenant_id"], row["leaf_index"]) == row["hash"])
+                if not found:
+                    overwrite_what_failed(connection)
         except Exception as error:
             raise GroupFailed(retryable=False, may_be_logged=True) from error
-        return bool(found == row["hash"])
+        return found
 
     def _plan(self, connection: Connection, group: list[Pending]) -> "Plan":
         """Lock the heads and decide, in order, which submissions are accepted and what they write."""

@@ -192,6 +192,19 @@ def read_transaction(engine: Engine, *tenants: str) -> Iterator[Connection]:
         yield connection
 
 
+def overwrite_what_failed(connection: Connection) -> None:
+    """Have this transaction write over what a commit left behind that failed, so that nobody finds it.
+
+    A commit of SQLite whose sync fails is not seen by those who have the database open, but it stands whole in the write-ahead log: whoever
+    recovers that after a crash would take it for committed. The next commit is written in its place. PostgreSQL ends where a sync
+    fails, and knows after its recovery what was committed.
+    """
+    if not postgres.is_postgres(connection.engine):
+        # Writes the first page of the database, whatever else there is to write.
+        version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA user_version = {int(version)}")
+
+
 def insert_if_absent(connection: Connection, table: Table) -> Insert:
     """Build an insert that leaves a row alone whose key is already there: for rows addressed by their content.
 
