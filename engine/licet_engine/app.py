@@ -29,6 +29,7 @@ from licet_engine.api.services import Services
 from licet_engine.domain.rates import Buckets
 from licet_engine.lifecycle.asking import Desk, Enqueued
 from licet_engine.lifecycle.devices import DeviceLeases, pool_states, waiting_operations
+from licet_engine.lifecycle.exchange import Exchanger, IssuerKeys
 from licet_engine.lifecycle.operations import Operations
 from licet_engine.lifecycle.outbox import Outbox
 from licet_engine.lifecycle.reminders import Reminders
@@ -98,6 +99,7 @@ def build_services(settings: Settings) -> Services:
     tenants = Tenants(engine)
     notary = Notary(engine, signer)
     shadower = Shadower(engine, counted=metrics.shadowed)
+    issuer_keys = IssuerKeys(engine, sequencer, tenants)
     desk = Desk(engine, sequencer, tenants, metrics.decided, signer.webhook_secret, shadow=shadower.offer)
     operations = Operations(
         engine,
@@ -144,6 +146,8 @@ def build_services(settings: Settings) -> Services:
             history_s=settings.webhook_history_s,
             tried=metrics.message_tried,
         ),
+        issuer_keys=issuer_keys,
+        exchanger=Exchanger(engine, sequencer, tenants, desk, issuer_keys),
         reminders=Reminders(engine, sequencer, tenants),
         shadower=shadower,
         threads=ThreadPoolExecutor(settings.api_threads, thread_name_prefix="licet-api"),
@@ -262,6 +266,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         users = users_here(settings)
         peers, group = ({os.geteuid()}, None) if users is None else ({users.worker}, users.worker)
         methods = services.operations.handlers() | services.router_door.handlers() | services.outbox.handlers()
+        methods |= services.issuer_keys.handlers()
         door = RpcServer(settings.api_socket, methods, peers, shared_gid=group, around=around)
         thread = threading.Thread(target=door.serve_forever, name="licet-door", daemon=True)
         thread.start()

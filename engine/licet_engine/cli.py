@@ -23,6 +23,7 @@ from licet_engine.commands import (
     data,
     endpoints,
     installation,
+    issuers,
     models,
     oversight,
     people,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 _SECTIONS = {
     "Ask and act": ("ask", "dataset", "train", "run", "model", "approval", "ticket", "endpoint", "hold", "operation"),
-    "Govern": ("tenant", "device", "person", "token", "break-glass", "policy", "webhook"),
+    "Govern": ("tenant", "device", "person", "token", "issuer", "break-glass", "policy", "webhook"),
     "Prove": ("decision", "evidence", "log", "keys", "verify"),
     "Run the service": ("init", "serve", "doctor", "backup", "restore", "demo"),
 }
@@ -94,6 +95,7 @@ for _command in (
     break_glass,
     policy.policy,
     webhooks.webhook,
+    issuers.issuer,
     oversight.decision,
     oversight.evidence,
     oversight.log,

@@ -35,6 +35,7 @@ from licet_engine.client_nouns import (
     DatasetVerbs,
     DecisionVerbs,
     EvidenceVerbs,
+    IssuerVerbs,
     KeyVerbs,
     LogVerbs,
     ModelVerbs,
@@ -53,6 +54,7 @@ from licet_engine.client_values import (
     DecidingPolicy,
     Denied,
     Enforced,
+    ExchangedToken,
     Explanation,
     LicetClientError,
     LogHead,
@@ -109,6 +111,7 @@ _LONGEST_POLL_S = 1.0
 _OK, _CREATED, _ACCEPTED = 200, 201, 202
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _CONFLICT, _SERVER_ERROR, _UNAVAILABLE = 400, 401, 403, 409, 500, 503
 _GATEWAY_TIMEOUT = 504
+_BAD_REQUEST = 400
 _TOO_MANY = 429
 
 
@@ -187,6 +190,7 @@ class LicetClient:
         self.approval = ApprovalVerbs(self)
         self.ticket = TicketVerbs(self)
         self.webhook = WebhookVerbs(self)
+        self.issuer = IssuerVerbs(self)
 
     def __enter__(self) -> Self:
         return self
@@ -253,6 +257,39 @@ class LicetClient:
             "POST", f"/v1/{noun}/{verb}", json=_body(resource, parameters, claimed), idempotency_key=key
         )
         return _answer(action, resource, response)
+
+    def exchange(self, issuer: str, id_token: str) -> ExchangedToken:
+        """Exchange an ID token of a workload for a token.
+
+        It is tried once: an ID token is exchanged once, and whoever did not get the answer needs another.
+
+        Args:
+            issuer: As the tenant knows it: ``TENANT/NAME``.
+            id_token: As the issuer made it.
+
+        Raises:
+            RequestRefused: It is exchanged for nothing.
+            ServerUnavailable: No answer.
+        """
+        form = {
+            "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+            "subject_token_type": "urn:ietf:params:oauth:token-type:id_token",
+            "subject_token": id_token,
+            "audience": issuer,
+        }
+        try:
+            response = self._http.post("/v1/token/exchange", data=form)
+        except httpx.TransportError as error:
+            raise ServerUnavailable(
+                f"{self.url}: no answer to the exchange ({_describe(error)}); is the server running there?",
+                idempotency_key=None,
+                is_known_undone=False,
+            ) from error
+        told = _object_of(response)
+        if response.status_code == _BAD_REQUEST and "error" in told:
+            raise RequestRefused(f"{told['error']}: {told.get('error_description', '')}")
+        _checked(response, None)
+        return ExchangedToken(str(told["access_token"]), int(told["expires_in"]))
 
     def infer(self, ref: str, body: Mapping[str, Any], *, version: int | None = None) -> Invocation:
         """Put an inference request to an endpoint, at the router; see ``EndpointVerbs.invoke``."""
@@ -474,6 +511,15 @@ class LicetClient:
             time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # Spreads retries; nothing is kept secret by it.
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
         raise ServerFault("no attempt was made")
+
+
+def _object_of(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object of an answer; empty where it is none."""
+    try:
+        told = response.json()
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _check_url(url: str, *, unsafe_plain_http: bool) -> bool:

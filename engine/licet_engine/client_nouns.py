@@ -306,6 +306,43 @@ class TicketVerbs(Verbs):
         return self._act("ticket.fetch", tenant, sent, ticket=ticket)
 
 
+class IssuerVerbs(Verbs):
+    """Issuers of ID tokens that a tenant trusts."""
+
+    def trust(
+        self,
+        ref: str,
+        url: str,
+        *,
+        account: str,
+        claims: Mapping[str, str],
+        audience: str | None = None,
+        keys: Mapping[str, Any] | None = None,
+        unsafe_http: bool | None = None,
+        **sent: Unpack[Sent],
+    ) -> Answer:
+        """Trust an issuer: its ID tokens with these claims stand for the service account."""
+        return self._act(
+            "issuer.trust",
+            ref,
+            sent,
+            url=url,
+            account=account,
+            claims=dict(claims),
+            audience=audience,
+            keys=None if keys is None else dict(keys),
+            unsafe_http=unsafe_http,
+        )
+
+    def remove(self, ref: str, **sent: Unpack[Sent]) -> Answer:
+        """Trust it no more; what its ID tokens were exchanged for is revoked."""
+        return self._act("issuer.remove", ref, sent)
+
+    def read(self, tenant: str, **sent: Unpack[Sent]) -> Answer:
+        """Ask whether issuers may be read; they are read as the list ``issuers``."""
+        return self._act("issuer.read", tenant, sent)
+
+
 class WebhookVerbs(Verbs):
     """Webhooks."""
 

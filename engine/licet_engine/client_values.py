@@ -482,3 +482,16 @@ class Enforced:
         if after is not None and not isinstance(after, int):
             raise TypeError("next is no index")
         return cls(groups, int(body["decisions"]), int(body["unread"]), bool(body["own"]), after)
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangedToken:
+    """A token that an ID token was exchanged for.
+
+    Attributes:
+        token: Kept out of every text of this object.
+        expires_in_s: How long it counts.
+    """
+
+    token: str = field(repr=False)
+    expires_in_s: int

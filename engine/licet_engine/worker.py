@@ -37,7 +37,9 @@ from dbos import _serialization as dbos_serialization
 from licet_adapters.errors import AdapterError
 from licet_adapters.errors import Unavailable as AdapterUnavailable
 from licet_adapters.guard import WarrantGuard
+from licet_adapters.identity.oidc import fetch_keys
 from licet_adapters.loader import load_adapters
+from licet_adapters.outbound import parse_networks
 from licet_adapters.ports import AdapterContext
 from licet_attestations import rpc
 from licet_attestations.errors import LicetAttestationError, SignerRefused, SignerUnavailable
@@ -48,6 +50,7 @@ from licet_engine.courier import Courier
 from licet_engine.domain.errors import ConfigurationError, InvalidInput, LicetError, Unavailable
 from licet_engine.domain.refs import now_ms
 from licet_engine.evidence.export import Exporter
+from licet_engine.key_fetcher import KeyFetcher
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.deed import SUPERSEDED, Adapters, Deed, Door, Tools
 from licet_engine.lifecycle.lives import Life, Lives
@@ -387,6 +390,12 @@ def main(settings: Settings | None = None) -> None:
     ).start()
     if tools.notifier is not None:
         Courier(Door(settings.api_socket, patience_s=5.0), tools.notifier).start()
+    networks = parse_networks(settings.outbound_networks)
+    timeout_s = float(settings.outbound_timeout_s)
+    KeyFetcher(
+        Door(settings.api_socket, patience_s=5.0),
+        lambda url, unsafe: fetch_keys(url, networks=networks, unsafe_http=unsafe, timeout_s=timeout_s),
+    ).start()
     PoolReporter(tools.door, tools.machine, tools.adapters.training.devices).start()
     _announce(settings)
     sweeper = WorkSweeper(settings, tools.door)

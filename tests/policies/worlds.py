@@ -17,6 +17,7 @@ ROLES = [
     "model-risk",
     "operator",
     "pipeline",
+    "policy-publisher",
     "security-engineer",
 ]
 OPEN = '@id("team.everything")\npermit (principal, action, resource);'

@@ -153,6 +153,10 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
         live={**_object(state=_TEXT), "description": "As the router last told; state says whether it did of late."},
         path=_TEXT,
     ),
+    "ExchangedToken": _object(
+        access_token=_TEXT, issued_token_type=_TEXT, token_type={"const": "Bearer"}, expires_in=_WHOLE
+    ),
+    "ExchangeRefused": _object(error=_TEXT, error_description=_TEXT),
     "LogHead": _object(size=_WHOLE, root_hex=_TEXT, origin=_TEXT, checkpoint=_TEXT),
     "LogEntries": _object(entries={"type": "array", "items": _object(index=_WHOLE, leaf=_ANY_OBJECT)}),
     "TrustRoot": _ANY_OBJECT,
@@ -258,6 +262,19 @@ def _complete_asking(paths: Mapping[str, Any], schemas: dict[str, Any]) -> None:
             "content": {"application/octet-stream": {}},
         },
         "responses": _responses({201: "Upload"}, (400, 401, *_OF_A_BODY)),
+    }
+    exchanged = _object(grant_type=_TEXT, subject_token=_TEXT, subject_token_type=_TEXT, audience=_TEXT)
+    paths["/v1/token/exchange"]["post"] |= {
+        "security": [],
+        "requestBody": {
+            "required": True,
+            "content": {"application/x-www-form-urlencoded": {"schema": exchanged}},
+        },
+        "responses": {
+            "200": _answer("A token, as RFC 8693 has it.", "ExchangedToken"),
+            "400": _answer("Refused, as RFC 6749 has it in section 5.2.", "ExchangeRefused"),
+            **_responses({}, (413, *_OF_ANYBODY)),
+        },
     }
     (one, several), found = msgspec.json.schema_components(
         (authzen_forms.Evaluation, authzen_forms.Evaluations), ref_template=_REF + "Authzen.{name}"

@@ -201,6 +201,12 @@ def _webhooks(services: Services, who: Who, limit: int, _own_only: bool) -> list
     ]
 
 
+def _issuers(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
+    with tenant_session(services.engine, who.tenant) as session:
+        rows = session.exec(select(tables.Issuer).order_by(col(tables.Issuer.name)).limit(limit)).all()
+    return [{**row.model_dump(exclude={"tenant_id", "keys"}), "keys": [key["kid"] for key in row.keys]} for row in rows]
+
+
 def _messages(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
     with tenant_session(services.engine, who.tenant) as session:
         query = select(tables.WebhookMessage).order_by(col(tables.WebhookMessage.created_at_ms).desc()).limit(limit)
@@ -253,6 +259,7 @@ _ROWS: Final[Mapping[str, Rows]] = {
     "delegations": _delegations,
     "tickets": _of(tables.Ticket, col(tables.Ticket.fetched_at_ms).desc()),
     "webhooks": _webhooks,
+    "issuers": _issuers,
     "messages": _messages,
     "decisions": _of(
         tables.Decision,

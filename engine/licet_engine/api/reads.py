@@ -26,7 +26,7 @@ from licet_engine.store.db import read_transaction
 _ARTIFACT_TYPES: Final = {"csv": "text/csv", "zip": "application/zip"}
 _BY_ASKER: Final = {"decisions": "decision.read", "operations": "operation.read", "tokens": "token.list"}
 """The lists of what somebody asked for, with the action that reads them; every other list is of the catalogue, but for these."""
-_OF_WEBHOOKS: Final = frozenset({"webhooks", "messages"})
+_OF_KINDS: Final = {"webhooks": "webhook.read", "messages": "webhook.read", "issuers": "issuer.read"}
 
 
 def operation_routes(context: Context) -> list[Any]:
@@ -84,7 +84,7 @@ def list_routes(context: Context) -> list[Any]:
         action = _BY_ASKER.get(what)
         if action is None:
             own_only = False
-            action = "webhook.read" if what in _OF_WEBHOOKS else "catalogue.read"
+            action = _OF_KINDS.get(what, "catalogue.read")
             answer = await context.permit(identify, action, tenant, own=None)
         else:
             # Everybody's, or else what the asker asked for.

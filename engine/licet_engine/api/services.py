@@ -11,6 +11,7 @@ from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
 from licet_engine.api.limits import Places
 from licet_engine.lifecycle.asking import Desk
+from licet_engine.lifecycle.exchange import Exchanger, IssuerKeys
 from licet_engine.lifecycle.operations import Operations
 from licet_engine.lifecycle.outbox import Outbox
 from licet_engine.lifecycle.reminders import Reminders
@@ -40,6 +41,8 @@ class Services:
     trust_root: TrustRoot
     spool: Spool
     outbox: Outbox
+    issuer_keys: IssuerKeys
+    exchanger: Exchanger
     reminders: Reminders
     shadower: Shadower
     threads: ThreadPoolExecutor

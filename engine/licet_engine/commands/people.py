@@ -251,7 +251,7 @@ lister(person, "people", "List the people and service accounts of a tenant.")
 
 @click.group()
 def token() -> None:
-    """API tokens: issue, revoke, list."""
+    """API tokens: issue, exchange, revoke, list."""
 
 
 @token.command()

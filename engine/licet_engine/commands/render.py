@@ -44,6 +44,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "delegations": ("reviewer", "delegate", "track", "state", "until_ms", "reason"),
     "tickets": ("id", "state", "approved", "subjects", "as_of_ms", "fresh_until_ms"),
     "webhooks": ("name", "host", "events", "failures", "created_by", "created_at_ms", "removed_at_ms"),
+    "issuers": ("name", "url", "account", "claims", "keys", "keys_as_of_ms", "removed_at_ms"),
     "messages": ("id", "webhook", "event", "state", "tries", "created_at_ms", "next_at_ms"),
     "holds": ("resource_type", "resource_name", "reason", "placed_by", "placed_at_ms", "lifted_at_ms"),
     "operations": ("id", "action", "resource", "state", "principal", "attempt", "updated_at_ms"),

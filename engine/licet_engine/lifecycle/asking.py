@@ -41,7 +41,7 @@ from licet_engine.lifecycle.facts import Entity, View
 from licet_engine.lifecycle.outbox import Mailing, mailing_of, message_rows
 from licet_engine.lifecycle.shadowing import Judged
 from licet_engine.lifecycle.tenants import InForce, Tenants
-from licet_engine.lifecycle.verbs import Body, Change, Ids, Note, Proposal, RefForm, Verb, Who
+from licet_engine.lifecycle.verbs import WORKLOAD, Body, Change, Ids, Note, Proposal, RefForm, Verb, Who
 from licet_engine.lifecycle.wording import sentence
 from licet_engine.log.errors import SpendRefused, StaleFacts, SubmissionConflict
 from licet_engine.log.sequencer import MAX_TRIES, Sequencer
@@ -280,6 +280,8 @@ def _parse_claims(claimed: Any) -> tuple[tuple[str, str], ...]:
     for name, value in claimed.items():
         if not isinstance(name, str) or not isinstance(value, str) or len(name) + len(value) > _MAX_CLAIM_CHARS:
             raise InvalidInput(f"a claim is a text under a name, both together at most {_MAX_CLAIM_CHARS} characters")
+        if name.startswith(WORKLOAD):
+            raise InvalidInput(f"claims under {WORKLOAD}* are the service's own, of what an ID token was exchanged for")
     return tuple(sorted(claimed.items()))
 
 
@@ -477,7 +479,7 @@ class Desk:
         extra = facts_of.elsewhere_entities(asked.sent) if proposal is None else [proposal.resource, *proposal.entities]
         resource = extra[0]
         facts = FactSet(Fact.from_entity(entity) for entity in (*asker, *extra))
-        context: dict[str, Any] = {"claimed": [{"name": n, "value": v} for n, v in asked.claimed]}
+        context: dict[str, Any] = {"claimed": [{"name": n, "value": v} for n, v in _claims(who, asked)]}
         context |= dict(asked.context)
         if proposal is not None:
             context |= proposal.context
@@ -677,9 +679,14 @@ class Desk:
         )
 
 
+def _claims(who: Who, asked: Asked) -> tuple[tuple[str, str], ...]:
+    """What the asker claims, and what is known of the workload that it is."""
+    return (*asked.claimed, *who.workload)
+
+
 def _weight(question: _Question) -> int:
     """About how many bytes a remembered question holds: what was sent, as text and as context, and its facts twice."""
-    claims = sum(len(name) + len(value) for name, value in question.asked.claimed)
+    claims = sum(len(name) + len(value) for name, value in _claims(question.who, question.asked))
     facts = sum(len(fact.data) for fact in question.facts)
     return _BYTES_PER_QUESTION + len(question.asked.sent) + 4 * 2 * claims + 4 * facts
 
@@ -741,7 +748,7 @@ def _operation_row(question: _Question, answer: Answer, stands_on: int) -> dict[
         "principal_kind": who.kind,
         "parameters": {} if proposal is None else dict(proposal.parameters or {}),
         "asked": asked.body.model_dump(mode="json"),
-        "claimed": [{"name": n, "value": v} for n, v in asked.claimed],
+        "claimed": [{"name": n, "value": v} for n, v in _claims(who, asked)],
         "attempt": 0,
         "progress": None,
         "result": None,

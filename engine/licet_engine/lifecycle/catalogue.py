@@ -21,6 +21,7 @@ from licet_engine.lifecycle import (
     tickets,
     training,
     webhooks,
+    workload,
 )
 from licet_engine.lifecycle.verbs import Verb
 
@@ -29,7 +30,7 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
         verb.action: verb
         for family in (
             *(people, devices, breakglass, policy, shadow, data, training, models, checks),
-            *(approvals, promotion, tickets, serving, webhooks, oversight),
+            *(approvals, promotion, tickets, serving, webhooks, workload, oversight),
         )
         for verb in family.VERBS
     }

@@ -39,6 +39,7 @@ from licet_engine.store.tables import (
     Endpoint,
     Environment,
     Hold,
+    Issuer,
     LogLeaf,
     Metric,
     ModelVersion,
@@ -51,6 +52,7 @@ from licet_engine.store.tables import (
     Tenant,
     Ticket,
     TrafficEvent,
+    UsedIdToken,
     Webhook,
     WebhookMessage,
 )
@@ -241,6 +243,29 @@ class View:
         """The webhooks that were not removed, by name."""
         query = select(Webhook).where(col(Webhook.removed_at_ms).is_(None)).order_by(col(Webhook.name))
         return list(self._session.exec(query).all())
+
+    def issuers(self) -> list[Issuer]:
+        """The issuers that are trusted, by name."""
+        query = select(Issuer).where(col(Issuer.removed_at_ms).is_(None)).order_by(col(Issuer.name))
+        return list(self._session.exec(query).all())
+
+    def issuer(self, name: str, *, removed: bool = False) -> Issuer | None:
+        """The issuer of that name, if it is trusted; one that was removed only if that is wanted."""
+        row = self._session.exec(select(Issuer).where(Issuer.name == name)).first()
+        return row if row is not None and (removed or row.removed_at_ms is None) else None
+
+    def is_used_id_token(self, digest_hex: str) -> bool:
+        """Whether an ID token was exchanged already."""
+        return self._session.exec(select(UsedIdToken).where(UsedIdToken.digest_hex == digest_hex)).first() is not None
+
+    def exchanged_tokens(self, issuer: Issuer) -> list[str]:
+        """Identifiers of the tokens that still count and were given for ID tokens of an issuer."""
+        query = select(ApiToken).where(
+            ApiToken.principal == issuer.account,
+            col(ApiToken.revoked_at_ms).is_(None),
+            col(ApiToken.expires_at_ms) > self.now_ms,
+        )
+        return [row.id for row in self._session.exec(query).all() if row.workload.get("issuer") == issuer.name]
 
     def webhook_message(self, message_id: str) -> WebhookMessage | None:
         """A message to a webhook, by its identifier."""
@@ -620,5 +645,5 @@ class View:
         return entity("TenantKey", self._id("key"), self._owned() | {"held": self.any_hold()})
 
     def plain_entity(self, kind: str, ref: Ref) -> Entity:
-        """A resource of which policies know only the tenant: ChangeTicket, Evidence, Log, Secret, Webhook."""
+        """A resource of which policies know only the tenant: ChangeTicket, Evidence, Issuer, Log, Secret, Webhook."""
         return entity(kind, str(ref), self._owned())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -27,10 +28,11 @@ ROLES = (
     "model-risk",
     "operator",
     "pipeline",
+    "policy-publisher",
     "security-engineer",
 )
 """The roles that the platform's grants speak of."""
-OF_SERVICES = frozenset({"pipeline"})
+OF_SERVICES = frozenset({"pipeline", "policy-publisher"})
 """Roles that only a service account may have."""
 
 TOKEN_PREFIX = "licet_"  # noqa: S105 - what every token begins with, so that a leaked one is recognised.
@@ -128,7 +130,8 @@ class AdministerPerson(Body):
         if self.kind == "person" and self.owner is not None:
             raise ValueError("a person has no owner: leave it out, or say that the kind is service")
         if self.kind == "person" and OF_SERVICES & set(self.roles):
-            raise ValueError("the role pipeline is for service accounts: nobody may promote as a person")
+            named = " and ".join(sorted(OF_SERVICES & set(self.roles)))
+            raise ValueError(f"the role {named} is for service accounts: nobody may act as a pipeline as a person")
         if self.kind == "service" and self.qualified:
             raise ValueError("a service account stands in for no reviewer: leave qualified out")
         return self
@@ -155,7 +158,14 @@ class RevokeToken(Body):
 
 
 def new_token(
-    tenant: str, principal: str, *, now_ms: int, ttl_s: int, token_id: str, label: str
+    tenant: str,
+    principal: str,
+    *,
+    now_ms: int,
+    ttl_s: int,
+    token_id: str,
+    label: str,
+    workload: Mapping[str, str] | None = None,
 ) -> tuple[str, ApiToken]:
     """A fresh token and the row that remembers its hash alone."""
     token = TOKEN_PREFIX + secrets.token_urlsafe(_TOKEN_BYTES)
@@ -168,6 +178,7 @@ def new_token(
         created_at_ms=now_ms,
         expires_at_ms=now_ms + ttl_s * 1000,
         revoked_at_ms=None,
+        workload=dict(workload or {}),
     )
     return token, row
 

@@ -39,6 +39,7 @@ from licet_engine.store.tables import (
     PolicyShadow,
     PolicyShadowCount,
     TrafficEvent,
+    UsedIdToken,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ _MAX_BATCHES: Final = 20
 """For one table of one tenant in one turn; the next turn goes on."""
 _DAY_MS: Final = 86_400_000
 _SWEEP_EVERY_S: Final = 60.0
+_USED_TOKEN_TTL_S: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class Retention:
             _Term(PolicyShadow, PolicyShadow.ended_at_ms, settings.telemetry_ttl_s),
             _Term(PolicyShadowCount, PolicyShadowCount.at_ms, settings.telemetry_ttl_s),
             _Term(PolicyFlip, PolicyFlip.at_ms, settings.telemetry_ttl_s),
+            # One that is over is refused for that, a while later also where clocks differ.
+            _Term(UsedIdToken, UsedIdToken.expires_at_ms, _USED_TOKEN_TTL_S),
         )
 
     def sweep(self, should_stop: Callable[[], bool] = lambda: False) -> int:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed
 
 
+WORKLOAD = "workload."
+"""What the names of claims begin with that the service itself makes of who a workload was found to be; nobody else may claim them."""
+
+
 class Body(BaseModel):
     """What may be sent with a verb; anything undeclared is refused."""
 
@@ -45,12 +49,14 @@ class Who:
         name: Its name there.
         kind: ``person`` or ``service``.
         token_id: Which of its tokens it presented.
+        workload: What is known of the workload that the token was given to, as claims.
     """
 
     tenant: str
     name: str
     kind: str
     token_id: str = ""
+    workload: tuple[tuple[str, str], ...] = ()
 
     @property
     def id(self) -> str:

@@ -46,12 +46,12 @@ _EVERYWHERE: Final = f"'{EVERY_TENANT}' = ANY ({_SCOPE}::text[])"
 API_SEES_EVERYWHERE: Final = frozenset(
     {
         *("api_token", "break_glass", "device_allotment", "log_head", "operation", "tenant"),
-        *("webhook", "webhook_message"),
+        *("webhook", "webhook_message", "issuer"),
     }
 )
 """Of which tables the api may see every tenant's rows: a token names no tenant before it is looked up; every log that grew gets a
 checkpoint; whether a tenant exists is asked of every name alike; operators see what they asked of tenants and allotted to them, and
-metrics count; messages of every tenant wait for the workers, which send them in turn."""
+metrics count; messages of every tenant wait for the workers, which send them in turn, and fetch the keys of every tenant's issuers."""
 
 # Telemetry, and how far an operation came, are no facts, and so not the sequencer's.
 API_WRITES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
@@ -86,6 +86,7 @@ API_WRITES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     # What is over its time is removed by the api.
     "policy_shadow": {"DELETE": ()},
     "idempotency_key": {"DELETE": ()},
+    "used_id_token": {"DELETE": ()},
     "traffic_event": {"DELETE": ()},
     "invocation_batch": {"DELETE": ()},
 }

@@ -51,6 +51,7 @@ from licet_engine.store.tables.tenants import (
 )
 from licet_engine.store.tables.training import Metric, Run
 from licet_engine.store.tables.webhooks import Webhook, WebhookMessage, WebhookTry
+from licet_engine.store.tables.workload import Issuer, UsedIdToken
 
 TENANT_TABLES = frozenset(table for table in SQLModel.metadata.tables.values() if "tenant_id" in table.c)
 
@@ -81,6 +82,7 @@ __all__ = [
     "Installation",
     "InvocationBatch",
     "InvocationCount",
+    "Issuer",
     "JsonText",
     "LogCheckpoint",
     "LogHead",
@@ -101,6 +103,7 @@ __all__ = [
     "TenantRow",
     "Ticket",
     "TrafficEvent",
+    "UsedIdToken",
     "Webhook",
     "WebhookMessage",
     "WebhookTry",

@@ -66,6 +66,8 @@ class ApiToken(TenantRow, table=True):
     created_at_ms: int = Field(sa_type=BigInteger)
     expires_at_ms: int | None = Field(default=None, sa_type=BigInteger)
     revoked_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    workload: dict[str, str] = Field(default_factory=dict, sa_type=JsonText)
+    """What the issuer claimed of the workload that it was given to for an ID token; empty for one that was issued."""
 
 
 class BreakGlass(TenantRow, table=True):

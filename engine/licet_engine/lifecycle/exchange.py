@@ -1,0 +1,252 @@
+"""The exchange of a workload's ID token for a token of ours, and the keys that issuers sign with.
+
+Rules kept here:
+
+- Whatever is wrong, one answer is given, after the same work: of a tenant or an issuer that is not there, nothing can be told. Why is
+  logged: where a known issuer signed the token, in the tenant's log; else in the service's own.
+- Keys are fetched by the worker, which alone reaches out. A key that is not known is asked for at once, but not often. Keys that could
+  not be fetched for a day count no more.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from jwt.algorithms import RSAAlgorithm
+from sqlalchemy import Engine
+from sqlmodel import col, select
+
+from licet_attestations import canonical
+from licet_engine.domain import idtoken
+from licet_engine.domain.errors import InvalidInput, LicetError
+from licet_engine.domain.rates import Buckets
+from licet_engine.domain.refs import Ref, parse_ref
+from licet_engine.lifecycle.asking import Asked, Desk
+from licet_engine.lifecycle.tenants import Tenants
+from licet_engine.lifecycle.verbs import Who
+from licet_engine.lifecycle.workload import EXCHANGE, Exchange, mismatch, workload_of
+from licet_engine.log.errors import LogError
+from licet_engine.log.sequencer import Sequencer
+from licet_engine.log.submission import NewEntry, Submission, Update
+from licet_engine.store.db import UnsafeAllTenants, tenant_session
+from licet_engine.store.tables import Issuer
+
+logger = logging.getLogger(__name__)
+
+FETCH_EVERY_MS: Final = 3_600_000
+MAX_AGE_MS: Final = 24 * 3_600_000
+_ASK_AGAIN_S: Final = 30.0
+_MOST_WANTED: Final = 1000
+_MAX_FETCHES: Final = 8
+_REFUSALS_PER_S: Final = 1
+"""Of refusals of one tenant that are logged; the rest is counted only in the service's own log."""
+
+
+class ExchangeRefused(LicetError):
+    """The ID token is exchanged for nothing. Why is told to nobody who sends one."""
+
+    status = 400
+    default_code = "invalid_grant"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this ID token is not exchanged here: the audience names no issuer that the tenant trusts, or the token is not as the "
+            "tenant demands, is over, or was exchanged before; administrators of the tenant find the reason in its log"
+        )
+
+
+class IssuerKeys:
+    """The keys of issuers, as the worker fetches them.
+
+    Args:
+        engine: Of the store.
+        sequencer: Through which new keys become facts.
+        tenants: What is in force.
+    """
+
+    def __init__(self, engine: Engine, sequencer: Sequencer, tenants: Tenants) -> None:
+        self._engine = engine
+        self._sequencer = sequencer
+        self._tenants = tenants
+        self._lock = threading.Lock()
+        self._wanted: dict[tuple[str, str], float] = {}
+        self._asked_s: dict[tuple[str, str], float] = {}
+
+    def handlers(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
+        """The methods of the internal door, by name."""
+        return {
+            "issuers_due": lambda _: self.due(),
+            "issuer_keys": lambda p: self.fetched(p["tenant"], p["issuer"], p["url"], p["keys"]),
+        }
+
+    def want(self, tenant: str, name: str) -> None:
+        """Have the keys of an issuer fetched soon: one that is not known was named."""
+        with self._lock:
+            if len(self._wanted) < _MOST_WANTED:
+                self._wanted[tenant, name] = time.monotonic()
+
+    def due(self) -> list[dict[str, Any]]:
+        """The issuers whose keys are to be fetched now."""
+        now_s = time.monotonic()
+        with self._lock:
+            wanted, self._wanted = set(self._wanted), {}
+        with UnsafeAllTenants(self._engine, "the keys of the issuers of every tenant grow old") as session:
+            query = select(Issuer).where(col(Issuer.removed_at_ms).is_(None), col(Issuer.fetched).is_(True))
+            rows = session.exec(query.order_by(col(Issuer.keys_as_of_ms))).all()
+        found: list[dict[str, Any]] = []
+        for row in rows:
+            key = (row.tenant_id, row.name)
+            is_old = self._tenants.now_ms(row.tenant_id) - row.keys_as_of_ms > FETCH_EVERY_MS
+            if not is_old and key not in wanted:
+                continue
+            if len(found) >= _MAX_FETCHES or now_s - self._asked_s.get(key, -_ASK_AGAIN_S) < _ASK_AGAIN_S:
+                continue
+            self._asked_s[key] = now_s
+            found.append({"tenant": row.tenant_id, "issuer": row.name, "url": row.url, "unsafe_http": row.unsafe_http})
+        return found
+
+    def fetched(self, tenant: str, name: str, url: str, document: Any) -> None:
+        """Take what was fetched of an issuer.
+
+        Raises:
+            InvalidInput: It is no set of keys.
+        """
+        keys = idtoken.read_keys(document)
+        with self._tenants.view(tenant) as found:
+            row = None if found is None else found[0].issuer(name)
+            if found is None or row is None or row.url != url or not row.fetched:
+                return  # It is another issuer by now.
+            version, at_ms = found[1].facts_version, found[0].now_ms
+        told = {"event": "issuer-keys", "issuer": f"{tenant}/{name}", "kids": [key["kid"] for key in keys]}
+        told["keys_digest"] = canonical.digest(keys).hex()
+        where = {"tenant_id": tenant, "name": name, "url": url, "removed_at_ms": None}
+        receipt = self._sequencer.append(
+            Submission(
+                entries=[_entry(tenant, told)],
+                expect={tenant: version},
+                companions=[Update(Issuer, where, {"keys": keys, "keys_as_of_ms": at_ms})],
+                bump=(tenant,),
+            )
+        )
+        self._tenants.seen(tenant, receipt.facts_versions[tenant], receipt.placed[0].time_ms)
+
+
+def _entry(tenant: str, told: dict[str, Any]) -> NewEntry:
+    fixed = {"v": 1, "type": "people", **told}
+    return NewEntry(tenant, "people", tenant, tenant, lambda at_ms: canonical.dumps({**fixed, "time_ms": at_ms}))
+
+
+class Exchanger:
+    """Where ID tokens are exchanged.
+
+    Args:
+        engine: Of the store.
+        sequencer: Through which refusals get into the log.
+        tenants: What is in force.
+        desk: Where the exchange is decided.
+        keys: Told of keys that are not known.
+    """
+
+    def __init__(self, engine: Engine, sequencer: Sequencer, tenants: Tenants, desk: Desk, keys: IssuerKeys) -> None:
+        self._engine = engine
+        self._sequencer = sequencer
+        self._tenants = tenants
+        self._desk = desk
+        self._keys = keys
+        self._refusals = Buckets(_REFUSALS_PER_S)
+        # What is verified against where there is no issuer, so that there is the same work to be done.
+        public = generate_private_key(65537, 2048).public_key()
+        self._decoy = {"kty": "RSA", "kid": "", **_members(RSAAlgorithm.to_jwk(public, as_dict=True))}
+
+    def exchange(self, audience: str, token: str) -> dict[str, Any]:
+        """Exchange an ID token.
+
+        Args:
+            audience: The issuer as the tenant knows it: ``TENANT/NAME``.
+            token: The ID token.
+
+        Returns:
+            ``token``, ``ttl_s``, and whose it is.
+
+        Raises:
+            ExchangeRefused: It is exchanged for nothing.
+        """
+        try:
+            ref = parse_ref(audience)
+        except InvalidInput:
+            raise ExchangeRefused from None
+        with tenant_session(self._engine, ref.tenant) as session:
+            row = session.exec(
+                select(Issuer).where(Issuer.name == ref.name, col(Issuer.removed_at_ms).is_(None))
+            ).first()
+        now_ms = self._tenants.now_ms(ref.tenant)
+        try:
+            verified = self._verified(ref, row, token, now_ms)
+        except idtoken.Refused as refused:
+            if row is not None and refused.unknown_key and row.fetched:
+                self._keys.want(ref.tenant, ref.name)
+            logger.info("an ID token was not exchanged", extra={"audience": str(ref), "reason": str(refused)})
+            raise ExchangeRefused from None
+        if row is None:  # No key of a decoy signs anything.
+            raise ExchangeRefused
+        wrong = mismatch(verified.claims, row)
+        workload = workload_of(verified.claims, row)
+        if wrong is not None:
+            self._log_refusal(ref, workload, f"its {wrong} is not the one that the issuer is trusted for")
+            raise ExchangeRefused
+        return self._ask(ref, row, verified, workload)
+
+    def _verified(self, ref: Ref, row: Issuer | None, token: str, now_ms: int) -> idtoken.IdToken:
+        if row is None:
+            return idtoken.verify(token, [_named_as(token, self._decoy)], issuer="", audience="", now_ms=now_ms)
+        if row.fetched and now_ms - row.keys_as_of_ms > MAX_AGE_MS:
+            self._keys.want(ref.tenant, ref.name)
+            raise idtoken.Refused("the keys of the issuer could not be fetched of late")
+        return idtoken.verify(token, row.keys, issuer=row.url, audience=row.audience, now_ms=now_ms)
+
+    def _ask(self, ref: Ref, row: Issuer, verified: idtoken.IdToken, workload: dict[str, str]) -> dict[str, Any]:
+        subject = idtoken.text_of(verified.claims.get("sub")) or ""
+        claims = tuple(sorted((f"workload.{name}", value) for name, value in workload.items()))
+        who = Who(ref.tenant, row.account, "service", "", claims)
+        asked = Asked(
+            verb=EXCHANGE,
+            ref=Ref(ref.tenant, row.account),
+            sent=f"{ref.tenant}/{row.account}",
+            body=Exchange(
+                issuer=row.name,
+                digest_hex=verified.digest_hex,
+                id_token_expires_at_ms=verified.expires_at_ms,
+                workload=workload,
+            ),
+            context=(("issuer", row.name), ("subject", subject[:256])),
+        )
+        answer = self._desk.ask(lambda: who, asked)
+        if not answer.decision.allowed or not answer.secrets:
+            reason = "policy denies it" if answer.conflict is None else answer.conflict.message
+            self._log_refusal(ref, workload, reason)
+            raise ExchangeRefused
+        return {**answer.result, **answer.secrets}
+
+    def _log_refusal(self, ref: Ref, workload: dict[str, str], reason: str) -> None:
+        logger.info("an ID token was not exchanged", extra={"audience": str(ref), "reason": reason})
+        if self._refusals.take(ref.tenant):
+            return
+        told = {"event": "exchange-refused", "issuer": str(ref), "reason": reason, "workload": workload}
+        try:
+            self._sequencer.append(Submission([_entry(ref.tenant, told)]))
+        except LogError as error:
+            logger.warning("a refusal could not be logged", extra={"tenant": ref.tenant, "reason": str(error)})
+
+
+def _members(key: dict[str, Any]) -> dict[str, str]:
+    return {name: str(key[name]) for name in ("n", "e")}
+
+
+def _named_as(token: str, key: dict[str, str]) -> dict[str, str]:
+    """The key under the name that a token asks for, so that it is tried."""
+    return {**key, "kid": idtoken.kid_of(token)}
