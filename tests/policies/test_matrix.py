@@ -77,6 +77,7 @@ THINGS = {
     "Elsewhere": "Elsewhere::~",
     "Endpoint": "Endpoint::northbank/scoring",
     "Evidence": "Evidence::northbank",
+    "Issuer": "Issuer::northbank",
     "Log": "Log::northbank",
     "ModelVersion": "ModelVersion::northbank/credit-risk@1",
     "Person": "Person::northbank/ada",
