@@ -297,8 +297,8 @@ def flips(desk: Desk, tenant: str, limit: int) -> None:
 def show(desk: Desk, ref: str, *, is_whole: bool, out: Path | None, folder: Path | None) -> None:
     """Show a bundle in short: who is behind it, what is in it, and what was found when it was published.
 
-    BUNDLE is its digest, or eight or more characters of its beginning, or the same of the ID of a publication; without it, the
-    bundle in force is shown. What was published can be compared with what a reviewer has:
+    BUNDLE is its digest, or eight or more characters of its beginning, or the ID of a publication; without it, the bundle in
+    force is shown. What was published can be compared with what a reviewer has:
 
     \b
       licet policy show northbank/4d1c2a9b --project /tmp/published

@@ -29,8 +29,8 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
         return lines
     lines += finding_lines(result.get("findings") or ())
     if publication:
-        shown = f"{clean(tenant)}/{clean(publication.partition('/')[2][:_PREFIX_CHARS])}"
-        lines.append(f"  All that was found: licet policy show {shown}")
+        # Whole: these IDs are made in the order of time, and begin alike.
+        lines.append(f"  All that was found: licet policy show {clean(publication)}")
     return lines
 
 

@@ -121,7 +121,8 @@ def run(root: Path, *, longest_s: float, memory_bytes: int = _MEMORY_BYTES) -> E
         stack.callback(groups.remove)
         plan = {
             "parent": os.getpid(),
-            "limits": limits,
+            # Of its address space, too: it starts no threads, and maps no more than it uses.
+            "limits": limits | {"RLIMIT_AS": memory_bytes},
             "uid": None,
             "gid": None,
             "mounts": {},
@@ -196,8 +197,7 @@ def _judge(status: int, answer: bytes, said: bytes) -> Examined:
     if status == -signal.SIGXCPU:
         return _refused("time-out", "the examination takes more processor time than it may: simplify the policies")
     if status != 0:
-        last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
-        if last and last[0].startswith("MemoryError"):
+        if b"MemoryError" in said or b"bad_alloc" in said:
             return _refused("memory", "the examination takes more memory than it may: simplify the policies")
         return _refused("crashed", f"the examination ended with status {status} and told nothing")
     try:

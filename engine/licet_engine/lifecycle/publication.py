@@ -12,7 +12,8 @@ Rules kept here:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -54,8 +55,7 @@ if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed
 
 _TOLD_FINDINGS: Final = 20
-_TOLD_DETAILS: Final = 5
-_TOLD_CHARS: Final = 8_000
+_TOLD_CHARS: Final = 32_000
 """Of what was found, in the result of the operation; the publication has all of it."""
 
 
@@ -186,11 +186,17 @@ def do_publish(deed: Deed) -> Mapping[str, Any]:
     if is_published:
         told["ref"] = f"{deed.tenant}/{bundle_hex[:BUNDLE_PREFIX_CHARS]}"
     else:
-        told["findings"] = [
-            {**one, "detail": one["detail"][:_TOLD_CHARS] if number < _TOLD_DETAILS else ""}
-            for number, one in enumerate(report["findings"][:_TOLD_FINDINGS])
-        ]
+        told["findings"] = list(_findings(report["findings"]))
     return told
+
+
+def _findings(found: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The first findings, with their explanations as far as there is room for them."""
+    left = _TOLD_CHARS
+    for one in itertools.islice(found, _TOLD_FINDINGS):
+        detail = one["detail"] if len(one["detail"]) <= left else ""
+        left -= len(detail)
+        yield {**one, "detail": detail}
 
 
 def publication_statement(deed: Deed, found: Mapping[str, Any]) -> Statement:

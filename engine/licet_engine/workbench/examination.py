@@ -40,11 +40,10 @@ from licet_policies import LicetPoliciesError
 REPORT_VERSION: Final = 1
 MAX_FINDINGS: Final = 100
 """Told whole; more are counted."""
-MAX_REPORT_CHARS: Final = 1 << 20
 _MAX_MESSAGE_CHARS: Final = 2_000
 _MAX_DETAIL_CHARS: Final = 20_000
-_MAX_DETAILS: Final = 20
-"""Findings that are told with their explanation, or the request that refutes."""
+_MAX_DETAILS_CHARS: Final = 200_000
+"""Of all explanations, and requests that refute."""
 _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEWNET: Final = 0x40000000
 
@@ -97,10 +96,12 @@ class Examination:
     def to_json(self) -> dict[str, Any]:
         """The report, errors first, and the bundle as text."""
         ordered = sorted(self.findings, key=lambda found: found["severity"] != "error")
-        told = [
-            found if number < _MAX_DETAILS else {**found, "detail": ""}
-            for number, found in enumerate(ordered[:MAX_FINDINGS])
-        ]
+        left = _MAX_DETAILS_CHARS
+        told = []
+        for found in ordered[:MAX_FINDINGS]:
+            detail = found["detail"] if len(found["detail"]) <= left else ""
+            left -= len(detail)
+            told.append({**found, "detail": detail})
         report = {
             "v": REPORT_VERSION,
             **self.report,
