@@ -12,8 +12,8 @@ from sqlmodel import Session, SQLModel, col, false, select
 
 from licet_attestations import canonical
 from licet_engine.api.services import Services
-from licet_engine.decide.bundle import CompiledBundle
-from licet_engine.decide.decision import Request
+from licet_engine.decide.bundle import RESERVED_IDS, CompiledBundle
+from licet_engine.decide.decision import Request, decide
 from licet_engine.decide.entities import Fact, FactSet
 from licet_engine.decide.explain import explain
 from licet_engine.decide.obtaining import obtainable
@@ -26,7 +26,7 @@ from licet_engine.lifecycle.breakglass import state_of
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.inbox import inbox
-from licet_engine.lifecycle.paths import known, obstacle
+from licet_engine.lifecycle.paths import known, obstacle, renewed
 from licet_engine.lifecycle.verbs import Who
 from licet_engine.log import store
 from licet_engine.store import tables
@@ -312,12 +312,29 @@ def decision_explanation(services: Services, who: Who, row: tables.Decision) -> 
         "record": {key: record[key] for key in ("id", "action", "resource", "principal", "decision", "time_ms")},
         "explanation": explained.to_json(),
         "path": None,
+        "now": None,
     }
-    if record["decision"] == "deny" and explained.kind != "invalid":
+    is_own = request.principal.id.startswith(f"{who.tenant}/") and facts.get(request.resource.key) is not None
+    if is_own and explained.kind != "invalid":
         with services.tenants.view(who.tenant) as found:
-            if facts.get(request.resource.key) is not None and found is not None:
-                told["path"] = _path(found[0], compiled, request, facts)
+            if found is not None:
+                view, policies = found[0], found[1].bundle
+                if record["decision"] == "deny":
+                    told["path"] = _path(view, compiled, request, facts)
+                told["now"] = _now(view, policies, request, facts)
     return told
+
+
+def _now(view: View, policies: CompiledBundle, request: Request, facts: FactSet) -> dict[str, Any]:
+    """What would be decided on the same question now, by the policies in force, and what it would need."""
+    asked, facts_now, kept = renewed(view, request, facts)
+    decision = decide(policies, asked, facts_now, remember=False)
+    is_open = not decision.allowed and not RESERVED_IDS.intersection(decision.errors)
+    told = {key: value for key, value in decision.to_json().items() if key != "messages"}
+    return told | {
+        "kept": list(kept),
+        "path": _path(view, policies, asked, facts_now) if is_open else None,
+    }
 
 
 def _path(view: View, compiled: CompiledBundle, request: Request, facts: FactSet) -> dict[str, Any]:

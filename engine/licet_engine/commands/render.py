@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -210,6 +211,26 @@ def explanation_lines(explanation: Explanation) -> list[str]:
     if not allowed:
         path = path_lines(explanation)
         lines += ["", *path] if path else []
+    return lines + (["", *_now_lines(explanation)] if explanation.now else [])
+
+
+def _now_lines(explanation: Explanation) -> list[str]:
+    """What would be decided now; its path where it is another than that of then."""
+    now = explanation.now
+    is_allowed = now.get("decision") == "allow"
+    because = [*(now.get("errors") or ()), *(now.get("reasons") or ())]
+    told = f"it would be {'allowed' if is_allowed else 'denied'}, by {', '.join(map(str, because)) or 'no permit'}"
+    lines = [labelled("now", told, indent=2, label_chars=10)]
+    if kept := now.get("kept"):
+        lines.append(
+            labelled("", f"as recorded, for they are not there: {', '.join(map(str, kept))}", indent=12, label_chars=0)
+        )
+    path = now.get("path") or {}
+    if path and (path.get("steps"), path.get("still")) != (
+        explanation.path.get("steps"),
+        explanation.path.get("still"),
+    ):
+        lines += path_lines(replace(explanation, path=path))
     return lines
 
 

@@ -237,7 +237,8 @@ def _for_verdict(request: Request, version: Fact, known: Known) -> list[Obtainab
 
 def _for_deployment(request: Request, facts: FactSet, endpoint: Fact, known: Known) -> list[Obtainable]:
     """What the version that would be put on the endpoint lacks, and what is chosen with the deployment."""
-    version = _deployed(request, facts)
+    named = deployed_uid(request)
+    version = None if named is None else facts.get(named.key)
     if version is None:
         return []
     name = version.uid.id
@@ -271,10 +272,10 @@ def _for_deployment(request: Request, facts: FactSet, endpoint: Fact, known: Kno
     return found
 
 
-def _deployed(request: Request, facts: FactSet) -> Fact | None:
-    """The version that a deployment names, as a fact."""
-    uid = request.context.get("version")
-    inner = uid.get("__entity", uid) if isinstance(uid, Mapping) else None
-    if not isinstance(inner, Mapping) or inner.get("type") != "ModelVersion":
+def deployed_uid(request: Request) -> EntityUid | None:
+    """The version that the context of a deployment names, or None."""
+    value = request.context.get("version")
+    uid = value.get("__entity", value) if isinstance(value, Mapping) else None
+    if not isinstance(uid, Mapping) or uid.get("type") != "ModelVersion":
         return None
-    return facts.get(("ModelVersion", str(inner.get("id"))))
+    return EntityUid("ModelVersion", str(uid.get("id")))
