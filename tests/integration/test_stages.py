@@ -112,8 +112,13 @@ def test_a_deployment_that_lacks_an_approval_is_told_so_and_allowed_once_it_is_g
     version = registered(world, "lapsed")
     promoted(world, version)
     ci = world.client(f"{bank}/ci")
-    # What it is approved as, it is no longer: an evaluation more is another binding.
-    assert world.done(ci, ci.model.check(version, kinds=["technical"])).state == "done"
+    # It was approved under other policies: with these in force, the approval is of something else.
+    closed = (
+        '@id("own.nowhere") @title("Nowhere is closed") @advice("Go elsewhere.") @severity("low") @owner("desk")'
+        ' forbid (principal, action == Action::"model.promote", resource is ModelVersion) when { context.region == "nowhere" };'
+    )
+    published = world.client(f"{bank}/sam").act("policy.publish", bank, {"packs": [], "policies": closed}).require()
+    world.client(f"{bank}/all").act("policy.activate", published.result["ref"], {}).require()
     asked = {"version": version, "alarms": [{"kind": "error-rate", "threshold_micro": 20_000, "window_s": 60}]}
     denied = ci.ask("endpoint.deploy", f"{bank}/lapsed", asked)
     assert deciding(denied) == {"guardrail.endpoints.approved"}

@@ -60,8 +60,10 @@ def answer_lines(answer: Answer, explanation: Explanation | None = None) -> list
     word = verdict(allowed=answer.allowed, pending=pending)
     lines = [f"{word}  {clean(answer.action)} on {clean(answer.resource)}"]
     reports = {} if explanation is None else _reports(explanation.explanation, "deciding")
+    # What the path to yes names is told there, with what to do, and not a second time.
+    on_path = _on_path(explanation)
     for policy in answer.policies:
-        lines += _policy_lines(policy, reports.get(policy.id), allowed=answer.allowed)
+        lines += _policy_lines(policy, reports.get(policy.id), on_path, allowed=answer.allowed)
     if not answer.allowed and answer.is_explained and not answer.policies and not answer.errors:
         lines.append("  No policy permits this.")
         if explanation is not None:
@@ -72,10 +74,10 @@ def answer_lines(answer: Answer, explanation: Explanation | None = None) -> list
     lines += [labelled("observed", f"{o} would forbid it if it were enforced", indent=2) for o in answer.observed]
     if answer.conflict is not None:
         lines.append(labelled("but", f"it could not be done as things stand: {answer.conflict['detail']}", indent=2))
-    if answer.missing_approvals:
-        lines.append(labelled("missing approvals", ", ".join(answer.missing_approvals), indent=2, label_chars=19))
-    failing = [] if answer.allowed else [w.removeprefix(_CHECK) for w in answer.requires if w.startswith(_CHECK)]
-    if failing:
+    if missing := [track for track in answer.missing_approvals if f"approval:{track}" not in on_path]:
+        lines.append(labelled("missing approvals", ", ".join(missing), indent=2, label_chars=19))
+    wanted = () if answer.allowed else (word for word in answer.requires if word not in on_path)
+    if failing := [word.removeprefix(_CHECK) for word in wanted if word.startswith(_CHECK)]:
         lines.append(labelled("failing checks", ", ".join(failing), indent=2, label_chars=19))
     if explanation is not None and not answer.allowed:
         lines += path_lines(explanation)
@@ -85,11 +87,21 @@ def answer_lines(answer: Answer, explanation: Explanation | None = None) -> list
     return lines
 
 
+def _on_path(explanation: Explanation | None) -> frozenset[str]:
+    """What a path that leads to yes names."""
+    path = {} if explanation is None else explanation.path
+    return (
+        frozenset(str(step.get("name")) for step in (path.get("steps") or ())) if path.get("possible") else frozenset()
+    )
+
+
 def _reports(explanation: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
     return {str(report.get("id")): report for report in explanation.get(name) or ()}
 
 
-def _policy_lines(policy: DecidingPolicy, report: Mapping[str, Any] | None, *, allowed: bool) -> list[str]:
+def _policy_lines(
+    policy: DecidingPolicy, report: Mapping[str, Any] | None, on_path: frozenset[str], *, allowed: bool
+) -> list[str]:
     head = click.style(clean(policy.id), bold=True)
     lines = [f"  {head}" + (f"  {clean(policy.title)}" if policy.title else "")]
     if allowed:
@@ -98,8 +110,8 @@ def _policy_lines(policy: DecidingPolicy, report: Mapping[str, Any] | None, *, a
         lines += _part_lines(report)
     if policy.advice:
         lines.append(labelled("advice", policy.advice, indent=4))
-    if policy.requires:
-        lines.append(labelled("requires", ", ".join(policy.requires), indent=4))
+    if wanted := [word for word in policy.requires if word not in on_path]:
+        lines.append(labelled("requires", ", ".join(wanted), indent=4))
     return lines
 
 
@@ -178,7 +190,7 @@ def _still(path: Mapping[str, Any]) -> str:
     named = [*(still.get("reasons") or ()), *(still.get("errors") or ())]
     if not named:
         return " Then no policy would permit it to this principal."
-    return f" Then it would still be denied by {', '.join(map(str, named))}."
+    return f" What denies it then: {', '.join(map(str, named))}."
 
 
 def explanation_lines(explanation: Explanation) -> list[str]:
