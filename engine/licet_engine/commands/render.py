@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _MOST_PARTS = 8
 _MOST_COLUMNS = 8
 _CHECK = "check:"
+_DIGEST = re.compile(r"\b([0-9a-f]{16})[0-9a-f]{48}\b")
 
 COLUMNS: Mapping[str, Sequence[str]] = {
     "datasets": ("name", "state", "classification", "residency", "uses", "expires_at_ms", "rows"),
@@ -135,10 +137,26 @@ def _part_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _telling(values: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Values without those that others tell: what lies below what is absent, and a record of which members are shown."""
+    absent = [str(value.get("path")) for value in values if value.get("found") is False]
+    shown = [str(value.get("path")) for value in values]
+    return [
+        value
+        for value, path in zip(values, shown, strict=True)
+        if not any(path.startswith(f"{above}.") for above in absent)
+        and not (_is_record(value.get("value")) and any(below.startswith(f"{path}.") for below in shown))
+    ]
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and "__entity" not in value and "__extn" not in value
+
+
 def _found(value: Mapping[str, Any]) -> str:
     """What stood at a place; a figure in millionths also as a decimal, a time also as people write it."""
     path, found = str(value.get("path") or ""), value.get("value")
-    text = str(value.get("text") or f"{path} = {found}")
+    text = _DIGEST.sub(r"\1...", str(value.get("text") or f"{path} = {found}"))
     if type(found) is not int:
         return text
     if path.endswith("_ms"):
@@ -202,10 +220,13 @@ def explanation_lines(explanation: Explanation) -> list[str]:
     what = f"{decision.get('action', '')} on {resource.get('id', '') if isinstance(resource, dict) else resource}"
     lines = [
         f"{verdict(allowed=allowed)}  {clean(what)}",
-        labelled("decision", decision.get("id", ""), indent=2, label_chars=10),
     ]
+    # What was never recorded, as a test, has neither.
+    if decision.get("id"):
+        lines.append(labelled("decision", decision["id"], indent=2, label_chars=10))
     if isinstance(decision.get("principal"), dict):
-        asker = f"{decision['principal'].get('id')}, {time_text(int(decision.get('time_ms') or 0))}"
+        time_ms = decision.get("time_ms")
+        asker = f"{decision['principal'].get('id')}" + (f", {time_text(time_ms)}" if isinstance(time_ms, int) else "")
         lines.append(labelled("asked by", asker, indent=2, label_chars=10))
     if body.get("message"):
         lines.append(labelled("", body["message"], indent=2, label_chars=0))
@@ -267,8 +288,11 @@ def _report_lines(report: Mapping[str, Any]) -> list[str]:
             mark = {"true": "is true", "false": "is false", "error": "errs"}.get(
                 str(part.get("outcome")), "was not reached"
             )
-            found = "; ".join(map(_found, part.get("values") or ()))
-            lines.append(labelled("", f"{mark}" + (f": {found}" if found else ""), indent=4, label_chars=14))
+            found = list(map(_found, _telling(part.get("values") or ())))
+            if len(found) == 1:
+                mark, found = f"{mark}: {found[0]}", []
+            lines.append(labelled("", mark, indent=4, label_chars=14))
+            lines += [labelled("", value, indent=4, label_chars=16) for value in found]
     if report.get("advice"):
         lines.append(labelled("advice", report["advice"], indent=4, label_chars=10))
     if report.get("requires"):

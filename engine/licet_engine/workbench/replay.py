@@ -163,11 +163,24 @@ class DecisionArchive:
         """The decision of that id.
 
         Raises:
-            ReplayError: There is none, or a record cannot be read.
+            ReplayError: There is none, or more than one, or a record cannot be read.
         """
-        for recorded in self.decisions(0, len(self)):
-            if recorded is not None and recorded.id == decision_id:
-                return recorded
+        found: list[Recorded] = []
+        wanted = decision_id.encode()
+        for number, name in enumerate(self._records):
+            try:
+                is_named = wanted in self._archive.read(name, MAX_RECORD_BYTES)
+            except (OSError, LicetAttestationError) as error:
+                raise ReplayError(f"{self._path}: {name}: {error}") from error
+            # Other records may name it: those of what was done under it.
+            records = self.decisions(number, 1) if is_named else iter(())
+            found += [recorded for recorded in records if recorded is not None and recorded.id == decision_id]
+        if len(found) > 1:
+            raise ReplayError(
+                f"{self._path}: holds {len(found)} decisions {decision_id:.64}: `licet verify` says what is wrong"
+            )
+        if found:
+            return found[0]
         erased = f"; {self.erased} records of its range were erased, and it may be one of them" if self.erased else ""
         raise ReplayError(f"{self._path}: holds no decision {decision_id:.64}{erased}")
 

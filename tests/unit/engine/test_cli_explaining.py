@@ -110,6 +110,10 @@ def test_what_an_archive_lacks_or_has_otherwise_is_named(
     assert "holds no decision ffff" in missing["error"]["message"]
     other = recorded.write(tmp_path / "b.zip", {f"bundles/{recorded.bundle_hex}.json": b"{}"})
     assert "another digest" in told(capsys, "0" * 32, "--archive", str(other), code=2)["error"]["message"]
+    twice = recorded.write(tmp_path / "d.zip", {"records/1.json": b'{"record":%b,"salt":"00"}' % recorded.records[0]})
+    assert "holds 2 decisions" in told(capsys, "0" * 32, "--archive", str(twice), code=2)["error"]["message"]
+    (tmp_path / "e.zip").write_bytes(Path(archive).read_bytes()[:-9])
+    assert "not a zip file" in told(capsys, "0" * 32, "--archive", str(tmp_path / "e.zip"), code=2)["error"]["message"]
     less = Recorded().write(tmp_path / "c.zip")
     assert "lacks a file" in told(capsys, "0" * 32, "--archive", str(less), code=2)["error"]["message"]
 
