@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from licet_engine.workbench.explaining import Explained
 
 _IDENTIFIER = re.compile(r"[0-9a-f]{32}")
+_MOST_CLAIMS = 20
 _FILE = click.Path(path_type=Path)
 
 
@@ -98,6 +99,8 @@ def _lines(found: Explained, *, is_now: bool) -> list[str]:
 
     told = found.to_json()
     lines = explanation_lines(Explanation(told["decision"], told["explanation"], told["path"] or {}))
+    if claimed := _claims(found.request.context.get("claimed")):
+        lines += ["", labelled("claimed", f"{claimed}; the asker says so, and no more", indent=2, label_chars=10)]
     if found.before is None:
         return lines
     lines.append("")
@@ -112,6 +115,12 @@ def _lines(found: Explained, *, is_now: bool) -> list[str]:
     lines.append(labelled("recorded", _decided(found.before), indent=4, label_chars=10))
     lines.append(labelled("now" if is_now else "again", _decided(now), indent=4, label_chars=10))
     return lines
+
+
+def _claims(claimed: Any) -> str:
+    """What the asker asserted; an archive may hold anything there."""
+    pairs = [one for one in claimed if isinstance(one, dict)] if isinstance(claimed, list) else []
+    return ", ".join(f"{one.get('name')} = {one.get('value')}" for one in pairs[:_MOST_CLAIMS])
 
 
 def _decided(decision: Decision) -> str:

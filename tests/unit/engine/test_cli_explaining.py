@@ -147,6 +147,7 @@ def test_a_test_and_a_request_are_explained_with_what_is_nearest(
             },
         },
         "time": "1970-01-01",
+        "context": {"claimed": [{"name": "ticket", "value": "CHG-1"}]},
     }
     file = tmp_path / "request.json"
     file.write_text(json.dumps(asked))
@@ -156,7 +157,8 @@ def test_a_test_and_a_request_are_explained_with_what_is_nearest(
     assert run(["policy", "explain", "--request", str(file), str(project)]) == 0
     out = capsys.readouterr().out
     assert "The nearest that would" in out
-    assert "is absent" not in out.split("path to yes")[0].split("asked by")[0]
+    assert "claimed   ticket = CHG-1; the asker says so, and no more" in out
+    assert "decision  " not in out
     file.write_text(json.dumps(asked | {"expects": "allow"}))
     assert "expects: no such key" in told(capsys, "--request", str(file), str(project), code=2)["error"]["message"]
 
