@@ -59,7 +59,7 @@ def test_the_project_that_init_writes_is_clean(tmp_path: Path) -> None:
     ("condition", "column", "end", "message"),
     [
         ("resource.stag == 1", 17, 21, "did you mean `stage`"),
-        ('resource.tier == "x" && context.regio == "us"', 40, 45, "`regio` in context"),
+        ('resource.tier == "x" && context.regio == "us"', 40, 45, "did you mean `context.region`"),
         ('("é" == resource.tier) && resource.stag == 1', 43, 47, "`stag`"),
         ("resource.checks.bias.passed", 24, 28, "optional attribute"),
         (
