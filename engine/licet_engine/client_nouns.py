@@ -549,12 +549,13 @@ class DecisionVerbs(Verbs):
         return self._client.get_json("/v1/decisions", tenant, decision_id)
 
     def explain(self, tenant: str, decision_id: str) -> Explanation:
-        """Why a decision fell as it did, and the path to yes."""
+        """Why a decision fell as it did, the path to yes, and what would be decided now."""
         body = self._client.get_json("/v1/decisions", tenant, decision_id, "explain")
         return Explanation(
             decision=body.get("record") or {},
             explanation=body.get("explanation") or {},
             path=body.get("path") or {},
+            now=body.get("now") or {},
         )
 
     def enforced(self, tenant: str, *, from_ms: int = 0, to_ms: int | None = None) -> Iterator[Enforced]:
