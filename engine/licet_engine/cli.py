@@ -22,6 +22,7 @@ from licet_engine.commands import (
     comparing,
     data,
     endpoints,
+    explaining,
     installation,
     issuers,
     models,
@@ -109,7 +110,7 @@ for _command in (
     doctor,
 ):
     cli.add_command(_command)
-for _command in (*workbench.COMMANDS, *comparing.COMMANDS):
+for _command in (*workbench.COMMANDS, *comparing.COMMANDS, *explaining.COMMANDS):
     policy.policy.add_command(_command)
 
 

@@ -395,11 +395,13 @@ class Explanation:
         decision: What of the decision's record says which it is: id, action, resource, principal, time.
         explanation: The deciding policies' conjuncts with their values, or the nearest permits.
         path: The least set of obtainable facts that would permit it, or that there is none.
+        now: What the policies in force would decide on it now, on the facts of now; empty if that is not told.
     """
 
     decision: Mapping[str, Any]
     explanation: Mapping[str, Any]
     path: Mapping[str, Any]
+    now: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_approval_pending(self) -> bool:
@@ -411,7 +413,12 @@ class Explanation:
 
     def to_json(self) -> dict[str, Any]:
         """The explanation as JSON."""
-        return {"decision": dict(self.decision), "explanation": dict(self.explanation), "path": dict(self.path)}
+        return {
+            "decision": dict(self.decision),
+            "explanation": dict(self.explanation),
+            "path": dict(self.path),
+            "now": dict(self.now),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,7 @@ def bank(world: Installation) -> str:
     world.people(BANK, "us")
     assert world.register(f"{BANK}/ana", "loans", table(), residency=["us"]).state == "done"
     sam = world.client(f"{BANK}/sam")
-    published = sam.act("policy.publish", BANK, {"packs": [], "policies": ""}).require()
-    bundle = published.result["ref"]
+    bundle = world.publish(f"{BANK}/sam", {"packs": [], "policies": ""})
     # Who wrote it does not put it in force; another does, and it is in force with that answer.
     assert "guardrail.separation-of-duties.policy" in deciding(sam.act("policy.activate", bundle, {}))
     world.client(f"{BANK}/all").act("policy.activate", bundle, {}).require()
@@ -104,6 +103,40 @@ def test_versions_take_a_stage_return_to_it_and_are_retired_each_by_itself(world
     for version in (first, second):
         answer = ci.act("model.promote", version, {"stage": "prod"})
         assert "guardrail.vocabulary.live" in deciding(answer)
+
+
+def test_a_deployment_that_lacks_an_approval_is_told_so_and_allowed_once_it_is_given(
+    world: Installation, bank: str
+) -> None:
+    version = registered(world, "lapsed")
+    promoted(world, version)
+    ci = world.client(f"{bank}/ci")
+    # It was approved under other policies: with these in force, the approval is of something else.
+    closed = (
+        '@id("own.nowhere") @title("Nowhere is closed") @advice("Go elsewhere.") @severity("low") @owner("desk")'
+        ' forbid (principal, action == Action::"model.promote", resource is ModelVersion) when { context.region == "nowhere" };'
+    )
+    published = world.client(f"{bank}/sam").act("policy.publish", bank, {"packs": [], "policies": closed}).require()
+    world.client(f"{bank}/all").act("policy.activate", published.result["ref"], {}).require()
+    asked = {"version": version, "alarms": [{"kind": "error-rate", "threshold_micro": 20_000, "window_s": 60}]}
+    denied = ci.ask("endpoint.deploy", f"{bank}/lapsed", asked)
+    assert deciding(denied) == {"guardrail.endpoints.approved"}
+    explanation = ci.explain(denied)
+    assert explanation is not None
+    (step,) = explanation.path["steps"]
+    assert (step["name"], explanation.is_approval_pending) == ("approval:engineering", True)
+    assert f"licet approval request {version} --track engineering" in step["describe"]
+    ci.act("model.request", version, {"track": "engineering"}).require()
+    waiting = ci.explain(ci.ask("endpoint.deploy", f"{bank}/lapsed", asked))
+    assert waiting is not None
+    assert waiting.path["steps"][0]["describe"].startswith("wait for track engineering, which has been asked")
+    give(world, "mei", version, "model-risk")
+    assert ci.ask("endpoint.deploy", f"{bank}/lapsed", asked).allowed
+    # The record still says no, and what would be decided now is told beside it.
+    again = ci.explain(denied)
+    assert again is not None
+    assert again.decision["decision"] == "deny"
+    assert again.now["decision"] == "allow"
 
 
 def test_with_the_last_version_of_a_run_what_the_run_kept_is_destroyed(world: Installation, bank: str) -> None:

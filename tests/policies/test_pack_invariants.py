@@ -118,8 +118,7 @@ def test_all_packs_together_keep_every_invariant() -> None:
             assert evaluate(together, request).decision == "deny", case.name
 
 
-# A publisher of policies is of no use with data: no pack may name it.
-@pytest.mark.parametrize("role", [role for role in ROLES if role != "policy-publisher"])
+@pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize(
     ("name", "parameter", "action", "resource"),
     [

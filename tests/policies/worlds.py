@@ -17,7 +17,6 @@ ROLES = [
     "model-risk",
     "operator",
     "pipeline",
-    "policy-publisher",
     "security-engineer",
 ]
 OPEN = '@id("team.everything")\npermit (principal, action, resource);'

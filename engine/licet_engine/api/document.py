@@ -144,7 +144,12 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
         own={"type": "boolean", "description": "Whether only the asker's own decisions were looked at."},
         next={**_or_null(_WHOLE), "description": "What to send as before, to go on; null where that was all."},
     ),
-    "Explanation": _object(record=_ANY_OBJECT, explanation=_ANY_OBJECT, path=_or_null(_ANY_OBJECT)),
+    "Explanation": _object(
+        record=_ANY_OBJECT,
+        explanation=_ANY_OBJECT,
+        path=_or_null(_ANY_OBJECT),
+        now={**_or_null(_ANY_OBJECT), "description": "The same question on the facts and by the policies of now."},
+    ),
     "Endpoint": _object(
         endpoint=_ANY_OBJECT,
         deployments=_OBJECTS,

@@ -8,14 +8,16 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from sqlalchemy.orm import defer
 from sqlmodel import Session, SQLModel, col, false, select
 
 from licet_attestations import canonical
 from licet_engine.api.services import Services
-from licet_engine.decide.bundle import CompiledBundle
-from licet_engine.decide.decision import Request
+from licet_engine.decide.bundle import RESERVED_IDS, CompiledBundle
+from licet_engine.decide.decision import Request, decide
 from licet_engine.decide.entities import Fact, FactSet
 from licet_engine.decide.explain import explain
+from licet_engine.decide.obtaining import obtainable
 from licet_engine.decide.path import path_to_yes
 from licet_engine.decide.record import parse_record, recorded_request
 from licet_engine.domain.errors import InvalidInput, Unavailable
@@ -25,7 +27,7 @@ from licet_engine.lifecycle.breakglass import state_of
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.inbox import inbox
-from licet_engine.lifecycle.paths import obstacle, obtainable
+from licet_engine.lifecycle.paths import known, obstacle, renewed
 from licet_engine.lifecycle.verbs import Who
 from licet_engine.log import store
 from licet_engine.store import tables
@@ -82,13 +84,15 @@ def _of(
     """Rows of a table; ``own`` says which of them are of what the asker asked for, where that counts."""
 
     def rows(services: Services, who: Who, limit: int, own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - of a table of functions.
-        query = select(table).order_by(newest).limit(limit)
+        # What is not shown is not read either: it may be long, such as a project that was sent to be published.
+        query = select(table).options(*(defer(getattr(table, name)) for name in hidden)).order_by(newest).limit(limit)
         if own_only:
             query = query.where(*(false(),) if own is None else own(who))
         with tenant_session(services.engine, who.tenant) as session:
             found = session.exec(query).all()
-        return [row.model_dump(exclude={"tenant_id", *hidden}) for row in found]
+        return [{name: getattr(row, name) for name in shown} for row in found]
 
+    shown = [name for name in table.model_fields if name not in {"tenant_id", *hidden}]
     return rows
 
 
@@ -254,6 +258,7 @@ _ROWS: Final[Mapping[str, Rows]] = {
     # The pool is the platform's own: to who is of another tenant there is none to be listed.
     "devices": _of(tables.DeviceRow, col(tables.DeviceRow.uuid)),
     "bundles": _of(tables.PolicyBundle, col(tables.PolicyBundle.created_at_ms).desc(), frozenset({"body"})),
+    "publications": _of(tables.Publication, col(tables.Publication.created_at_ms).desc(), frozenset({"report"})),
     "approvals": _approvals,
     "inbox": _inbox,
     "delegations": _delegations,
@@ -313,24 +318,39 @@ def decision_explanation(services: Services, who: Who, row: tables.Decision) -> 
     facts = FactSet(Fact.from_bytes(blob.body) for blob in bodies)
     request = recorded_request(record)
     compiled = _compiled(services, who, bundle)
+    explained = explain(compiled, request, facts)
     told: dict[str, Any] = {
         "record": {key: record[key] for key in ("id", "action", "resource", "principal", "decision", "time_ms")},
-        "explanation": explain(compiled, request, facts).to_json(),
+        "explanation": explained.to_json(),
         "path": None,
+        "now": None,
     }
-    if record["decision"] == "deny":
-        resource = next((f.entity for f in facts if f.uid == request.resource), None)
+    is_own = request.principal.id.startswith(f"{who.tenant}/") and facts.get(request.resource.key) is not None
+    if is_own and explained.kind != "invalid":
         with services.tenants.view(who.tenant) as found:
-            if resource is not None and found is not None:
-                told["path"] = _path(found[0], compiled, request, facts, resource)
+            if found is not None:
+                view, policies = found[0], found[1].bundle
+                if record["decision"] == "deny":
+                    told["path"] = _path(view, compiled, request, facts)
+                told["now"] = _now(view, policies, request, facts)
     return told
 
 
-def _path(
-    view: View, compiled: CompiledBundle, request: Request, facts: FactSet, resource: Mapping[str, Any]
-) -> dict[str, Any]:
+def _now(view: View, policies: CompiledBundle, request: Request, facts: FactSet) -> dict[str, Any]:
+    """What would be decided on the same question now, by the policies in force, and what it would need."""
+    asked, facts_now, kept = renewed(view, request, facts)
+    decision = decide(policies, asked, facts_now, remember=False)
+    is_open = not decision.allowed and not RESERVED_IDS.intersection(decision.errors)
+    told = {key: value for key, value in decision.to_json().items() if key != "messages"}
+    return told | {
+        "kept": list(kept),
+        "path": _path(view, policies, asked, facts_now) if is_open else None,
+    }
+
+
+def _path(view: View, compiled: CompiledBundle, request: Request, facts: FactSet) -> dict[str, Any]:
     """The path to yes, and what could not be done even at its end as things stand."""
-    path = path_to_yes(compiled, request, facts, obtainable(view, request, resource))
+    path = path_to_yes(compiled, request, facts, obtainable(request, facts, known(view, request)))
     conflict = obstacle(view, request) if path.possible else None
     told = None if conflict is None else {"code": conflict.code, "detail": conflict.message}
     return path.to_json() | {"conflict": told}

@@ -11,13 +11,15 @@ import click
 
 from licet_engine.commands.desk import guarded
 from licet_engine.commands.failures import EXIT_DENIED
-from licet_engine.commands.text import clean
+from licet_engine.commands.text import clean, labelled
 from licet_engine.commands.workbench import answer, folder_argument, format_option, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from licet_engine.workbench.diffing import ActionDiff
+    from licet_engine.workbench.findings import Finding
+    from licet_engine.workbench.proving import ProofResult
     from licet_engine.workbench.replay import ReplayReport
 
 _MAX_BUNDLE_BYTES = 16 << 20
@@ -96,9 +98,12 @@ def bundle(folder: Path, out: Path | None) -> None:
 @click.command()
 @folder_argument
 @_TIME
+@click.option(
+    "--verbose", "is_verbose", is_flag=True, help="Tell also what is proved, each in a line, and requests in full."
+)
 @format_option("json", "junit", "sarif")
 @guarded
-def prove(folder: Path, time_limit_s: float, format_: str) -> None:
+def prove(folder: Path, time_limit_s: float, format_: str, *, is_verbose: bool) -> None:
     """Prove of every request that could be made: what is in DIR keeps every invariant, and none of its policies errs.
 
     The invariants are those of the platform, of the packs enforced, and of the project. Exit codes: 0 all is proved, 1 something
@@ -116,19 +121,10 @@ def prove(folder: Path, time_limit_s: float, format_: str) -> None:
     base = formats.shown_from(project.root)
     found = proving.findings(project, results)
     if format_ == "text":
-        for result in results:
-            colour = "green" if result.rule is None else "red"
-            click.echo(
-                f"{click.style(result.word, fg=colour, bold=True):<10} {clean(result.id)}  {clean(result.title)}"
-            )
-        for finding in found:
-            click.echo(shown(finding, base))
-        for result in results:
-            if text := proving.detail(result):
-                click.echo(f"\n{clean(result.id)} does not hold of this request:\n{clean(text, lines=True)}")
+        _show_proofs(results, found, base, is_verbose=is_verbose)
         click.echo("\nWhat this does not show:")
         for sentence in LIMITS:
-            click.echo(f"  - {sentence}")
+            click.echo(labelled("-", sentence, indent=2, label_chars=2))
     elif format_ == "json":
         body = {"proofs": [result.to_json() for result in results], "limits": list(LIMITS), "findings": len(found)}
         click.echo(formats.to_json("prove", body))
@@ -136,6 +132,28 @@ def prove(folder: Path, time_limit_s: float, format_: str) -> None:
         answer("prove", format_, rules=proving.RULES, findings=found, base=base, checks=proving.checks(results))
     if found:
         raise click.exceptions.Exit(EXIT_DENIED)
+
+
+def _show_proofs(results: Sequence[ProofResult], found: Sequence[Finding], base: str, *, is_verbose: bool) -> None:
+    """What is not proved, each with the request that refutes it; what is proved as a count."""
+    from licet_engine.workbench import proving  # noqa: PLC0415  # As above.
+
+    for result in results:
+        if is_verbose or result.rule is not None:
+            colour = "green" if result.rule is None else "red"
+            word = click.style(f"{result.word:<8}", fg=colour, bold=True)
+            click.echo(f"{word} {clean(result.id)}  {clean(result.title)}")
+    for finding in found:
+        click.echo(shown(finding, base))
+    for result in results:
+        if lines := proving.shown(result):
+            click.echo(f"\n{clean(result.id)} does not hold of this request:")
+            click.echo("\n".join(labelled(label, text, indent=2, label_chars=11) for label, text in lines))
+            if is_verbose:
+                click.echo(clean(proving.detail(result), lines=True))
+    words = [result.word for result in results]
+    told = ", ".join(f"{words.count(word)} {word}" for word in ("proved", "refuted", "unknown") if word in words)
+    click.echo(f"{told} of {len(results)} properties" + ("" if is_verbose else "; --verbose names each"))
 
 
 @click.command()

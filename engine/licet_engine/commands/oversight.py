@@ -101,7 +101,10 @@ def show_decision(desk: Desk, ref: str) -> None:
 @click.argument("ref", metavar="TENANT/ID")
 @remote
 def explain(desk: Desk, ref: str) -> None:
-    """Explain a decision: the conjuncts that failed, with their values; advice; and the path to yes."""
+    """Explain a decision: the conjuncts that failed, with their values; advice; the path to yes; what would be decided now.
+
+    Without a server, out of an evidence archive: licet policy explain.
+    """
     found = desk.client.decision.explain(*_split(ref, "TENANT/ID"))
     desk.show(found.to_json(), explanation_lines(found))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from licet_engine.commands.published import outcome_lines
 from licet_engine.commands.text import (
     block,
     clean,
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 _MOST_PARTS = 8
 _MOST_COLUMNS = 8
 _CHECK = "check:"
+_DIGEST = re.compile(r"\b([0-9a-f]{16})[0-9a-f]{48}\b")
 
 COLUMNS: Mapping[str, Sequence[str]] = {
     "datasets": ("name", "state", "classification", "residency", "uses", "expires_at_ms", "rows"),
@@ -49,7 +53,8 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "holds": ("resource_type", "resource_name", "reason", "placed_by", "placed_at_ms", "lifted_at_ms"),
     "operations": ("id", "action", "resource", "state", "principal", "attempt", "updated_at_ms"),
     "decisions": ("id", "at_ms", "allowed", "action", "resource", "principal", "observed"),
-    "bundles": ("digest_hex", "state", "author", "created_at_ms", "activated_at_ms"),
+    "bundles": ("digest_hex", "state", "author", "created_at_ms", "activated_at_ms", "activated_by"),
+    "publications": ("id", "state", "bundle_hex", "published_by", "author", "created_at_ms", "ended_at_ms"),
 }
 """What a list shows in text; JSON shows all of it, and below the list stands what is left out."""
 
@@ -60,8 +65,10 @@ def answer_lines(answer: Answer, explanation: Explanation | None = None) -> list
     word = verdict(allowed=answer.allowed, pending=pending)
     lines = [f"{word}  {clean(answer.action)} on {clean(answer.resource)}"]
     reports = {} if explanation is None else _reports(explanation.explanation, "deciding")
+    # What the path to yes names is told there, with what to do, and not a second time.
+    on_path = _on_path(explanation)
     for policy in answer.policies:
-        lines += _policy_lines(policy, reports.get(policy.id), allowed=answer.allowed)
+        lines += _policy_lines(policy, reports.get(policy.id), on_path, allowed=answer.allowed)
     if not answer.allowed and answer.is_explained and not answer.policies and not answer.errors:
         lines.append("  No policy permits this.")
         if explanation is not None:
@@ -72,10 +79,10 @@ def answer_lines(answer: Answer, explanation: Explanation | None = None) -> list
     lines += [labelled("observed", f"{o} would forbid it if it were enforced", indent=2) for o in answer.observed]
     if answer.conflict is not None:
         lines.append(labelled("but", f"it could not be done as things stand: {answer.conflict['detail']}", indent=2))
-    if answer.missing_approvals:
-        lines.append(labelled("missing approvals", ", ".join(answer.missing_approvals), indent=2, label_chars=19))
-    failing = [] if answer.allowed else [w.removeprefix(_CHECK) for w in answer.requires if w.startswith(_CHECK)]
-    if failing:
+    if missing := [track for track in answer.missing_approvals if f"approval:{track}" not in on_path]:
+        lines.append(labelled("missing approvals", ", ".join(missing), indent=2, label_chars=19))
+    wanted = () if answer.allowed else (word for word in answer.requires if word not in on_path)
+    if failing := [word.removeprefix(_CHECK) for word in wanted if word.startswith(_CHECK)]:
         lines.append(labelled("failing checks", ", ".join(failing), indent=2, label_chars=19))
     if explanation is not None and not answer.allowed:
         lines += path_lines(explanation)
@@ -85,11 +92,21 @@ def answer_lines(answer: Answer, explanation: Explanation | None = None) -> list
     return lines
 
 
+def _on_path(explanation: Explanation | None) -> frozenset[str]:
+    """What a path that leads to yes names."""
+    path = {} if explanation is None else explanation.path
+    return (
+        frozenset(str(step.get("name")) for step in (path.get("steps") or ())) if path.get("possible") else frozenset()
+    )
+
+
 def _reports(explanation: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
     return {str(report.get("id")): report for report in explanation.get(name) or ()}
 
 
-def _policy_lines(policy: DecidingPolicy, report: Mapping[str, Any] | None, *, allowed: bool) -> list[str]:
+def _policy_lines(
+    policy: DecidingPolicy, report: Mapping[str, Any] | None, on_path: frozenset[str], *, allowed: bool
+) -> list[str]:
     head = click.style(clean(policy.id), bold=True)
     lines = [f"  {head}" + (f"  {clean(policy.title)}" if policy.title else "")]
     if allowed:
@@ -98,8 +115,8 @@ def _policy_lines(policy: DecidingPolicy, report: Mapping[str, Any] | None, *, a
         lines += _part_lines(report)
     if policy.advice:
         lines.append(labelled("advice", policy.advice, indent=4))
-    if policy.requires:
-        lines.append(labelled("requires", ", ".join(policy.requires), indent=4))
+    if wanted := [word for word in policy.requires if word not in on_path]:
+        lines.append(labelled("requires", ", ".join(wanted), indent=4))
     return lines
 
 
@@ -123,10 +140,26 @@ def _part_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _telling(values: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Values without those that others tell: what lies below what is absent, and a record of which members are shown."""
+    absent = [str(value.get("path")) for value in values if value.get("found") is False]
+    shown = [str(value.get("path")) for value in values]
+    return [
+        value
+        for value, path in zip(values, shown, strict=True)
+        if not any(path.startswith(f"{above}.") for above in absent)
+        and not (_is_record(value.get("value")) and any(below.startswith(f"{path}.") for below in shown))
+    ]
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and "__entity" not in value and "__extn" not in value
+
+
 def _found(value: Mapping[str, Any]) -> str:
     """What stood at a place; a figure in millionths also as a decimal, a time also as people write it."""
     path, found = str(value.get("path") or ""), value.get("value")
-    text = str(value.get("text") or f"{path} = {found}")
+    text = _DIGEST.sub(r"\1...", str(value.get("text") or f"{path} = {found}"))
     if type(found) is not int:
         return text
     if path.endswith("_ms"):
@@ -178,7 +211,7 @@ def _still(path: Mapping[str, Any]) -> str:
     named = [*(still.get("reasons") or ()), *(still.get("errors") or ())]
     if not named:
         return " Then no policy would permit it to this principal."
-    return f" Then it would still be denied by {', '.join(map(str, named))}."
+    return f" What denies it then: {', '.join(map(str, named))}."
 
 
 def explanation_lines(explanation: Explanation) -> list[str]:
@@ -190,10 +223,13 @@ def explanation_lines(explanation: Explanation) -> list[str]:
     what = f"{decision.get('action', '')} on {resource.get('id', '') if isinstance(resource, dict) else resource}"
     lines = [
         f"{verdict(allowed=allowed)}  {clean(what)}",
-        labelled("decision", decision.get("id", ""), indent=2, label_chars=10),
     ]
+    # What was never recorded, as a test, has neither.
+    if decision.get("id"):
+        lines.append(labelled("decision", decision["id"], indent=2, label_chars=10))
     if isinstance(decision.get("principal"), dict):
-        asker = f"{decision['principal'].get('id')}, {time_text(int(decision.get('time_ms') or 0))}"
+        time_ms = decision.get("time_ms")
+        asker = f"{decision['principal'].get('id')}" + (f", {time_text(time_ms)}" if isinstance(time_ms, int) else "")
         lines.append(labelled("asked by", asker, indent=2, label_chars=10))
     if body.get("message"):
         lines.append(labelled("", body["message"], indent=2, label_chars=0))
@@ -211,6 +247,26 @@ def explanation_lines(explanation: Explanation) -> list[str]:
     if not allowed:
         path = path_lines(explanation)
         lines += ["", *path] if path else []
+    return lines + (["", *_now_lines(explanation)] if explanation.now else [])
+
+
+def _now_lines(explanation: Explanation) -> list[str]:
+    """What would be decided now; its path where it is another than that of then."""
+    now = explanation.now
+    is_allowed = now.get("decision") == "allow"
+    because = [*(now.get("errors") or ()), *(now.get("reasons") or ())]
+    told = f"it would be {'allowed' if is_allowed else 'denied'}, by {', '.join(map(str, because)) or 'no permit'}"
+    lines = [labelled("now", told, indent=2, label_chars=10)]
+    if kept := now.get("kept"):
+        lines.append(
+            labelled("", f"as recorded, for they are not there: {', '.join(map(str, kept))}", indent=12, label_chars=0)
+        )
+    path = now.get("path") or {}
+    if path and (path.get("steps"), path.get("still")) != (
+        explanation.path.get("steps"),
+        explanation.path.get("still"),
+    ):
+        lines += path_lines(replace(explanation, path=path))
     return lines
 
 
@@ -235,8 +291,11 @@ def _report_lines(report: Mapping[str, Any]) -> list[str]:
             mark = {"true": "is true", "false": "is false", "error": "errs"}.get(
                 str(part.get("outcome")), "was not reached"
             )
-            found = "; ".join(map(_found, part.get("values") or ()))
-            lines.append(labelled("", f"{mark}" + (f": {found}" if found else ""), indent=4, label_chars=14))
+            found = list(map(_found, _telling(part.get("values") or ())))
+            if len(found) == 1:
+                mark, found = f"{mark}: {found[0]}", []
+            lines.append(labelled("", mark, indent=4, label_chars=14))
+            lines += [labelled("", value, indent=4, label_chars=16) for value in found]
     if report.get("advice"):
         lines.append(labelled("advice", report["advice"], indent=4, label_chars=10))
     if report.get("requires"):
@@ -260,6 +319,8 @@ def operation_lines(operation: Operation) -> list[str]:
     results = operation.result.get("results") if operation.action == "model.check" else None
     if isinstance(results, list):
         lines += check_lines([found for found in results if isinstance(found, dict)])
+    if operation.action == "policy.publish" and operation.is_final and operation.result:
+        return lines + outcome_lines(operation.result)
     if operation.result:
         lines += block(operation.result, indent=2)
     return lines

@@ -21,6 +21,7 @@ from pydantic import Field
 from licet_engine.domain.binding import BINDING_PATTERN
 from licet_engine.domain.errors import Conflict
 from licet_engine.domain.refs import Ref
+from licet_engine.domain.tracks import TRACKS
 from licet_engine.lifecycle import provenance
 from licet_engine.lifecycle.data import Text, Why, Word
 from licet_engine.lifecycle.facts import View, entity_ref
@@ -43,7 +44,6 @@ from licet_engine.store.tables import Approval, ApprovalRequest, Delegation, Mod
 if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed
 
-TRACKS = ("engineering", "model-risk", "security", "legal", "compliance")
 """The tracks on which approval is given."""
 
 Track = Annotated[str, Field(pattern="^(" + "|".join(TRACKS) + ")$")]

@@ -1,4 +1,4 @@
-"""What could be got that might turn a denial into a permission: the obtainable facts, by action.
+"""What a tenant's server knows of what could be got for a denial, and what could not be done even then.
 
 Rules kept here:
 
@@ -8,57 +8,114 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from licet_adapters.training.spec import CHECK_KINDS
 from licet_engine.decide.decision import Request
-from licet_engine.decide.entities import EntityUid, Fact
-from licet_engine.decide.path import Change, Obtainable
+from licet_engine.decide.entities import EntityUid, Fact, FactSet
+from licet_engine.decide.obtaining import Known, Place, StandIn, deployed_uid
 from licet_engine.domain.errors import LicetError
 from licet_engine.domain.refs import parse_ref
-from licet_engine.lifecycle.approvals import TRACKS, verdict_context
+from licet_engine.lifecycle.approvals import verdict_context
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.promotion import Promote, ask_promote
 from licet_engine.lifecycle.provenance import RUNTIME_DIGEST_HEX, TRAINING_CODE_DIGEST_HEX
 from licet_engine.lifecycle.training import name_taken
-from licet_engine.lifecycle.verbs import Ids, Who
-
-_BEST_FIGURES: Mapping[str, Mapping[str, Any]] = {
-    "technical": {"passed": True, "auc_lower_micro": 1_000_000, "calibration_error_micro": 0},
-    "bias": {
-        "passed": True,
-        "selection_rate_ratio_micro": 1_000_000,
-        "selection_rate_ratio_lower_micro": 1_000_000,
-    },
-    "explainability": {"passed": True, "protected_or_proxy_share_micro": 0},
-    "drift": {"passed": True, "drifted_features": 0},
-}
-"""What each check would have to say at best."""
-
-_NEVER_MS = (1 << 53) - 1
-"""What a fact that is got anew outlasts: the time of the question is part of the request, not of what can be got."""
+from licet_engine.lifecycle.verbs import Ids, Proposal, Who
+from licet_engine.store.tables import ModelVersion
 
 
-def obtainable(view: View, request: Request, resource: Mapping[str, Any]) -> Sequence[Obtainable]:
-    """What could be got for this question.
+def known(view: View, request: Request) -> Known:
+    """What is known for this question beside its facts.
 
     Args:
         view: Of the asker's tenant.
         request: What was asked.
-        resource: The resource's entity, as the decision saw it.
+    """
+    # A run is of the code and the runtime that are installed here; which of them an environment approves is its own matter.
+    places = [
+        Place(
+            name=place.name,
+            region=place.region,
+            runtime_approved=RUNTIME_DIGEST_HEX in place.runtimes_allowed,
+            code_approved=TRAINING_CODE_DIGEST_HEX in place.code_allowed,
+        )
+        for place in (view.environments() if request.action == "training.launch" else ())
+    ]
+    is_of_version = request.action in {"model.promote", "endpoint.deploy"}
+    asked = frozenset(
+        (f"{view.tenant.tenant_id}/{one.model}@{one.version}", one.track, one.binding)
+        for one in (view.approval_requests() if is_of_version else ())
+    )
+    stand_ins = _stand_ins(view, request) if request.action == "model.approve" else ()
+    return Known(places=places, asked=asked, stand_ins=stand_ins)
+
+
+def _stand_ins(view: View, request: Request) -> list[StandIn]:
+    """Whoever delegated the track of a verdict to the asker."""
+    who, track, verdict = _asker(request), request.context["track"], request.context["verdict"]
+    found = []
+    for delegation in view.delegations(delegate=who.name):
+        reviewer = view.principal(delegation.reviewer)
+        if delegation.track == track and reviewer is not None:
+            there = verdict_context(view, who, track, verdict, reviewer.name)
+            found.append(StandIn(reviewer.name, there, Fact.from_entity(view.principal_entity(reviewer))))
+    return found
+
+
+def renewed(view: View, request: Request, facts: FactSet) -> tuple[Request, FactSet, tuple[str, ...]]:
+    """A recorded question as it would be put now: its facts as they are, its time the present.
+
+    Args:
+        view: Of the tenant of the decision.
+        request: What was asked.
+        facts: What it was decided on.
 
     Returns:
-        The most easily got first.
+        Request and facts of now, and the names of the facts that stay as recorded: what they are about is not there (yet, or any more).
     """
-    action, kind = request.action, resource["uid"]["type"]
-    if action == "training.launch" and kind == "Run":
-        return _for_training(view, resource)
-    if action in {"model.promote", "endpoint.deploy"} and kind == "ModelVersion":
-        return _for_promotion(view, resource)
-    if action == "model.approve" and kind == "ModelVersion":
-        return _for_verdict(view, request, resource)
-    return ()
+    found, kept = [], []
+    for fact in facts:
+        entity = _entity_now(view, request, fact)
+        if entity is None:
+            kept.append(str(fact.uid))
+        found.append(fact if entity is None else Fact.from_entity(entity))
+    context = dict(request.context)
+    if request.action == "model.promote":
+        proposal = _promotion(view, request)
+        context |= {} if proposal is None else proposal.context
+    context["now_ms"] = view.asked_at_ms
+    return Request(request.principal, request.action, request.resource, context), FactSet(found), tuple(sorted(kept))
+
+
+def _entity_now(view: View, request: Request, fact: Fact) -> Mapping[str, Any] | None:  # noqa: PLR0911  # One return for each kind.
+    """An entity as it is now; None if it is not there, or another tenant's."""
+    tenant, _, name = fact.uid.id.partition("/")
+    if tenant != view.tenant.tenant_id:
+        return None
+    match fact.uid.type:
+        case "Tenant":
+            return view.tenant_entity()
+        case "Person" | "ServiceAccount":
+            return None if (person := view.principal(name)) is None else view.principal_entity(person)
+        case "Dataset":
+            return None if (dataset := view.dataset(name)) is None else view.dataset_entity(dataset)
+        case "ModelVersion":
+            return None if (version := _version_now(view, fact.uid)) is None else view.model_version_entity(version)
+        case "Endpoint":
+            endpoint, named = view.endpoint(name), deployed_uid(request)
+            more = None if named is None else _version_now(view, named)
+            return None if endpoint is None else view.endpoint_entity(endpoint, *([] if more is None else [more]))
+    return None if fact.entity["attrs"].keys() - {"tenant"} else fact.entity
+
+
+def _version_now(view: View, uid: EntityUid) -> ModelVersion | None:
+    ref = parse_ref(uid.id, versioned=True)
+    return (
+        None
+        if ref.tenant != view.tenant.tenant_id or ref.version is None
+        else view.model_version(ref.name, ref.version)
+    )
 
 
 def obstacle(view: View, request: Request) -> LicetError | None:
@@ -68,162 +125,22 @@ def obstacle(view: View, request: Request) -> LicetError | None:
         view: Of the asker's tenant.
         request: What was asked, of a resource of that tenant.
     """
-    who, context = _asker(request), request.context
-    ids = Ids(decision="", operation="", now_ms=view.asked_at_ms)
-    ref = parse_ref(request.resource.id, versioned="@" in request.resource.id)
     if request.action == "training.launch":
-        return name_taken(view, ref)
+        return name_taken(view, parse_ref(request.resource.id))
     if request.action == "model.promote":
-        ticket = context.get("ticket", {}).get("id")
-        body = Promote(stage=context["stage"], region=context["region"], ticket=ticket)
-        proposal = ask_promote(view, who, ref, body, ids)
+        proposal = _promotion(view, request)
         return None if proposal is None else proposal.conflict
     return None
+
+
+def _promotion(view: View, request: Request) -> Proposal | None:
+    """What would be proposed now for a promotion that was asked."""
+    context = request.context
+    body = Promote(stage=context["stage"], region=context["region"], ticket=context.get("ticket", {}).get("id"))
+    ids = Ids(decision="", operation="", now_ms=view.asked_at_ms)
+    return ask_promote(view, _asker(request), parse_ref(request.resource.id, versioned=True), body, ids)
 
 
 def _asker(request: Request) -> Who:
     ref = parse_ref(request.principal.id)
     return Who(tenant=ref.tenant, name=ref.name, kind="person" if request.principal.type == "Person" else "service")
-
-
-def _entity(resource: Mapping[str, Any]) -> EntityUid:
-    return EntityUid.from_json(resource["uid"])
-
-
-def _for_training(view: View, resource: Mapping[str, Any]) -> list[Obtainable]:
-    run, attrs = _entity(resource), resource["attrs"]
-    # A run is of the code and the runtime that are installed here; which of them an environment approves is its own matter.
-    code, runtime = TRAINING_CODE_DIGEST_HEX, RUNTIME_DIGEST_HEX
-    found = [
-        Obtainable(
-            name=f"environment:{place.name}",
-            describe=f"launch it in environment {place.name}, which is in region {place.region}",
-            patch=(
-                Change("set", ("environment",), place.name, run),
-                Change("set", ("region",), place.region, run),
-                Change("set", ("runtime_approved",), runtime in place.runtimes_allowed, run),
-                Change("set", ("code_approved",), code in place.code_allowed, run),
-            ),
-        )
-        # Its own among them: they exclude each other, so that to stay where it is is a choice, too.
-        for place in view.environments()
-    ]
-    found.append(
-        Obtainable(
-            name="budget:training",
-            describe=f"have the training budget raised to at least {attrs['cost']}",
-            patch=(Change("set", ("budget_remaining",), max(attrs["cost"], attrs["budget_remaining"]), run),),
-        )
-    )
-    if wanted := attrs.get("compute", {}).get("devices", 0):
-        tenant = view.tenant.tenant_id
-        found.append(
-            Obtainable(
-                name="quota:devices",
-                describe=f"have an operator allot {wanted} devices: licet tenant allot {tenant} --devices {wanted}",
-                patch=(Change("set", ("compute", "device_quota"), max(wanted, attrs["compute"]["device_quota"]), run),),
-            )
-        )
-    return found
-
-
-def _approval(view: View, name: str, binding: str, track: str) -> str:
-    """What is to be done for a track's approval: of what was asked for or refused already, the next step."""
-    given = f"licet approval approve {name} --track {track} --binding {binding}"
-    if any(
-        f"{view.tenant.tenant_id}/{asked.model}@{asked.version}" == name
-        and (asked.track, asked.binding) == (track, binding)
-        for asked in view.approval_requests()
-    ):
-        return f"wait for track {track}, which has been asked; a reviewer of it approves by: {given}"
-    return f"have track {track} approve it as it stands: licet approval request {name} --track {track}"
-
-
-def _for_verdict(view: View, request: Request, resource: Mapping[str, Any]) -> list[Obtainable]:
-    """Whoever the asker stands in for on the track: a verdict is given in one's own place unless it says in whose."""
-    who, context = _asker(request), request.context
-    if "delegation" in context:
-        return []
-    track, verdict, name = context["track"], context["verdict"], resource["uid"]["id"]
-    word = "approve" if verdict == "approved" else "reject"
-    found = []
-    for delegation in view.delegations(delegate=who.name):
-        reviewer = view.principal(delegation.reviewer)
-        if delegation.track != track or reviewer is None:
-            continue
-        there = verdict_context(view, who, track, verdict, reviewer.name)
-        binding = resource["attrs"]["binding"][:16]
-        command = f"licet approval {word} {name} --track {track} --binding {binding} --for {reviewer.name}"
-        found.append(
-            Obtainable(
-                name=f"stand-in:{reviewer.name}",
-                describe=f"say that it is given in the place of {reviewer.name}, who delegated track {track}: {command}",
-                patch=tuple(Change("set", (member,), there[member]) for member in ("delegation", "people")),
-                brings=(Fact.from_entity(view.principal_entity(reviewer)),),
-            )
-        )
-    return found
-
-
-def _for_promotion(view: View, resource: Mapping[str, Any]) -> list[Obtainable]:
-    version, attrs = _entity(resource), resource["attrs"]
-    name = resource["uid"]["id"]
-    found = [
-        Obtainable(
-            name=f"check:{kind}",
-            describe=(
-                # A check is a function of the files and the data: the same again says the same.
-                f"register a version that passes the {kind} check; this one did not"
-                if kind in attrs["checks"]
-                else f"pass the {kind} check: licet model check {name} --kind {kind}"
-            ),
-            patch=(Change("set", ("checks", kind), dict(_BEST_FIGURES[kind]), version),),
-        )
-        for kind in CHECK_KINDS
-    ]
-    found += [
-        Obtainable(
-            name=f"approval:{track}",
-            describe=_approval(view, name, attrs["binding"], track),
-            patch=(
-                Change(
-                    "set",
-                    ("approvals", track),
-                    {"binding": attrs["binding"], "by": [], "expires_at_ms": _NEVER_MS},
-                    version,
-                ),
-            ),
-        )
-        for track in TRACKS
-    ]
-    found.append(
-        Obtainable(
-            name="ticket:approved",
-            describe=(
-                "have a change ticket for it approved, fetch it (licet ticket fetch), and name it: "
-                f"licet model promote {name} --ticket TICKET"
-            ),
-            patch=(
-                Change(
-                    "set",
-                    ("ticket",),
-                    {
-                        "id": "TICKET",
-                        "state": "approved",
-                        "approved": True,
-                        "covers": True,
-                        "as_of_ms": 0,
-                        "fresh_until_ms": _NEVER_MS,
-                    },
-                ),
-            ),
-        )
-    )
-    found.append(
-        Obtainable(
-            name="signature:model",
-            describe=f"have the files of {name} signed: register them again",
-            patch=(Change(op="set", path=("signed",), value=True, entity=version),),
-        )
-    )
-    return found

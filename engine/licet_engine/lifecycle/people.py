@@ -28,11 +28,10 @@ ROLES = (
     "model-risk",
     "operator",
     "pipeline",
-    "policy-publisher",
     "security-engineer",
 )
 """The roles that the platform's grants speak of."""
-OF_SERVICES = frozenset({"pipeline", "policy-publisher"})
+OF_SERVICES = frozenset({"pipeline"})
 """Roles that only a service account may have."""
 
 TOKEN_PREFIX = "licet_"  # noqa: S105 - what every token begins with, so that a leaked one is recognised.
@@ -130,8 +129,7 @@ class AdministerPerson(Body):
         if self.kind == "person" and self.owner is not None:
             raise ValueError("a person has no owner: leave it out, or say that the kind is service")
         if self.kind == "person" and OF_SERVICES & set(self.roles):
-            named = " and ".join(sorted(OF_SERVICES & set(self.roles)))
-            raise ValueError(f"the role {named} is for service accounts: nobody may act as a pipeline as a person")
+            raise ValueError("the role pipeline is for service accounts: nobody may promote as a person")
         if self.kind == "service" and self.qualified:
             raise ValueError("a service account stands in for no reviewer: leave qualified out")
         return self

@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypedDict
 
 from pydantic import Field, ValidationError
@@ -96,6 +97,15 @@ class TestFile(Strict):
     tests: list[Test] = Field(default_factory=list, max_length=_MAX_TESTS, description="The tests.")
 
 
+class RequestFile(Asked):
+    """One request with its entities, in a file of its own."""
+
+    name: Sentence = Field(default="the request", description="What it is called.")
+    entities: dict[EntityName, Values] = Field(
+        max_length=_MAX_ENTITIES, description="The facts, as in a file of tests."
+    )
+
+
 @dataclass(frozen=True)
 class Case:
     """One case, everything that it inherits written out.
@@ -119,6 +129,31 @@ class Case:
     time_ms: int
     entities: Mapping[str, Values]
     context: Mapping[str, Any]
+
+
+def load_request(path: Path) -> Case:
+    """A request in a file of its own: what it asks, and the entities; what it expects is left out.
+
+    The file, JSON or YAML, has the keys of a test, and ``entities`` beside them.
+
+    Raises:
+        ProjectError: It cannot be used.
+    """
+    node = read_yaml(path.name, read_text(path.resolve().parent, path.name))
+    try:
+        given = RequestFile.model_validate(node.plain())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = refusal_text(first["loc"], first["type"], first["msg"])
+        raise ProjectError(message, file=path.name, line=node.at(first["loc"]).line) from error
+    return _case(
+        path.name,
+        node,
+        label=given.name,
+        asked=given.model_copy(update={"expect": given.expect or "deny", "because": given.because or []}),
+        entities=given.entities,
+        contexts={},
+    )
 
 
 class _Shared(TypedDict):

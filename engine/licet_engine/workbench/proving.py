@@ -15,15 +15,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from licet_engine.decide.conjuncts import Path, clauses, paths, value_text
+from licet_engine.decide.entities import EntityUid
 from licet_engine.workbench.errors import WorkbenchError
 from licet_engine.workbench.findings import Finding
 from licet_engine.workbench.formats import Check, RuleText
 from licet_engine.workbench.spans import Span
-from licet_engine.workbench.symbolic import Progress, Proved, Prover, Refuted, bundle_properties, read_invariants
+from licet_engine.workbench.symbolic import (
+    Progress,
+    Proved,
+    Prover,
+    Refuted,
+    SinglePolicy,
+    bundle_properties,
+    read_invariants,
+)
 
 if TYPE_CHECKING:
     from licet_engine.workbench.project import Project
     from licet_engine.workbench.symbolic import Counterexample, Invariant, Outcome
+    from licet_engine.workbench.symbolic.subjects import Property
 
 RULES: Final = (
     RuleText("refuted", "error", "What must hold of every request holds"),
@@ -49,12 +60,14 @@ class ProofResult:
         title: What it demands.
         outcome: Proved, refuted or unknown.
         is_own: Whether it is an invariant of the project itself.
+        about: The property itself.
     """
 
     id: str
     title: str
     outcome: Outcome
     is_own: bool
+    about: Property
 
     @property
     def rule(self) -> str | None:
@@ -126,17 +139,21 @@ def prove_bundle(
 
     outcomes = Prover(bundle["schema"], time_limit_s=time_limit_s).prove(properties, told)
     return [
-        ProofResult(one.id, one.title, outcome, one.id in mine)
+        ProofResult(one.id, one.title, outcome, one.id in mine, one)
         for one, outcome in zip(properties, outcomes, strict=True)
     ]
 
 
 def prove_project(
-    project: Project, *, time_limit_s: float = 10.0, progress: Callable[[Progress], None] | None = None
+    project: Project,
+    *,
+    time_limit_s: float = 10.0,
+    longest_s: float = LONGEST_S,
+    progress: Callable[[Progress], None] | None = None,
 ) -> list[ProofResult]:
     """``prove_bundle`` of what a project would publish, with its own invariants."""
     own = [invariant for file in project.invariants for invariant in read_invariants(file.text, file.name)]
-    return prove_bundle(project.bundle(), own, time_limit_s=time_limit_s, progress=progress)
+    return prove_bundle(project.bundle(), own, time_limit_s=time_limit_s, longest_s=longest_s, progress=progress)
 
 
 def message(result: ProofResult) -> str:
@@ -154,6 +171,85 @@ def detail(result: ProofResult) -> str:
     if not isinstance(result.outcome, Refuted):
         return ""
     return json.dumps(counterexample_json(result.outcome.counterexample), indent=2, sort_keys=True)
+
+
+def shown(result: ProofResult) -> list[tuple[str, str]]:
+    """The request that refutes it as lines of a label and a text: who, what, on what, and what the policies that decided read of it.
+
+    Of the entities, only what those policies look at is told; ``detail`` has them all.
+    """
+    if not isinstance(result.outcome, Refuted):
+        return []
+    found = result.outcome.counterexample
+    deciding = _deciding(result.about, found)
+    literals = _literals([policy.body for policy in deciding])
+    roots = {"principal": found.principal, "action": found.action, "resource": found.resource}
+    entities = {(one["uid"]["type"], one["uid"]["id"]): one for one in found.entities}
+    lines = []
+    for slot, uid in roots.items():
+        entity = entities.get((uid["type"], uid["id"]), {})
+        inside = sorted(
+            _name(parent) for parent in entity.get("parents", ()) if (parent["type"], parent["id"]) in literals
+        )
+        lines.append((slot, _name(uid) + (f", in {', '.join(inside)}" if inside else "")))
+    read = {
+        path for policy in deciding for clause in clauses(policy.body) for part in clause.parts for path in paths(part)
+    }
+    lines += [
+        ("reads", _read(path, roots, found.context, entities)) for path in sorted(read, key=str) if path.attributes
+    ]
+    for side in (found.left, found.right):
+        for policy_id in () if side is None else side.reasons:
+            lines += [("because", policy_id)] if policy_id != result.id else []
+        lines += [("errs", error) for error in (() if side is None else side.errors)]
+    return list(dict.fromkeys(lines))
+
+
+def _deciding(about: Property, found: Counterexample) -> list[SinglePolicy]:
+    """The policies that determined what came of either side, erring ones among them, and an invariant itself."""
+    deciding: dict[str, SinglePolicy] = {}
+    for subject, said in ((about.left, found.left), (about.right, found.right)):
+        if isinstance(subject, SinglePolicy):
+            deciding[subject.id] = subject
+        elif subject is not None and said is not None:
+            for policy in subject.policies:
+                if policy.id in said.reasons or any(f"`{policy.id}`" in error for error in said.errors):
+                    deciding[policy.id] = policy
+    return list(deciding.values())
+
+
+def _literals(value: Any) -> set[tuple[str, str]]:
+    """Every entity that is named in policies."""
+    named: set[tuple[str, str]] = set()
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, Mapping):
+            if part.keys() == {"type", "id"} and all(isinstance(word, str) for word in part.values()):
+                named.add((part["type"], part["id"]))
+            pending.extend(part.values())
+        elif isinstance(part, list | tuple):
+            pending.extend(part)
+    return named
+
+
+def _name(uid: Mapping[str, str]) -> str:
+    return str(EntityUid(uid["type"], uid["id"]))
+
+
+def _read(
+    path: Path, roots: Mapping[str, Mapping[str, str]], context: Mapping[str, Any], entities: Mapping[Any, Any]
+) -> str:
+    """What stands at a path of the request."""
+    value: Any = context if path.root == "context" else {"__entity": roots[path.root]}
+    for attribute in path.attributes:
+        if isinstance(value, Mapping) and "__entity" in value:
+            uid = value["__entity"]
+            value = entities.get((uid["type"], uid["id"]), {}).get("attrs", {})
+        if not isinstance(value, Mapping) or attribute not in value:
+            return f"{path} is absent"
+        value = value[attribute]
+    return f"{path} = {value_text(value)}"
 
 
 def findings(project: Project, results: Sequence[ProofResult]) -> list[Finding]:

@@ -159,6 +159,55 @@ class DecisionArchive:
         except (OSError, LicetAttestationError) as error:
             raise ReplayError(f"{self._path}: fact {digest_hex:.64}: {error}") from error
 
+    def find(self, decision_id: str) -> Recorded:
+        """The decision of that id.
+
+        Raises:
+            ReplayError: There is none, or more than one, or a record cannot be read.
+        """
+        found: list[Recorded] = []
+        wanted = decision_id.encode()
+        for number, name in enumerate(self._records):
+            try:
+                is_named = wanted in self._archive.read(name, MAX_RECORD_BYTES)
+            except (OSError, LicetAttestationError) as error:
+                raise ReplayError(f"{self._path}: {name}: {error}") from error
+            # Other records may name it: those of what was done under it.
+            records = self.decisions(number, 1) if is_named else iter(())
+            found += [recorded for recorded in records if recorded is not None and recorded.id == decision_id]
+        if len(found) > 1:
+            raise ReplayError(
+                f"{self._path}: holds {len(found)} decisions {decision_id:.64}: `licet verify` says what is wrong"
+            )
+        if found:
+            return found[0]
+        erased = f"; {self.erased} records of its range were erased, and it may be one of them" if self.erased else ""
+        raise ReplayError(f"{self._path}: holds no decision {decision_id:.64}{erased}")
+
+    def bundle(self, digest_hex: str) -> bytes:
+        """Canonical JSON of the policies with that digest.
+
+        Raises:
+            ReplayError: They are not there, or other bytes stand in their place.
+        """
+        try:
+            data = self._archive.read(f"bundles/{digest_hex}.json", MAX_RECORD_BYTES)
+        except (OSError, LicetAttestationError) as error:
+            raise ReplayError(f"{self._path}: bundle {digest_hex:.64}: {error}") from error
+        if hashlib.sha256(data).hexdigest() != digest_hex:
+            raise ReplayError(f"{self._path}: the bytes of bundle {digest_hex:.64} have another digest")
+        return data
+
+    def facts(self, digests: tuple[str, ...]) -> FactSet:
+        """The facts of these digests, verified.
+
+        Raises:
+            ReplayError: One is not there, is none, or other bytes stand in its place; or there are too many.
+        """
+        if len(digests) > _MAX_FACTS_IN_SETS:
+            raise ReplayError(f"{self._path}: a decision rests on more than {_MAX_FACTS_IN_SETS} facts")
+        return _Facts(self.fact).get(digests)
+
 
 @dataclass(frozen=True, slots=True)
 class Flip:

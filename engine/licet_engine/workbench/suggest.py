@@ -3,6 +3,7 @@
 Rules kept here:
 
 - A request is looked for that Cedar would come to the missing outcome with: within the policy's scope, past what is asked before it.
+- An ordinary request is looked for first: somebody with a role, on what is of their own tenant. Where none comes to it, any will do.
 - What the solver found is made into facts that a person can read and the service would take: names in place of empty ones, and no
   number beyond what a fact may hold. Then it is decided and measured like any test; what does not reach what it was looked for is not suggested.
 - What is expected of it is what the bundle decides today: whether that is right, its reader says. A case is written as a file of its own.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from licet_engine.decide.conjuncts import clauses
+from licet_engine.decide.entities import quoted
 from licet_engine.workbench.cases import Asked, Case
 from licet_engine.workbench.coverage import Gap, coverage
 from licet_engine.workbench.symbolic import Proved, Prover, Refuted, SinglePolicy, never_allows
@@ -27,7 +29,7 @@ from licet_engine.workbench.testing import Runner
 if TYPE_CHECKING:
     from licet_engine.decide import Policy
     from licet_engine.workbench.project import Project
-    from licet_engine.workbench.symbolic import Counterexample
+    from licet_engine.workbench.symbolic import Counterexample, Outcome
 
 # Of who is deactivated, or of a suspended tenant, a tenant's own policies are not asked.
 _HEARD: Final = '@id("workbench.heard") permit (principal, action, resource) when { principal.active && !principal.tenant.suspended };'
@@ -84,11 +86,21 @@ class _Search:
         self._prover = Prover(project.schema)
         self._own = {policy.id: policy for policy in runner.compiled.policies if policy.source == "tenant"}
         self._literals = _literals(runner)
+        self._ordinary = _ordinary(runner)
         self._every = set(coverage(project, runner.compiled, []).gaps)
 
     def test_for(self, gap: Gap, number: int) -> tuple[Suggestion, set[Gap]]:
         """A test for a gap, and all the gaps that it reaches."""
-        outcome = self._prover.prove([never_allows(_asked_for(self._own[gap.policy], gap))])[0]
+        policy = self._own[gap.policy]
+        found = self._test_for(
+            gap, number, self._prover.prove([never_allows(_asked_for(policy, gap, self._ordinary))])[0]
+        )
+        if found[0].text:
+            return found
+        return self._test_for(gap, number, self._prover.prove([never_allows(_asked_for(policy, gap))])[0])
+
+    def _test_for(self, gap: Gap, number: int, outcome: Outcome) -> tuple[Suggestion, set[Gap]]:
+        """A test made of what the solver answered."""
         if isinstance(outcome, Proved):
             return Suggestion(gap, reason="no request that could be made comes to it"), set()
         if not isinstance(outcome, Refuted):
@@ -106,8 +118,34 @@ class _Search:
         return Suggestion(gap, case.file, _yaml(told)), reached
 
 
-def _asked_for(policy: Policy, gap: Gap) -> SinglePolicy:
-    """A permit of exactly the requests with which Cedar comes to what is missing."""
+def _ordinary(runner: Runner) -> SinglePolicy:
+    """Who has a role, on what is of their own tenant."""
+    named: set[str] = set()
+    for uid in _entities([policy.ast for policy in runner.compiled.policies]):
+        if uid["type"] == _ROLE:
+            named.add(quoted(uid["id"]))
+    roles = ", ".join(f"{_ROLE}::{name}" for name in sorted(named))
+    return SinglePolicy.parse(
+        '@id("workbench.ordinary") permit (principal, action, resource)'
+        f" when {{ resource has tenant && principal.tenant == resource.tenant && principal in [{roles}] }};"
+    )
+
+
+def _entities(value: Any) -> Iterator[Mapping[str, str]]:
+    """Every entity that is named in policies."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, Mapping):
+            if part.keys() == {"type", "id"}:
+                yield part
+            pending.extend(part.values())
+        elif isinstance(part, list | tuple):
+            pending.extend(part)
+
+
+def _asked_for(policy: Policy, gap: Gap, ordinary: SinglePolicy | None = None) -> SinglePolicy:
+    """A permit of exactly the requests with which Cedar comes to what is missing; with ``ordinary``, of those that it describes."""
     ast = policy.ast
     conditions: list[dict[str, Any]] = [dict(condition) for condition in ast["conditions"]]
     if gap.clause is not None and gap.part is not None:
@@ -118,8 +156,13 @@ def _asked_for(policy: Policy, gap: Gap) -> SinglePolicy:
         conditions = conditions[: gap.clause] + [
             {"kind": "when" if is_true else "unless", "body": part} for part, is_true in asked
         ]
-    body = {**ast, "effect": "permit", "conditions": [*SinglePolicy.parse(_HEARD).body["conditions"], *conditions]}
-    return SinglePolicy(policy.id, f"{policy.id}/{gap.clause}/{gap.part}/{gap.wanted}", "permit", body)
+    before = [
+        *SinglePolicy.parse(_HEARD).body["conditions"],
+        *(() if ordinary is None else ordinary.body["conditions"]),
+    ]
+    body = {**ast, "effect": "permit", "conditions": [*before, *conditions]}
+    text = f"{policy.id}/{gap.clause}/{gap.part}/{gap.wanted}" + ("" if ordinary is None else "/ordinary")
+    return SinglePolicy(policy.id, text, "permit", body)
 
 
 def _literals(runner: Runner) -> frozenset[str]:

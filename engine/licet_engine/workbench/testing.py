@@ -104,7 +104,7 @@ class Runner:
         """Decide one case."""
         try:
             self._verify_ids([*(case.asked.because or ()), *(case.asked.observed or ())])
-            asking = self._ask(case)
+            asking = self.ask(case)
         except (CaseProblem, FactError) as error:
             return Result(case, "broken", str(error))
         decision = asking.decision
@@ -115,7 +115,13 @@ class Runner:
             return Result(case, "passed", asking=asking)
         return Result(case, "failed", "; ".join(differs), tuple(self._why(case, asking)), asking)
 
-    def _ask(self, case: Case) -> Asking:
+    def ask(self, case: Case) -> Asking:
+        """Put a case to the bundle, whatever it expects.
+
+        Raises:
+            CaseProblem: It cannot be asked as it is written.
+            FactError: One of its facts is none.
+        """
         asked = case.asked
         action = asked.action or ""
         self._types.verify_action(action)

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
 _MAX_LOCATED: Final = 200
 """Policies whose findings are followed to a part; those after it are pointed at as wholes."""
+_MAX_STEPS: Final = 100
 _ABOUT: Final = re.compile(r"^for policy `[^`]*`, ")
 _NAMED: Final = re.compile(r"`([^`]+)`")
 _ON_TYPE: Final = re.compile(r"^attribute `([^`]+)` on entity type `([^`]+)` not found")
+_IN_CONTEXT: Final = re.compile(r'^attribute `([^`]+)` in context for (?:(.+)::)?Action::"([^"]+)" not found')
 _UNKNOWN: Final = re.compile(r"^unrecognized (entity type|action) `([^`]+)`")
 
 
@@ -126,13 +128,39 @@ def _meant(message: str, names: Mapping[str, Any]) -> str:
     """What a word that the schema does not know may have meant."""
     if match := _ON_TYPE.match(message):
         space, _, kind = match[2].rpartition("::")
-        shape = names.get(space, {}).get("entityTypes", {}).get(kind, {}).get("shape", {})
-        return _closest(match[1], shape.get("attributes", ()))
+        return _closest_path(
+            match[1], names.get(space, {}).get("entityTypes", {}).get(kind, {}).get("shape", {}), names
+        )
+    if match := _IN_CONTEXT.match(message):
+        action = names.get(match[2] or "", {}).get("actions", {}).get(match[3], {})
+        return _closest_path(match[1], action.get("appliesTo", {}).get("context", {}), names, "context.")
     if match := _UNKNOWN.match(message):
         kinds = "entityTypes" if match[1] == "entity type" else "actions"
         known = (name for space in names.values() for name in space.get(kinds, ()))
         return _closest(match[2].rpartition("::")[2].strip('"'), known)
     return ""
+
+
+def _closest_path(path: str, shape: Mapping[str, Any], names: Mapping[str, Any], before: str = "") -> str:
+    """What the last step of a path through records may have meant."""
+    *above, last = path.split(".")
+    for step in above:
+        shape = _record(shape, names).get(step, {})
+    lead = before + "".join(f"{step}." for step in above)
+    found = difflib.get_close_matches(last, list(_record(shape, names)), n=1)
+    return f"; did you mean `{lead}{found[0]}`?" if found else ""
+
+
+def _record(shape: Mapping[str, Any], names: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The attributes of a record, through the names of common types; none where it is no record."""
+    # A schema has no circle of common types; so many steps lead through any that Cedar takes.
+    for _ in range(_MAX_STEPS):
+        if "attributes" in shape:
+            attributes: Mapping[str, Any] = shape["attributes"]
+            return attributes
+        space, _, name = str(shape.get("name", shape.get("type", ""))).rpartition("::")
+        shape = names.get(space, {}).get("commonTypes", {}).get(name, {})
+    return {}
 
 
 def _closest(word: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,15 @@ def test_what_is_refuted_is_told_with_its_place_and_a_request_in_every_format(
     out = capsys.readouterr().out
     assert "before/policies/errs.cedar:1:" in out
     assert "before/invariants/read.cedar:1:" in out
+    # What is proved is counted; of the request, only what decided is shown.
+    assert not [line for line in out.splitlines() if line.startswith("proved")]
+    assert re.search(r"^\d+ proved, 2 refuted of \d+ properties; --verbose names each$", out, re.MULTILINE)
+    shown = out.partition("bundle.errors does not hold of this request:\n")[2].partition("\n\n")[0]
+    assert "resource.restrictions.expires_at_ms = 9" in " ".join(shown.split())
+    assert "desk.errs" in shown
+    assert len(shown.splitlines()) < 15
+    assert run(["policy", "prove", "before", "--verbose"]) == 1
+    assert "proved   invariant.isolation" in capsys.readouterr().out
     assert run(["policy", "prove", "before", "--format", "junit"]) == 1
     report = ET.fromstring(capsys.readouterr().out)  # noqa: S314  # Our own.
     assert len(report.findall(".//failure")) == 2

@@ -2,78 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from licet_attestations import archive, canonical
-from licet_engine.decide import CompiledBundle, Fact, FactSet, Request, build_record, decide
-from licet_engine.decide.decision import NO_PERMIT
-from licet_engine.decide.entities import EntityUid
-from licet_engine.workbench.replay import ReplayError, replay_archive
-from licet_policies.bundle import compose
-from licet_policies.cases import load_cases, request_of
-from licet_policies.packs import PackChoice
+sys.path.append(str(Path(__file__).parent))
+from archive_world import Recorded, bundle  # The line above finds it.
 
-PACKS = (PackChoice("sr-11-7"), PackChoice("residency", parameters={"regions": ["us"]}))
+from licet_engine.decide.decision import NO_PERMIT
+from licet_engine.workbench.replay import ReplayError, replay_archive
+
 FROZEN = (
     '@id("own.frozen") @title("Frozen") @advice("Wait.")'
     ' forbid (principal, action == Action::"model.promote", resource is ModelVersion);'
 )
 OPENED = '@id("own.opened") @title("Opened") permit (principal, action, resource);'
-
-
-def bundle(own: str = "") -> bytes:
-    return canonical.dumps(compose(PACKS, own))
-
-
-class Recorded:
-    """Every case that the policies come with, asked and recorded under the shipped packs."""
-
-    def __init__(self) -> None:
-        compiled = CompiledBundle.from_bytes(bundle())
-        self.records: list[bytes] = []
-        self.facts: dict[str, bytes] = {}
-        self.answers: list[tuple[str, str, bool, tuple[str, ...]]] = []
-        for number, case in enumerate(load_cases()):
-            asked = request_of(case)
-            facts = FactSet([Fact.from_entity(entity) for entity in asked.entities])
-            principal, resource = (EntityUid.from_json(dict(one)) for one in (asked.principal, asked.resource))
-            request = Request(principal, asked.action, resource, asked.context)
-            decision = decide(compiled, request, facts)
-            self.facts |= {fact.digest_hex: fact.data for fact in facts}
-            self.answers.append((str(principal), asked.action, decision.allowed, decision.reasons))
-            self.records.append(
-                build_record(
-                    decision_id=f"{number:032x}",
-                    time_ms=1_800_000_000_000 + number,
-                    tenant="northbank",
-                    request=request,
-                    decision=decision,
-                    facts=facts,
-                    facts_version=1,
-                    bundle_hex=compiled.digest_hex,
-                )
-            )
-
-    def write(self, path: Path, changed: Mapping[str, bytes] | None = None, erased: tuple[int, ...] = ()) -> Path:
-        """An archive of them; ``changed`` files are other than they should be."""
-        files = {f"records/{n}.json": b'{"record":%b,"salt":"00"}' % record for n, record in enumerate(self.records)}
-        note = canonical.dumps({"record": {"v": 1, "type": "attestation", "digest": "0" * 64}, "salt": "00"})
-        files[f"records/{len(self.records)}.json"] = note
-        files |= {f"facts/{digest}.json": data for digest, data in self.facts.items()}
-        files |= changed or {}
-        with path.open("wb") as file:
-            writer = archive.ArchiveWriter(file)
-            for name in sorted(archive.REQUIRED - {archive.RANGE}):
-                writer.add(name, b"{}")
-            writer.add(archive.RANGE, canonical.dumps({"erased": list(erased)}))
-            for name, data in files.items():
-                writer.add(name, data)
-            writer.finish()
-        return path
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +118,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_nothing_recorded_gives_nothing(tmp_path: Path, recorded: Recorded) -> None:
     empty: Any = Recorded.__new__(Recorded)
-    empty.records, empty.facts = [], {}
+    empty.records, empty.facts, empty.bundles = [], {}, {}
     report = replay_archive(empty.write(tmp_path / "a.zip"), bundle())
     assert (report.decided, report.flipped) == (0, 0)
     assert recorded.records

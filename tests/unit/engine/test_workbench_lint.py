@@ -59,7 +59,7 @@ def test_the_project_that_init_writes_is_clean(tmp_path: Path) -> None:
     ("condition", "column", "end", "message"),
     [
         ("resource.stag == 1", 17, 21, "did you mean `stage`"),
-        ('resource.tier == "x" && context.regio == "us"', 40, 45, "`regio` in context"),
+        ('resource.tier == "x" && context.regio == "us"', 40, 45, "did you mean `context.region`"),
         ('("é" == resource.tier) && resource.stag == 1', 43, 47, "`stag`"),
         ("resource.checks.bias.passed", 24, 28, "optional attribute"),
         (
@@ -74,6 +74,8 @@ def test_the_project_that_init_writes_is_clean(tmp_path: Path) -> None:
         ('resource["nothing"]', 17, 26, "`nothing`"),
         ("resource.tier > 3", 8, 25, "unexpected type"),
         ("principal is Persn", 21, 26, "did you mean `Person`"),
+        ('resource.restrictions.residencey.contains("us")', 30, 40, "did you mean `restrictions.residency`"),
+        ('context.vers == "us"', 16, 20, "in context"),
     ],
 )
 def test_what_does_not_fit_the_schema_is_pointed_at(

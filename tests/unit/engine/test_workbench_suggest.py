@@ -57,6 +57,25 @@ def test_what_is_missing_is_written_and_covers_everything(project: Path, capsys:
     assert run(["policy", "coverage", "p", "--threshold", "100"]) == 0
 
 
+def test_who_asks_has_a_role_and_asks_of_their_own_tenant_where_that_will_do(project: Path) -> None:
+    assert run(["policy", "coverage", "p", "--suggest"]) == 0
+    cases = [case for case in load_cases(load_project(project)) if case.file.startswith("tests/suggested/")]
+    assert cases
+    for case in cases:
+        asker, resource = case.entities[str(case.asked.principal)], case.entities[str(case.asked.resource)]
+        assert asker["roles"], case.file
+        assert asker["tenant"] == resource["tenant"], case.file
+
+
+def test_a_stranger_is_suggested_where_nobody_else_comes_to_it(project: Path) -> None:
+    away = MANY.replace("desk.many", "desk.away").replace(
+        'context.track == "legal"', "principal.tenant != resource.tenant"
+    )
+    (project / "policies" / "d.cedar").write_text(away)
+    assert run(["policy", "coverage", "p", "--suggest"]) == 0
+    assert percent(project) == 100
+
+
 def test_what_no_request_comes_to_is_told_and_nothing_is_written_for_it(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

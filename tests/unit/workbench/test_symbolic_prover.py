@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from licet_attestations import canonical
 from licet_engine.workbench.symbolic import (
     LIMITS,
     Counterexample,
@@ -30,7 +31,7 @@ from licet_engine.workbench.symbolic import (
     prove,
     read_invariants,
 )
-from licet_engine.workbench.symbolic.counterexample import evaluate
+from licet_engine.workbench.symbolic.counterexample import evaluate, has_wide_number
 from licet_policies.errors import PolicySourceError
 
 SCHEMA: dict[str, Any] = {
@@ -205,6 +206,36 @@ def test_what_no_request_meets_is_proved_never_to_hold(condition: str, head: str
 def test_what_some_request_meets_is_shown_with_it(condition: str, head: str) -> None:
     condition = condition.replace("\\U0001f600", "\U0001f600")
     found = refuted(never_allows(policy(condition, head=head)))
+    assert found.left is not None
+    assert found.left.holds
+
+
+@pytest.mark.parametrize(
+    ("condition", "head"),
+    [
+        ("context.size > 9007199254740989", WRITE),
+        ("principal.age < -9007199254740989 && principal.boss.age > 9007199254740989", "principal, action, resource"),
+        # Without the bound the solver gives numbers beyond it for each of these.
+        ("principal.age < 0", "principal, action, resource"),
+        ("!(principal.age > 100)", WRITE),
+        (
+            "principal.boss.boss.age > principal.boss.age && principal.boss.age > principal.age",
+            "principal, action, resource",
+        ),
+    ],
+)
+def test_a_counterexample_that_can_be_recorded_is_shown_where_there_is_one(condition: str, head: str) -> None:
+    found = refuted(never_allows(policy(condition, head=head)))
+    assert found.left is not None
+    assert found.left.holds
+    assert not has_wide_number(found)
+    canonical.dumps(found.to_json())
+
+
+@pytest.mark.parametrize("bound", ["== 9007199254740992", "> 9223372036854775000", "< -9223372036854775000"])
+def test_what_only_wider_numbers_refute_is_refuted_still(bound: str) -> None:
+    found = refuted(never_allows(policy(f"context.size {bound}", head=WRITE)))
+    assert has_wide_number(found)
     assert found.left is not None
     assert found.left.holds
 

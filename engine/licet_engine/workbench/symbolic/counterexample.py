@@ -40,8 +40,10 @@ from licet_engine.workbench.symbolic.types import (
 )
 from licet_engine.workbench.symbolic.values import Atom, Record, Value
 
-__all__ = ["Counterexample", "Evaluated", "evaluate", "extract", "violates"]
+__all__ = ["RECORDED", "Counterexample", "Evaluated", "evaluate", "extract", "has_wide_number", "violates"]
 
+RECORDED: Final = 1 << 53
+"""A number that a record holds is below this, and above its negative: canonical JSON has no others."""
 _MAX_ENTITIES: Final = 1_000
 _HALF: Final = 1 << 63
 
@@ -242,6 +244,20 @@ def extract(logic: Logic, store: SymbolicStore, solver: Any, environment: Reques
         UnsupportedError: The model has a value that Cedar has not.
     """
     return _Reader(logic, store, solver).read(environment)
+
+
+def has_wide_number(found: Counterexample) -> bool:
+    """Whether some number of a request or its entities is one that no record can hold."""
+    pending: list[Any] = [found.context, *found.entities]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Mapping):
+            pending.extend(value.values())
+        elif isinstance(value, list | tuple):
+            pending.extend(value)
+        elif isinstance(value, int) and abs(value) >= RECORDED:
+            return True
+    return False
 
 
 def evaluate(subject: Subject, found: Counterexample, schema: Schema) -> Evaluated:

@@ -5,6 +5,8 @@ Rules kept:
 - Proved means that the solver found every kind of request free of a violation. ``unknown``, a time-out, an expression
   without an encoding, a counterexample that Cedar does not confirm: each is ``Unknown``, which is no pass.
 - A counterexample is shown only after Cedar itself confirmed it.
+- A counterexample whose numbers a record can hold (below 2**53) is shown rather than another. Where there is none, the other is shown:
+  the bound is asked for only after the property was refuted without it, so it can turn no refutation into a pass.
 - A property whose premise no request meets is proved, and says that it is vacuous.
 - What a policy says is encoded once for a kind of request, whatever the number of properties that ask for it.
 """
@@ -18,7 +20,14 @@ from typing import Any, Final
 
 import cvc5
 
-from licet_engine.workbench.symbolic.counterexample import Counterexample, evaluate, extract, violates
+from licet_engine.workbench.symbolic.counterexample import (
+    RECORDED,
+    Counterexample,
+    evaluate,
+    extract,
+    has_wide_number,
+    violates,
+)
 from licet_engine.workbench.symbolic.encode import Compiler, Encoded
 from licet_engine.workbench.symbolic.errors import UnsupportedError
 from licet_engine.workbench.symbolic.logic import Logic, Term
@@ -239,10 +248,25 @@ class Prover:
             solver = place.solver(goal, self._time_limit_s)
             result = solver.checkSat()
             if result.isSat():
-                return self._refuted(property_, place, solver)
+                return self._narrowed(property_, place, goal, self._refuted(property_, place, solver))
             if not result.isUnsat():
                 return Unknown(f"the solver answered {result}", place.environment)
         return Proved(1, vacuous=not premise_is_met and self._is_vacuous(property_, place))
+
+    def _narrowed(self, property_: Property, place: _Workplace, goal: Term, found: Outcome) -> Outcome:
+        """A refutation that can be recorded, if ``found`` cannot and there is one; else ``found``."""
+        if not isinstance(found, Refuted) or not has_wide_number(found.counterexample):
+            return found
+        try:
+            solver = place.solver(place.logic.and_(goal, *place.store.within(RECORDED)), self._time_limit_s)
+            if not solver.checkSat().isSat():
+                return found
+            narrow = self._refuted(property_, place, solver)
+        except (UnsupportedError, RuntimeError):
+            # What was refuted stays refuted, whatever becomes of the search for a nicer request.
+            return found
+        is_better = isinstance(narrow, Refuted) and not has_wide_number(narrow.counterexample)
+        return narrow if is_better else found
 
     def _is_vacuous(self, property_: Property, place: _Workplace) -> bool:
         """Whether no request of this kind is one that the property is about."""

@@ -23,6 +23,7 @@ from licet_engine.workbench.symbolic.errors import UnsupportedError
 from licet_engine.workbench.symbolic.logic import Logic, Term
 from licet_engine.workbench.symbolic.types import (
     BOOL,
+    LONG,
     STRING,
     EntityType,
     RecordType,
@@ -67,6 +68,7 @@ class SymbolicStore:
     def __init__(self, logic: Logic, environment: RequestEnvironment) -> None:
         self._logic = logic
         self._functions: dict[tuple[str, str], Term] = {}
+        self._numbers: dict[Term, None] = {}
         self._in_hierarchy = _in_hierarchy(logic)
         self._action_types = frozenset(kind for kind, _ in logic.schema.actions)
         self.footprint: dict[Atom, None] = {}
@@ -116,7 +118,20 @@ class SymbolicStore:
             name = f"{path}{role}".replace("\x1f", ".")
             self._functions[key] = tm.mkConst(tm.mkFunctionSort(sorts, sort) if sorts else sort, name)
         function = self._functions[key]
-        return tm.mkTerm(Kind.APPLY_UF, function, *(a.term for a in arguments)) if arguments else function
+        found = tm.mkTerm(Kind.APPLY_UF, function, *(a.term for a in arguments)) if arguments else function
+        if kind == LONG:
+            self._numbers[found] = None
+        return found
+
+    def within(self, limit: int) -> list[Term]:
+        """That each number which was asked for so far, in an attribute, a tag or the context, is above ``-limit`` and below ``limit``."""
+        logic = self._logic
+        low, high = logic.long(-limit), logic.long(limit)
+        return [
+            logic.make(Kind.BITVECTOR_SLT, *pair)
+            for number in self._numbers
+            for pair in ((low, number), (number, high))
+        ]
 
     def ancestors(self, entity: Atom, of_type: str) -> Term:
         """The ancestors of ``entity`` that are of one type."""

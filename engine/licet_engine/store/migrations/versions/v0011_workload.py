@@ -5,8 +5,8 @@ from alembic import op
 
 from licet_engine.store.walls import protect
 
-revision = "0010_workload"
-down_revision = "0009_shadow"
+revision = "0011_workload"
+down_revision = "0010_publication"
 branch_labels = None
 depends_on = None
 
