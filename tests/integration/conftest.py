@@ -26,7 +26,7 @@ ON_EVERY_KIND = frozenset(
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Say on which kinds of database a test walks its world."""
-    if "world" in metafunc.fixturenames:
+    if "world" in metafunc.fixturenames and not hasattr(metafunc.module, "world"):
         kinds = KINDS if metafunc.module.__name__.rpartition(".")[2] in ON_EVERY_KIND else KINDS[:1]
         metafunc.parametrize("world", kinds, indirect=True, scope="session")
 

@@ -74,7 +74,7 @@ class IssuerKeys:
         self._sequencer = sequencer
         self._tenants = tenants
         self._lock = threading.Lock()
-        self._wanted: dict[tuple[str, str], float] = {}
+        self._wanted: set[tuple[str, str]] = set()
         self._asked_s: dict[tuple[str, str], float] = {}
 
     def handlers(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
@@ -88,13 +88,13 @@ class IssuerKeys:
         """Have the keys of an issuer fetched soon: one that is not known was named."""
         with self._lock:
             if len(self._wanted) < _MOST_WANTED:
-                self._wanted[tenant, name] = time.monotonic()
+                self._wanted.add((tenant, name))
 
     def due(self) -> list[dict[str, Any]]:
         """The issuers whose keys are to be fetched now."""
         now_s = time.monotonic()
         with self._lock:
-            wanted, self._wanted = set(self._wanted), {}
+            wanted = set(self._wanted)
         with UnsafeAllTenants(self._engine, "the keys of the issuers of every tenant grow old") as session:
             query = select(Issuer).where(col(Issuer.removed_at_ms).is_(None), col(Issuer.fetched).is_(True))
             rows = session.exec(query.order_by(col(Issuer.keys_as_of_ms))).all()
@@ -107,6 +107,8 @@ class IssuerKeys:
             if len(found) >= _MAX_FETCHES or now_s - self._asked_s.get(key, -_ASK_AGAIN_S) < _ASK_AGAIN_S:
                 continue
             self._asked_s[key] = now_s
+            with self._lock:
+                self._wanted.discard(key)
             found.append({"tenant": row.tenant_id, "issuer": row.name, "url": row.url, "unsafe_http": row.unsafe_http})
         return found
 
