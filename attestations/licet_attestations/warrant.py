@@ -63,6 +63,7 @@ OPERATIONS_OF: Mapping[str, frozenset[str]] = MappingProxyType(
         "key.destroy": frozenset({"keys.destroy"}),
         "evidence.export": frozenset({"evidence.export"}),
         "ticket.fetch": frozenset({"tickets.fetch"}),
+        "policy.publish": frozenset({"policy.examine"}),
     }
 )
 """The operations that an allowed action may lead to; an action that is not here leads to none."""

@@ -8,7 +8,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from licet_engine.client_values import Answer, Enforced, Explanation, LogHead, ServerFault, Upload
 
@@ -474,6 +474,15 @@ class TokenVerbs(Verbs):
         return self._act("token.list", tenant, sent)
 
 
+_NAME_CHARS: Final = 63
+
+
+def _bundle_ref(ref: str) -> str:
+    """How a bundle is named to the server: a name has a character less than a digest, which is as good as all of it."""
+    tenant, slash, name = ref.partition("/")
+    return f"{tenant}{slash}{name[:_NAME_CHARS]}" if len(name) == _NAME_CHARS + 1 else ref
+
+
 class PolicyVerbs(Verbs):
     """Policy bundles."""
 
@@ -481,16 +490,23 @@ class PolicyVerbs(Verbs):
         self,
         tenant: str,
         *,
+        project: Mapping[str, Any] | None = None,
         packs: Sequence[Mapping[str, Any]] = (),
         policies: str = "",
         **sent: Unpack[Sent],
     ) -> Answer:
-        """Publish the packs and own policies of a tenant, all of them, as a bundle; ``result["ref"]`` names it."""
+        """Send a policy project, or packs and own policies alone, to be examined and published.
+
+        The operation ends as ``done`` with ``result["ref"]``, which names the bundle for somebody else to activate, or as
+        ``refused`` with ``result["findings"]``.
+        """
+        if project is not None:
+            return self._act("policy.publish", tenant, sent, project=dict(project))
         return self._act("policy.publish", tenant, sent, packs=[dict(pack) for pack in packs], policies=policies)
 
     def activate(self, ref: str, **sent: Unpack[Sent]) -> Answer:
         """Bring a published bundle into force."""
-        return self._act("policy.activate", ref, sent)
+        return self._act("policy.activate", _bundle_ref(ref), sent)
 
     def roll_back(self, tenant: str, **sent: Unpack[Sent]) -> Answer:
         """Bring back the bundle that was in force right before the present one; ``result["ref"]`` names it."""
@@ -504,9 +520,9 @@ class PolicyVerbs(Verbs):
         """Where the candidate beside the policies in force would have answered otherwise."""
         return self._client.get_json("/v1/flips", tenant, params={"limit": limit})
 
-    def read(self, ref: str, **sent: Unpack[Sent]) -> Answer:
-        """The text of a bundle."""
-        return self._act("policy.read", ref, sent)
+    def read(self, ref: str, *, body: bool = False, project: bool = False, **sent: Unpack[Sent]) -> Answer:
+        """What a bundle is and what was found when it was published; with ``body`` itself, with ``project`` what was sent."""
+        return self._act("policy.read", _bundle_ref(ref), sent, body=body or None, project=project or None)
 
 
 class EvidenceVerbs(Verbs):

@@ -50,6 +50,8 @@ from licet_engine.domain.refs import now_ms
 from licet_engine.evidence.export import Exporter
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.deed import SUPERSEDED, Adapters, Deed, Door, Tools
+from licet_engine.lifecycle.examiner import ADAPTER as EXAMINER
+from licet_engine.lifecycle.examiner import Examiner
 from licet_engine.lifecycle.lives import Life, Lives
 from licet_engine.lifecycle.retention import WorkSweeper
 from licet_engine.lifecycle.spool import Spool
@@ -294,8 +296,9 @@ def build_tools(settings: Settings) -> Tools:
     loaded = load_adapters(settings.adapter_names, context)
     door = Door(settings.api_socket)
     engine = open_database(settings, Role.WORKER)
-    # The export is our own adapter: it admits its warrant like any other.
+    # The export and the examination are our own adapters: they admit their warrants like any other.
     guard = WarrantGuard("evidence", trust_root, settings.worker_data / "adapters" / "evidence", now_ms)
+    examining = WarrantGuard(EXAMINER, trust_root, settings.worker_data / "adapters" / EXAMINER, now_ms)
     return Tools(
         settings=settings,
         door=door,
@@ -322,6 +325,7 @@ def build_tools(settings: Settings) -> Tools:
         instance=trust_root.instance,
         machine=platform.node() or "machine",
         export=Exporter(engine, door, signer, trust_root, guard).export,
+        examiner=Examiner(examining, longest_s=settings.examination_s),
     )
 
 

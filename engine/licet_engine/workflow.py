@@ -13,10 +13,10 @@ DEVICE_QUEUE: Final = "device-operations"
 LONG_ACTIONS: Final = frozenset(
     {
         *("dataset.read", "dataset.register", "endpoint.deploy", "model.check", "model.download", "model.register"),
-        "training.launch",
+        *("policy.publish", "training.launch"),
     }
 )
-"""What takes as long as its rows or its files are many. Everything else is a safety valve, or short."""
+"""What takes as long as its rows, its files or its policies are many. Everything else is a safety valve, or short."""
 WORKFLOW: Final = "perform"
 
 WORKFLOW_VERSION: Final = "1"

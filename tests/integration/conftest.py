@@ -18,7 +18,7 @@ from postgres_server import PostgresServer
 ON_EVERY_KIND = frozenset(
     {
         *("test_approvers_day", "test_bad_input", "test_break_glass", "test_device_runs", "test_idempotency"),
-        *("test_operations", "test_policies_in_force", "test_walls"),
+        *("test_operations", "test_policies_in_force", "test_publication", "test_walls"),
     }
 )
 """Modules whose tests run on every kind of database: of what one asks of a store, everything is in them. The others run on the first."""
@@ -39,7 +39,11 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         server: PostgresServer = request.getfixturevalue("postgres")
         urls = str(server.write_urls(server.create(), tmp_path_factory.mktemp("database") / "urls"))
     installation = Installation(
-        max_body_bytes=64 << 10, max_upload_bytes=4 << 20, database_urls=urls, devices=",".join(UUIDS)
+        max_body_bytes=64 << 10,
+        max_upload_bytes=4 << 20,
+        examination_s=12,
+        database_urls=urls,
+        devices=",".join(UUIDS),
     )
     try:
         installation.start()

@@ -230,6 +230,14 @@ class Installation:
         assert operation is not None
         return client.wait(operation, timeout_s=120)
 
+    def publish(self, who: str, body: Mapping[str, Any]) -> str:
+        """Publish policies of the asker's tenant; return how the bundle is named, by the digest's beginning."""
+        client = self.client(who)
+        ended = self.done(client, client.act("policy.publish", who.partition("/")[0], dict(body)))
+        assert ended.state == "done", ended
+        ref: str = ended.result["ref"]
+        return ref
+
     # --- what the logs hold --------------------------------------------------------------------------------------------
 
     def size(self, tenant: str) -> int:

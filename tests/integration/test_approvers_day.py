@@ -441,8 +441,8 @@ def test_what_ends_soon_is_reminded_of_once_and_what_has_ended_no_longer_counts(
     assert len(mine) == 1
     assert mine[0]["data"]["what"] == "approval"
     # A change of policy voids it, and says so.
-    sam, other = world.client(f"{TENANT}/sam"), world.client(f"{TENANT}/all")
-    bundle = sam.act("policy.publish", TENANT, {"packs": [{"name": "sr-11-7"}]}).require().result["ref"]
+    other = world.client(f"{TENANT}/all")
+    bundle = world.publish(f"{TENANT}/sam", {"packs": [{"name": "sr-11-7"}]})
     other.act("policy.activate", bundle, {}).require()
     told = poll(
         "the void", lambda: [b for _, b in receiver.of("approval.voided") if b["data"].get("approval") == given]
@@ -460,9 +460,9 @@ def test_what_ends_soon_is_reminded_of_once_and_what_has_ended_no_longer_counts(
 
 
 def test_a_ticket_counts_when_it_is_fetched_approved_and_about_the_version(world: Installation, version: str) -> None:
-    sam, other, ci = (world.client(f"{TENANT}/{name}") for name in ("sam", "all", "ci"))
+    other, ci = (world.client(f"{TENANT}/{name}") for name in ("all", "ci"))
     packs = [{"name": "sr-11-7", "parameters": {"ticket_tiers": ["high"], "model_risk_approval_tiers": ["none"]}}]
-    bundle = sam.act("policy.publish", TENANT, {"packs": packs}).require().result["ref"]
+    bundle = world.publish(f"{TENANT}/sam", {"packs": packs})
     other.act("policy.activate", bundle, {}).require()
     rule = "sr-11-7.change.ticket"
 

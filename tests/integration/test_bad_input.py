@@ -534,15 +534,15 @@ def test_no_row_was_left_half_written(world: Installation) -> None:
 
 
 def test_nested_policy_text_is_refused_and_ends_nothing(world: Installation) -> None:
-    """Cedar's parser overflows its stack on it, which ends the process: no other tenant could ask anything meanwhile."""
-    answering = world.supervisor.pid("api")
+    """Cedar's parser overflows its stack on it, which ends the process: neither the api's nor the worker's."""
+    answering, working = world.supervisor.pid("api"), world.supervisor.pid("worker")
+    sam = world.client("northbank/sam")
     for condition in ("(" * 5000 + "true" + ")" * 5000, "true" + " && true" * 5000, "principal" + ".tenant" * 5000):
         text = f'@id("own.x") forbid (principal, action, resource) when {{ {condition} }};'
-        with world.http("northbank/sam") as http:
-            asked = {"action": "policy.publish", "resource": "northbank", "parameters": {"policies": text}}
-            problem(http.post("/v1/ask", json=asked), 400, "invalid-input")
-            sent = {"resource": "northbank", "parameters": {"policies": text}}
-            problem(http.post("/v1/policy/publish", json=sent), 400, "invalid-input")
+        assert sam.ask("policy.publish", "northbank", {"policies": text}).allowed
+        ended = world.done(sam, sam.policy.publish("northbank", policies=text))
+        assert ended.state == "refused", ended
+        assert {one["rule"] for one in ended.result["findings"] if one["severity"] == "error"} == {"too-large"}
     with world.http("lakeside/ana") as http:
         assert http.post("/v1/ask", json={"action": "model.read", "resource": "lakeside/x@1"}).status_code == 200
-    assert world.supervisor.pid("api") == answering
+    assert (world.supervisor.pid("api"), world.supervisor.pid("worker")) == (answering, working)

@@ -279,7 +279,7 @@ def test_a_candidate_is_asked_by_every_api_also_one_that_starts_later_and_what_t
 ) -> None:
     closed = '@id("team.closing")\nforbid (principal, action == Action::"catalogue.read", resource);'
     sam, ana = installation.client("northbank/sam"), installation.client("northbank/ana")
-    bundle = sam.policy.publish("northbank", policies=closed).require().result["ref"]
+    bundle = installation.publish("northbank/sam", {"policies": closed})
     sam.policy.shadow("northbank", bundle.partition("/")[2]).require()
     with another_api(installation, tmp_path) as second:
         with LicetClient(second.url, installation.tokens["northbank/ana"]) as other:
@@ -299,7 +299,7 @@ def test_policies_that_are_activated_or_rolled_back_are_in_force_at_once_in_ever
     installation: Installation, tmp_path: Path
 ) -> None:
     closed = '@id("team.closed")\nforbid (principal, action == Action::"catalogue.read", resource);'
-    sam, other = installation.client("northbank/sam"), installation.client("northbank/all")
+    other = installation.client("northbank/all")
     told: list[tuple[float, float, bool]] = []
     stop = threading.Event()
 
@@ -327,7 +327,7 @@ def test_policies_that_are_activated_or_rolled_back_are_in_force_at_once_in_ever
         try:
             for _ in range(3):
                 # One can roll back once: what came back is published and activated over again.
-                bundle = sam.act("policy.publish", "northbank", {"policies": closed}).require().result["ref"]
+                bundle = installation.publish("northbank/sam", {"policies": closed})
                 change(partial(other.policy.activate, bundle), allows=False)
                 change(partial(other.policy.roll_back, "northbank"), allows=True)
         finally:

@@ -90,10 +90,10 @@ def test_from_a_dataset_to_evidence_everything_lies_on_s3(
     house: Installation, server: S3Server, bucket: str, tmp_path: Path
 ) -> None:
     assert house.register(f"{BANK}/ana", "loans", DATA, residency=["us"]).state == "done"
-    ana, ci, sam, mei = (house.client(f"{BANK}/{name}") for name in ("ana", "ci", "sam", "mei"))
+    ana, ci, mei = (house.client(f"{BANK}/{name}") for name in ("ana", "ci", "mei"))
     assert fetched(house, f"{BANK}/ana", ana.act("dataset.read", f"{BANK}/loans", {})) == DATA
     # The guardrails alone speak on promotion.
-    bundle = sam.act("policy.publish", BANK, {"packs": [], "policies": ""}).require().result["ref"]
+    bundle = house.publish(f"{BANK}/sam", {"packs": [], "policies": ""})
     house.client(f"{BANK}/all").act("policy.activate", bundle, {}).require()
     launch = {"dataset": f"{BANK}/loans", "environment": "us-east", "use": "credit-risk", "spec": {"epochs": 20}}
     assert house.done(ci, ci.act("training.launch", f"{BANK}/run-1", launch)).state == "done"

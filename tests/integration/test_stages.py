@@ -47,8 +47,7 @@ def bank(world: Installation) -> str:
     world.people(BANK, "us")
     assert world.register(f"{BANK}/ana", "loans", table(), residency=["us"]).state == "done"
     sam = world.client(f"{BANK}/sam")
-    published = sam.act("policy.publish", BANK, {"packs": [], "policies": ""}).require()
-    bundle = published.result["ref"]
+    bundle = world.publish(f"{BANK}/sam", {"packs": [], "policies": ""})
     # Who wrote it does not put it in force; another does, and it is in force with that answer.
     assert "guardrail.separation-of-duties.policy" in deciding(sam.act("policy.activate", bundle, {}))
     world.client(f"{BANK}/all").act("policy.activate", bundle, {}).require()

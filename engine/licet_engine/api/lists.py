@@ -248,6 +248,7 @@ _ROWS: Final[Mapping[str, Rows]] = {
     # The pool is the platform's own: to who is of another tenant there is none to be listed.
     "devices": _of(tables.DeviceRow, col(tables.DeviceRow.uuid)),
     "bundles": _of(tables.PolicyBundle, col(tables.PolicyBundle.created_at_ms).desc(), frozenset({"body"})),
+    "publications": _of(tables.Publication, col(tables.Publication.created_at_ms).desc(), frozenset({"report"})),
     "approvals": _approvals,
     "inbox": _inbox,
     "delegations": _delegations,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from licet_engine.commands.data import lister
-from licet_engine.commands.desk import immediate, local, remote
+from licet_engine.commands.desk import immediate, local, mutation, refuse_present, remote
 from licet_engine.commands.flips import flip_lines
 from licet_engine.commands.options import JSON_PAIR, MOMENT, read_json_object, read_text
+from licet_engine.commands.published import bundle_lines
 from licet_engine.commands.text import clean, labelled, value_text
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def chosen_packs(packs: Sequence[str], parameters: Sequence[tuple[str, Any]]) ->
 
 @click.group()
 def policy() -> None:
-    """Policies: packs, controls, publish, activate, rollback, shadow, flips, show, list."""
+    """Policies: packs, controls, publish, activate, rollback, shadow, flips, show, list, publications."""
 
 
 @policy.command()
@@ -189,6 +190,9 @@ def _counted_line(counted: dict[str, Any]) -> str:
 
 @policy.command()
 @click.argument("tenant")
+@click.option(
+    "--project", "folder", metavar="DIR", type=click.Path(path_type=Path), help="The policy project in this folder."
+)
 @PACKS_OPTIONS
 @click.option(
     "--packs-file", type=click.Path(path_type=Path), help='JSON object {"packs": [{"name", "mode", "parameters"}]}.'
@@ -200,22 +204,37 @@ def _counted_line(counted: dict[str, Any]) -> str:
     type=click.Path(path_type=Path),
     help="File with the tenant's own Cedar policies. Repeatable.",
 )
-@immediate
+@mutation
 def publish(
     desk: Desk,
     tenant: str,
     *,
+    folder: Path | None,
     packs: tuple[str, ...],
     pack_parameters: tuple[tuple[str, Any], ...],
     packs_file: Path | None,
     files: tuple[Path, ...],
 ) -> None:
-    """Publish the packs and own policies of a tenant as a bundle: all of them, what is left out is not in it.
+    """Publish policies: they are examined (lint, tests, coverage, proofs), and then somebody else may activate them.
+
+    Either a policy project, or packs and own policies alone: all of them, for what is left out is not in the bundle. With
+    --wait the exit code is 0 if they were published, and 1 if they were refused, with what was found.
 
     \b
-      licet policy publish northbank --pack sr-11-7 --pack residency \\
+      licet policy publish northbank --project policies/ --wait
+      licet policy publish northbank --wait --pack sr-11-7 --pack residency \\
         --pack-parameter 'residency.regions=["us"]' --policies ours.cedar
     """  # noqa: D301  # The backspace tells click not to wrap what follows.
+    if folder is not None:
+        if packs or pack_parameters or packs_file is not None or files:
+            raise click.BadParameter(
+                "a project names its own packs and policies: leave them out", param_hint="--project"
+            )
+        from licet_engine.workbench.document import ProjectDocument  # noqa: PLC0415  # Little else of the CLI needs it.
+
+        document = ProjectDocument.from_folder(folder)
+        desk.finish(desk.client.policy.publish(tenant, project=document.to_json(), **desk.sent))
+        return
     chosen = chosen_packs(packs, pack_parameters)
     if packs_file is not None:
         chosen += read_json_object(packs_file, "--packs-file").get("packs") or []
@@ -268,21 +287,80 @@ def flips(desk: Desk, tenant: str, limit: int) -> None:
 
 
 @policy.command()
-@click.argument("ref", metavar="TENANT/BUNDLE")
+@click.argument("ref", metavar="TENANT[/BUNDLE]")
+@click.option("--text", "is_whole", is_flag=True, help="Show the text of every policy, too.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the bundle there: JSON that has the digest.")
+@click.option(
+    "--project", "folder", metavar="DIR", type=click.Path(path_type=Path), help="Write the project that was sent there."
+)
 @immediate
-def show(desk: Desk, ref: str) -> None:
-    """Show the text of a bundle."""
-    answer = desk.client.policy.read(ref, **desk.sent)
-    if not answer.allowed or desk.format_ == "json":
+def show(desk: Desk, ref: str, *, is_whole: bool, out: Path | None, folder: Path | None) -> None:
+    """Show a bundle in short: who is behind it, what is in it, and what was found when it was published.
+
+    BUNDLE is its digest, or eight or more characters of its beginning, or the ID of a publication; without it, the bundle in
+    force is shown. What was published can be compared with what a reviewer has:
+
+    \b
+      licet policy show northbank/4d1c2a9b --project /tmp/published
+      licet policy diff policies/ /tmp/published
+    """  # noqa: D301  # The backspace tells click not to wrap what follows.
+    tenant, slash, _ = ref.partition("/")
+    if out is not None:
+        refuse_present(out, overwrite=False)
+    named = ref if slash else _in_force(desk, tenant)
+    answer = desk.client.policy.read(named, body=out is not None, project=folder is not None, **desk.sent)
+    if not answer.allowed or answer.conflict is not None:
         desk.finish(answer)
         return
-    result = answer.result
-    click.echo(f"bundle {clean(result.get('bundle'))}  {clean(result.get('state'))}, by {clean(result.get('author'))}")
-    for chosen in result.get("packs") or ():
-        click.echo(f"pack {clean(chosen.get('name'))} {clean(chosen.get('version'))}: {clean(chosen.get('mode'))}")
-    for item in result.get("policies") or ():
-        click.echo(f"\n// {clean(item.get('id'))}: {clean(item.get('source'))}, {clean(item.get('mode'))}")
-        click.echo(clean(item.get("text"), lines=True))
+    result = dict(answer.result)
+    body, sent = result.pop("body", None), result.pop("project", None)
+    lines = bundle_lines(tenant, result)
+    if is_whole:
+        for item in result.get("policies") or ():
+            lines.append(f"\n// {clean(item.get('id'))}: {clean(item.get('source'))}, {clean(item.get('mode'))}")
+            lines.append(clean(item.get("text"), lines=True))
+    if out is not None:
+        lines.append(_write_bundle(out, body, result))
+    if folder is not None:
+        lines.append(_write_project(folder, sent, result))
+    desk.show({**answer.to_json(), "result": result}, lines)
+
+
+def _in_force(desk: Desk, tenant: str) -> str:
+    """How the bundle in force is named.
+
+    Raises:
+        click.UsageError: It is not among those that are listed.
+    """
+    for row in desk.client.list(tenant, "bundles", limit=1000):
+        if row.get("state") == "active":
+            return f"{tenant}/{row.get('digest_hex')}"
+    raise click.UsageError(f"no bundle of {tenant} in force is listed: name one, as {tenant}/BUNDLE")
+
+
+def _write_bundle(out: Path, body: Any, result: dict[str, Any]) -> str:
+    """Write a bundle that has the digest under which it was asked for."""
+    import hashlib  # noqa: PLC0415  # Little else of the CLI needs what follows.
+
+    from licet_attestations import canonical  # noqa: PLC0415  # As above.
+
+    data = b"" if body is None else canonical.dumps(body)
+    if hashlib.sha256(data).hexdigest() != result.get("bundle"):
+        raise click.ClickException("what the server sent has not the digest of the bundle: nothing was written")
+    with out.open("xb") as file:
+        file.write(data)
+    return f"  bundle written to {clean(out)}"
+
+
+def _write_project(folder: Path, sent: Any, result: dict[str, Any]) -> str:
+    """Write a project that has the digest under which it was published."""
+    from licet_engine.workbench.document import ProjectDocument  # noqa: PLC0415  # As above.
+
+    document = ProjectDocument.from_json(sent)
+    if document.digest_hex != (result.get("publication") or {}).get("project_hex"):
+        raise click.ClickException("what the server sent has not the digest of the project: nothing was written")
+    return f"  {len(document.write(folder))} files of the project written to {clean(folder)}"
 
 
 lister(policy, "bundles", "List the bundles of a tenant.")
+lister(policy, "publications", "List what was sent to be published, and what came of it.", name="publications")

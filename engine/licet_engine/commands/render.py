@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from licet_engine.commands.published import outcome_lines
 from licet_engine.commands.text import (
     block,
     clean,
@@ -48,7 +49,8 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "holds": ("resource_type", "resource_name", "reason", "placed_by", "placed_at_ms", "lifted_at_ms"),
     "operations": ("id", "action", "resource", "state", "principal", "attempt", "updated_at_ms"),
     "decisions": ("id", "at_ms", "allowed", "action", "resource", "principal", "observed"),
-    "bundles": ("digest_hex", "state", "author", "created_at_ms", "activated_at_ms"),
+    "bundles": ("digest_hex", "state", "author", "created_at_ms", "activated_at_ms", "activated_by"),
+    "publications": ("id", "state", "bundle_hex", "published_by", "author", "created_at_ms", "ended_at_ms"),
 }
 """What a list shows in text; JSON shows all of it, and below the list stands what is left out."""
 
@@ -259,6 +261,8 @@ def operation_lines(operation: Operation) -> list[str]:
     results = operation.result.get("results") if operation.action == "model.check" else None
     if isinstance(results, list):
         lines += check_lines([found for found in results if isinstance(found, dict)])
+    if operation.action == "policy.publish" and operation.is_final and operation.result:
+        return lines + outcome_lines(operation.result)
     if operation.result:
         lines += block(operation.result, indent=2)
     return lines

@@ -16,6 +16,7 @@ from licet_engine.lifecycle import (
     people,
     policy,
     promotion,
+    publication,
     serving,
     shadow,
     tickets,
@@ -28,7 +29,7 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
     {
         verb.action: verb
         for family in (
-            *(people, devices, breakglass, policy, shadow, data, training, models, checks),
+            *(people, devices, breakglass, publication, policy, shadow, data, training, models, checks),
             *(approvals, promotion, tickets, serving, webhooks, oversight),
         )
         for verb in family.VERBS

@@ -39,6 +39,7 @@ from licet_attestations.statement import Statement
 from licet_engine.domain.errors import LicetError, Unavailable
 from licet_engine.domain.refs import now_ms
 from licet_engine.lifecycle.devices import devices_of
+from licet_engine.lifecycle.examiner import Examined, Examiner, document_of
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
 
@@ -131,6 +132,7 @@ class Tools:
     instance: str
     machine: str
     export: Callable[[Deed, bytes], dict[str, Any]]
+    examiner: Examiner
     notifier: Notifier | None = None
 
 
@@ -151,6 +153,7 @@ class Deed:
         id: Its identifier.
         action: What was allowed.
         parameters: As they were decided on.
+        asked: The body of the question, as it was sent.
         principal: On whose behalf.
         decision_id: The decision that accepted it.
         attempt: Number of this attempt.
@@ -174,6 +177,7 @@ class Deed:
         self.id = operation
         self.action: str = begun["action"]
         self.parameters: dict[str, Any] = begun["parameters"]
+        self.asked: dict[str, Any] = begun.get("asked", {})
         self.principal: str = begun["principal"]
         self.decision_id: str = begun["decision"]
         self.attempt: int = begun["attempt"]
@@ -438,6 +442,14 @@ class Deed:
     def export_evidence(self, warrant: bytes) -> dict[str, Any]:
         """Write the evidence archive as this operation's artifact."""
         return self._tools.export(self, warrant)
+
+    def examine_policies(self, warrant: bytes) -> Examined:
+        """Examine the policy project that was sent with the question."""
+        document = document_of(self.asked, self.parameters["project"])
+        with self.plaintext() as folder:
+            return self._tools.examiner.examine(
+                warrant, tenant=self.tenant, parameters=self.parameters, document=document, folder=folder
+            )
 
     def clean_up(self) -> None:
         """Remove the folder that lasted over the attempts."""

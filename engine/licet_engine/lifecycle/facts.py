@@ -21,6 +21,7 @@ from sqlmodel import col, select
 
 from licet_attestations import canonical
 from licet_engine.domain.binding import binding_parts
+from licet_engine.domain.errors import InvalidInput
 from licet_engine.domain.refs import ELSEWHERE_TENANT, Ref
 from licet_engine.domain.restrictions import Restrictions, inherit
 from licet_engine.store.db import TenantSession
@@ -47,6 +48,7 @@ from licet_engine.store.tables import (
     PolicyShadow,
     Principal,
     Promotion,
+    Publication,
     Run,
     Tenant,
     Ticket,
@@ -60,6 +62,8 @@ Entity = dict[str, Any]
 
 BUNDLE_PREFIX_CHARS = 16
 """How much of a bundle's digest names it in a reference."""
+LEAST_PREFIX_CHARS = 8
+"""How much of it must be given at least."""
 
 TRAINING_BUDGET = "training"
 """Name of the tenant's budget for training, in the unit of `Run.cost`."""
@@ -96,6 +100,11 @@ def elsewhere_entities(sent: str) -> list[Entity]:
         entity("Elsewhere", sent, {"tenant": entity_ref("Tenant", ELSEWHERE_TENANT)}),
         tenant_entity(ELSEWHERE_TENANT, region="", suspended=False),
     ]
+
+
+def _ambiguous(prefix: str, what: str) -> InvalidInput:
+    # Whoever is of the tenant may list both, so that nothing is told by it.
+    return InvalidInput(f"{prefix} is how several {what} begin: write more of it", code="ambiguous")
 
 
 class View:
@@ -310,12 +319,52 @@ class View:
         return list(self._session.exec(select(LogLeaf).order_by(col(LogLeaf.leaf_index).desc()).limit(limit)).all())
 
     def bundle_by_prefix(self, prefix: str) -> PolicyBundle | None:
-        """The policy bundle whose digest begins with these 16 hex characters."""
-        if len(prefix) < BUNDLE_PREFIX_CHARS:
+        """The policy bundle whose digest begins with these hex characters: at least eight of them.
+
+        Raises:
+            InvalidInput: There are several.
+        """
+        if len(prefix) < LEAST_PREFIX_CHARS:
             return None
         query = select(PolicyBundle).where(col(PolicyBundle.digest_hex).startswith(prefix, autoescape=True))
-        found = self._session.exec(query).all()
-        return found[0] if len(found) == 1 else None
+        found = self._session.exec(query.limit(2)).all()
+        if len(found) > 1:
+            raise _ambiguous(prefix, "bundles")
+        return found[0] if found else None
+
+    def publication(self, identifier: str) -> Publication | None:
+        """The publication of that identifier."""
+        return self._session.exec(select(Publication).where(Publication.id == identifier)).first()
+
+    def publication_by_prefix(self, prefix: str) -> Publication | None:
+        """The publication whose identifier begins with these hex characters: at least eight of them.
+
+        Raises:
+            InvalidInput: There are several.
+        """
+        if len(prefix) < LEAST_PREFIX_CHARS:
+            return None
+        query = select(Publication).where(col(Publication.id).startswith(prefix, autoescape=True))
+        found = self._session.exec(query.limit(2)).all()
+        if len(found) > 1:
+            raise _ambiguous(prefix, "publications")
+        return found[0] if found else None
+
+    def last_publication(self, bundle_hex: str) -> Publication | None:
+        """The publication of a bundle that ended last: of one that is published, the one that published it."""
+        query = select(Publication).where(
+            Publication.bundle_hex == bundle_hex, col(Publication.ended_at_ms).is_not(None)
+        )
+        # Sent again with other tests it may have been refused; that makes nothing of what was published before.
+        newest = query.order_by(
+            (col(Publication.state) == "published").desc(), col(Publication.ended_at_ms).desc(), col(Publication.id)
+        )
+        return self._session.exec(newest).first()
+
+    def publications_under_way(self) -> list[Publication]:
+        """The publications that are being examined."""
+        self.is_passing = True
+        return list(self._session.exec(select(Publication).where(Publication.state == "checking")).all())
 
     def has_budget(self, name: str) -> bool:
         """Whether a budget of that name was set."""

@@ -43,7 +43,7 @@ from licet_engine.lifecycle.holding import told_again
 from licet_engine.lifecycle.outbox import Mailing, mailing_of, message_rows
 from licet_engine.lifecycle.shadowing import Judged
 from licet_engine.lifecycle.tenants import InForce, Tenants
-from licet_engine.lifecycle.verbs import Change, Event, Ids, Note, Who
+from licet_engine.lifecycle.verbs import KEPT, Change, Event, Ids, Note, Who
 from licet_engine.log import store
 from licet_engine.log.errors import SubmissionConflict
 from licet_engine.log.notary import Notary
@@ -69,6 +69,24 @@ class _Ended(Exception):  # No error: somebody else ended the operation; never l
     def __init__(self, row: tables.Operation) -> None:
         super().__init__("the operation has ended")
         self.row = row
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How an operation ends: in which state, and what of it is told."""
+
+    state: str
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, row: tables.Operation, state: str, result: dict[str, Any] | None, error: dict[str, Any] | None) -> _End:
+        """As the worker says, or as what it did says of itself."""
+        if result is None:
+            return cls(state, None, error)
+        told = {name: value for name, value in result.items() if name != KEPT}
+        why = VERBS[row.action].refuses(told)
+        return cls(state, told, error) if why is None else cls("refused", told, {"code": "refused", "message": why})
 
 
 class Superseded(LicetError):
@@ -181,6 +199,7 @@ class Operations:
                 "decision": row.decision_id,
                 "principal": row.principal,
                 "parameters": row.parameters,
+                "asked": row.asked,
                 "created_at_ms": row.created_at_ms,
             }
 
@@ -448,7 +467,7 @@ class Operations:
         result: dict[str, Any] | None,
         error: dict[str, Any] | None,
     ) -> dict[str, Any]:
-        made: list[tables.Operation] = []
+        made: list[tuple[tables.Operation, _End]] = []
 
         def make() -> Submission:
             with self._tenants.view(tenant) as found:
@@ -461,14 +480,15 @@ class Operations:
                 if row.state in ENDED:
                     raise _Ended(row)
                 _fence(row, attempt)
+                ends = _End.of(row, state, result, error)
                 change = self._change_at_end(view, row, result, error, view.now_ms, is_last=len(made) >= MAX_TRIES)
-                if state == "failed":
+                if ends.state == "failed":
                     change = replace(change, events=(*change.events, _failed(tenant, row, error)))
                 mailing = mailing_of(view) if change.events else Mailing()
                 messages = message_rows(tenant, mailing, change.events, view.now_ms, row.decision_id)
-                made.append(row)
+                made.append((row, ends))
                 again = told_again(view, row, view.now_ms)
-                ending = self._ending(tenant, row, state, change, in_force, result=result, error=error, again=again)
+                ending = self._ending(tenant, row, ends, change, in_force, again=again)
                 return replace(ending, companions=(*ending.companions, *messages))
 
         try:
@@ -482,9 +502,10 @@ class Operations:
             ) from conflict
         for changed, version in receipt.facts_versions.items():
             self._tenants.seen(changed, version, receipt.placed[0].time_ms)
-        self._ended(made[-1].action, state)
-        self._give_back(made[-1])
-        return {"state": state}
+        row, ends = made[-1]
+        self._ended(row.action, ends.state)
+        self._give_back(row)
+        return {"state": ends.state}
 
     def _give_back(self, ended: tables.Operation) -> None:
         """Give back the devices of an operation; a crash before this leaves leases that nobody renews, and that lapse."""
@@ -518,12 +539,10 @@ class Operations:
         self,
         tenant: str,
         row: tables.Operation,
-        state: str,
+        ends: _End,
         change: Change,
         in_force: InForce,
         *,
-        result: dict[str, Any] | None,
-        error: dict[str, Any] | None,
         again: dict[str, Any] | None,
     ) -> Submission:
         fixed = {
@@ -532,11 +551,11 @@ class Operations:
             "operation": row.id,
             "action": row.action,
             "resource": row.resource,
-            "state": state,
+            "state": ends.state,
             "attempt": row.attempt,
             "decision": row.decision_id,
-            "result_digest": "" if result is None else canonical.digest(result).hex(),
-            "error": error,
+            "result_digest": "" if ends.result is None else canonical.digest(ends.result).hex(),
+            "error": ends.error,
         }
         entries = [NewEntry(tenant, "operation", tenant, tenant, lambda t: canonical.dumps({**fixed, "time_ms": t}))]
         entries += [
@@ -556,7 +575,7 @@ class Operations:
         if again is not None:
             companions.append(Insert(tables.Operation, [again]))
             enqueue.append(Enqueued(tenant, again["id"], again["action"]))
-        values = {"state": state, "result": result, "error": error, "updated_at_ms": now_ms()}
+        values = {"state": ends.state, "result": ends.result, "error": ends.error, "updated_at_ms": now_ms()}
         key = {"tenant_id": tenant, "id": row.id, "state": row.state, "attempt": row.attempt}
         companions.append(Update(tables.Operation, key, values))
         changes = bool(change.inserts or change.updates)

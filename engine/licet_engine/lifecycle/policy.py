@@ -1,95 +1,26 @@
-"""Policy bundles: publish, activate, roll back, read."""
+"""Policy bundles: activate, roll back, read. How one is published stands in `publication`."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
-from typing import Annotated
-
-from pydantic import Field
+from typing import Any
 
 from licet_attestations import canonical
-from licet_engine.decide.bundle import CompiledBundle
-from licet_engine.decide.errors import BundleError
-from licet_engine.domain.errors import Conflict, InvalidInput
+from licet_engine.domain.errors import Conflict
 from licet_engine.domain.refs import Ref
-from licet_engine.lifecycle.facts import Entity, View
-from licet_engine.lifecycle.people import PackChosen, first_bundle
+from licet_engine.lifecycle.examiner import document_of
+from licet_engine.lifecycle.facts import BUNDLE_PREFIX_CHARS, View
 from licet_engine.lifecycle.shadow import ending
-from licet_engine.lifecycle.verbs import (
-    Body,
-    Change,
-    Ids,
-    Insert,
-    NoBody,
-    Note,
-    Proposal,
-    RefForm,
-    Update,
-    Verb,
-    Who,
-)
-from licet_engine.store.tables import Approval, PolicyBundle, Tenant
-from licet_policies.bundle import MAX_OWN_CHARS, MAX_OWN_POLICIES
+from licet_engine.lifecycle.verbs import Body, Change, Ids, NoBody, Note, Proposal, RefForm, Update, Verb, Who
+from licet_engine.store.tables import Approval, PolicyBundle, Publication, Tenant
 
 
-class PublishPolicies(Body):
-    """The packs and own policies of a tenant, all of them: what is left out is no longer in force once activated."""
+class ReadPolicies(Body):
+    """What of a bundle is wanted beside what it is."""
 
-    packs: list[PackChosen] = Field(default_factory=list, max_length=32)
-    policies: Annotated[str, Field(max_length=MAX_OWN_CHARS)] = ""
-
-
-def sketch_publish(view: View, who: Who, ref: Ref) -> Entity:
-    """The bundle as far as policy looks at it, before the work of composing it is done for someone who may not publish."""
-    row = PolicyBundle(
-        tenant_id=ref.tenant,
-        digest_hex="0" * 64,
-        author=who.name,
-        state="published",
-        proved=False,
-        body=b"",
-        created_at_ms=0,
-        activated_at_ms=None,
-    )
-    return view.bundle_entity(row)
-
-
-def ask_publish(view: View, who: Who, ref: Ref, body: PublishPolicies, ids: Ids) -> Proposal:
-    """A bundle as it would be: composed, validated, compiled, stored under its digest."""
-    if body.policies.count(";") > MAX_OWN_POLICIES:
-        raise InvalidInput(f"at most {MAX_OWN_POLICIES} own policies are taken")
-    data = first_bundle(body.packs, body.policies)
-    try:
-        CompiledBundle.compile(canonical.loads(data, max_bytes=len(data)))
-    except BundleError as error:
-        raise InvalidInput(f"the bundle cannot be published: {error}") from error
-    digest_hex = hashlib.sha256(data).hexdigest()
-    row = PolicyBundle(
-        tenant_id=ref.tenant,
-        digest_hex=digest_hex,
-        author=who.name,
-        state="published",
-        proved=False,
-        body=data,
-        created_at_ms=ids.now_ms,
-        activated_at_ms=None,
-    )
-    conflict = None
-    present = view.bundle(digest_hex)
-    change = Change(inserts=(Insert(PolicyBundle, row.model_dump()),))
-    if present is not None and present.state != "superseded":
-        conflict = Conflict(f"bundle {digest_hex[:16]} is {present.state} already")
-    elif present is not None:
-        again = {"author": who.name, "state": "published", "created_at_ms": ids.now_ms}
-        change = Change(updates=(Update(PolicyBundle, {"digest_hex": digest_hex, "state": "superseded"}, again),))
-    note = Note("policy", {"event": "policy-published", "bundle": digest_hex, "author": who.id})
-    return Proposal(
-        resource=view.bundle_entity(row),
-        change=replace(change, notes=(note,)),
-        conflict=conflict,
-        result={"bundle": digest_hex, "ref": f"{ref.tenant}/{digest_hex[:16]}"},
-    )
+    body: bool = False
+    """The bundle itself, as JSON: its canonical form has the digest."""
+    project: bool = False
+    """The project that was sent to be published."""
 
 
 def ask_activate(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Proposal | None:
@@ -104,10 +35,13 @@ def ask_activate(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Pro
         conflict = Conflict(
             f"bundle {ref} was in force before and was superseded: publish it again, for another to activate"
         )
+    elif not row.proved:
+        # Said by a guardrail as well; the policies in force may be older than that.
+        conflict = Conflict(f"bundle {ref} was published before bundles were examined: publish it again")
     note = Note("policy", {"event": "policy-activated", "bundle": row.digest_hex, "before": active, "by": who.id})
     return Proposal(
         resource=view.bundle_entity(row),
-        change=Change(updates=_coming_into_force(row, active, ids, before_hex=active), notes=(note,)),
+        change=Change(updates=_coming_into_force(row, active, who, ids, before_hex=active), notes=(note,)),
         conflict=conflict,
         result={"bundle": row.digest_hex, "before": active},
     )
@@ -126,7 +60,7 @@ def ask_roll_back(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Pr
     row = None if active.before_hex is None else view.bundle(active.before_hex)
     if row is None:
         nothing = Conflict(
-            f"bundle {ref.tenant}/{active.digest_hex[:16]} has none before it to roll back to: publish the one that is"
+            f"bundle {ref.tenant}/{active.digest_hex[:BUNDLE_PREFIX_CHARS]} has none before it to roll back to: publish the one that is"
             " wanted, for another to activate"
         )
         return Proposal(resource=view.bundle_entity(active), conflict=nothing)
@@ -134,17 +68,24 @@ def ask_roll_back(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Pr
     note = Note("policy", {"event": "policy-rolled-back", **told, "by": who.id})
     return Proposal(
         resource=view.bundle_entity(row),
-        change=Change(updates=_coming_into_force(row, active.digest_hex, ids, before_hex=None), notes=(note,)),
-        result=told | {"ref": f"{ref.tenant}/{row.digest_hex[:16]}"},
+        change=Change(updates=_coming_into_force(row, active.digest_hex, who, ids, before_hex=None), notes=(note,)),
+        result=told | {"ref": f"{ref.tenant}/{row.digest_hex[:BUNDLE_PREFIX_CHARS]}"},
     )
 
 
-def _coming_into_force(row: PolicyBundle, active: str | None, ids: Ids, *, before_hex: str | None) -> list[Update]:
+def _coming_into_force(
+    row: PolicyBundle, active: str | None, who: Who, ids: Ids, *, before_hex: str | None
+) -> list[Update]:
     """What changes as a bundle comes into force in place of the active one; ``before_hex`` may then be rolled back to.
 
     All of it is one transaction: there is no moment without policies.
     """
-    come = {"state": "active", "activated_at_ms": ids.now_ms, "before_hex": before_hex}
+    come = {
+        "state": "active",
+        "activated_at_ms": ids.now_ms,
+        "activated_by": who.name,
+        "before_hex": before_hex,
+    }
     updates = [
         Update(PolicyBundle, {"digest_hex": row.digest_hex}, come),
         Update(Tenant, {"bundle_digest_hex": active}, {"bundle_digest_hex": row.digest_hex}),
@@ -158,32 +99,73 @@ def _coming_into_force(row: PolicyBundle, active: str | None, ids: Ids, *, befor
     return updates
 
 
-def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal | None:
-    """The text of a bundle."""
+def ask_read(view: View, _who: Who, ref: Ref, body: ReadPolicies, _ids: Ids) -> Proposal | None:
+    """What a bundle is, who is behind it, and what was found when it was published; or a publication that came to none."""
     row = view.bundle_by_prefix(ref.name)
-    if row is None:
+    publication = view.publication_by_prefix(ref.name) if row is None else view.last_publication(row.digest_hex)
+    if row is None and publication is not None and publication.state == "published" and publication.bundle_hex:
+        row = view.bundle(publication.bundle_hex)
+    if row is None and publication is None:
         return None
-    body = canonical.loads(row.body, max_bytes=len(row.body))
-    result = {
-        "bundle": row.digest_hex,
-        "author": row.author,
-        "state": row.state,
-        "packs": body["packs"],
-        "policies": body["policies"],
+    result: dict[str, Any] = {"publication": None if publication is None else _told(view, publication)}
+    if row is not None:
+        bundle = canonical.loads(row.body, max_bytes=len(row.body))
+        result |= {
+            "bundle": row.digest_hex,
+            "ref": f"{ref.tenant}/{row.digest_hex[:BUNDLE_PREFIX_CHARS]}",
+            "author": row.author,
+            "state": row.state,
+            "proved": row.proved,
+            "created_at_ms": row.created_at_ms,
+            "activated_by": row.activated_by,
+            "activated_at_ms": row.activated_at_ms,
+            "packs": bundle["packs"],
+            "policies": bundle["policies"],
+        }
+        if body.body:
+            result["body"] = bundle
+    conflict = None
+    if body.project:
+        sent = None if publication is None else view.operation(publication.id)
+        if sent is None or publication is None:
+            conflict = Conflict(f"{ref} was not sent as a project: there is none to give back")
+        else:
+            result["project"] = document_of(sent.asked, publication.project_hex).to_json()
+    resource = row if row is not None else _as_bundle(view, publication)
+    return Proposal(resource=view.bundle_entity(resource), conflict=conflict, result=result)
+
+
+def _told(view: View, publication: Publication) -> dict[str, Any]:
+    return {
+        "id": publication.id,
+        "ref": f"{view.tenant.tenant_id}/{publication.id}",
+        "state": publication.state,
+        "project_hex": publication.project_hex,
+        "bundle_hex": publication.bundle_hex,
+        "published_by": publication.published_by,
+        "author": publication.author,
+        "created_at_ms": publication.created_at_ms,
+        "ended_at_ms": publication.ended_at_ms,
+        "attestation_hex": publication.attestation_hex,
+        "report": publication.report,
     }
-    return Proposal(resource=view.bundle_entity(row), result=result)
+
+
+def _as_bundle(view: View, publication: Publication | None) -> PolicyBundle:
+    """What was sent and never became a bundle, as policy looks at it."""
+    assert publication is not None  # noqa: S101  # Told by whoever calls: one of the two is there.
+    return PolicyBundle(
+        tenant_id=view.tenant.tenant_id,
+        digest_hex=publication.project_hex,
+        author=publication.author,
+        state=publication.state,
+        proved=False,
+        body=b"",
+        created_at_ms=publication.created_at_ms,
+    )
 
 
 VERBS = (
-    Verb(
-        action="policy.publish",
-        summary="Publish a bundle of packs and own policies.",
-        form=RefForm.TENANT,
-        body=PublishPolicies,
-        propose=ask_publish,
-        sketch=sketch_publish,
-        creates=True,
-    ),
     Verb(
         action="policy.activate",
         summary="Put a published bundle in force.",
@@ -198,5 +180,11 @@ VERBS = (
         body=NoBody,
         propose=ask_roll_back,
     ),
-    Verb(action="policy.read", summary="Show a bundle.", form=RefForm.NAME, body=NoBody, propose=ask_read),
+    Verb(
+        action="policy.read",
+        summary="Show a bundle, or what came of a publication.",
+        form=RefForm.NAME,
+        body=ReadPolicies,
+        propose=ask_read,
+    ),
 )

@@ -14,9 +14,9 @@ from licet_engine.store.tables import PolicyBundle, PolicyShadow
 
 
 class ShadowPolicies(Body):
-    """The candidate, by its digest or the first 16 characters of it; or ``off``, for none any more."""
+    """The candidate, by its digest or the first characters of it, at least eight; or ``off``, for none any more."""
 
-    bundle: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")] | None = None
+    bundle: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")] | None = None
     off: bool = False
 
     @model_validator(mode="after")

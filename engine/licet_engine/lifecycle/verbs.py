@@ -185,6 +185,9 @@ Sketch = Callable[[View, Who, Ref], Entity]
 Do = Callable[["Deed"], Mapping[str, Any]]
 Finish = Callable[[View, Operation, Mapping[str, Any], int], Change]
 
+KEPT = "kept"
+"""The part of what was done that becomes rows alone: it is neither told as the operation's result nor stored with it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
@@ -199,6 +202,7 @@ class Verb:
         do: Performs the accepted operation, in the worker.
         finish: Turns what was done into rows.
         abandon: What a failed or refused operation leaves, as rows.
+        refuses: Of what was done, why it counts as refused; None where it does not. What is told then is told with the result.
         creates: Whether its resource does not exist before.
         sketch: Where `propose` is costly: the resource as far as policy looks at it. A proposal is made only if it is allowed.
     """
@@ -211,5 +215,6 @@ class Verb:
     do: Do | None = None
     finish: Finish | None = None
     abandon: Finish | None = None
+    refuses: Callable[[Mapping[str, Any]], str | None] = lambda _result: None
     creates: bool = False
     sketch: Sketch | None = None

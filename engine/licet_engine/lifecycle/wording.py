@@ -25,7 +25,7 @@ PATTERNS: Final[Mapping[str, str]] = {
     r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$": "a name of 1 to 63 lower-case letters, digits and '-'",
     r"^[A-Za-z0-9_. -]+$": "the name of a column: letters, digits, '_', '.', '-' and spaces",
     r"^[0-9a-f]{64}$": "a digest of 64 hexadecimal digits",
-    r"^[0-9a-f]{16,64}$": "the digest of a bundle, or at least its first 16 hexadecimal digits",
+    r"^[0-9a-f]{8,64}$": "the digest of a bundle, or at least its first 8 hexadecimal digits",
     r"^[0-9a-f]{32}$": "an ID of 32 hexadecimal digits, as lists show it",
     BINDING_PATTERN: "the binding that licet model read shows, or at least its first 16 hexadecimal digits",
     r"^[a-z][a-z0-9_.-]{0,63}$": "a name of at most 64 lower-case letters, digits, '_', '.' and '-', beginning with a letter",

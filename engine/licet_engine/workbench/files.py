@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES: Final = 1 << 20
 MAX_FILES: Final = 2_000
-_MAX_LEVELS: Final = 8
-_BYTE_ORDER_MARK: Final = "\ufeff"
+MAX_LEVELS: Final = 8
+BYTE_ORDER_MARK: Final = "\ufeff"
 
 
 def project_root(folder: Path) -> Path:
@@ -72,7 +72,7 @@ def read_text(root: Path, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ProjectError(f"is not UTF-8 text (byte {error.start}): save it as UTF-8", file=name, line=line) from error
-    if text.startswith(_BYTE_ORDER_MARK):
+    if text.startswith(BYTE_ORDER_MARK):
         raise ProjectError("begins with a byte order mark: save it as UTF-8 without one", file=name, line=1)
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
@@ -108,7 +108,7 @@ def list_files(root: Path, folder: str, endings: tuple[str, ...]) -> list[str]:
     """
     if not os.path.lexists(root / folder):
         return []
-    found = sorted(_walk(root, folder, endings, _MAX_LEVELS))
+    found = sorted(_walk(root, folder, endings, MAX_LEVELS))
     if len(found) > MAX_FILES:
         raise ProjectError(f"holds more than {MAX_FILES} files, the most that are read", file=folder)
     return found
@@ -116,7 +116,7 @@ def list_files(root: Path, folder: str, endings: tuple[str, ...]) -> list[str]:
 
 def _walk(root: Path, folder: str, endings: tuple[str, ...], levels: int) -> Iterator[str]:
     if levels == 0:
-        raise ProjectError(f"lies more than {_MAX_LEVELS} folders deep: move it up", file=folder)
+        raise ProjectError(f"lies more than {MAX_LEVELS} folders deep: move it up", file=folder)
     if (root / folder).is_symlink():
         raise ProjectError("is a link: a folder of the project is a plain folder", file=folder)
     try:

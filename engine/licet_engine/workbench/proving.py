@@ -132,11 +132,15 @@ def prove_bundle(
 
 
 def prove_project(
-    project: Project, *, time_limit_s: float = 10.0, progress: Callable[[Progress], None] | None = None
+    project: Project,
+    *,
+    time_limit_s: float = 10.0,
+    longest_s: float = LONGEST_S,
+    progress: Callable[[Progress], None] | None = None,
 ) -> list[ProofResult]:
     """``prove_bundle`` of what a project would publish, with its own invariants."""
     own = [invariant for file in project.invariants for invariant in read_invariants(file.text, file.name)]
-    return prove_bundle(project.bundle(), own, time_limit_s=time_limit_s, progress=progress)
+    return prove_bundle(project.bundle(), own, time_limit_s=time_limit_s, longest_s=longest_s, progress=progress)
 
 
 def message(result: ProofResult) -> str:

@@ -36,6 +36,7 @@ from licet_engine.store.tables.operations import (
     Operation,
     PolicyBundle,
 )
+from licet_engine.store.tables.publications import Publication
 from licet_engine.store.tables.serving import Deployment, Endpoint, InvocationBatch, InvocationCount, TrafficEvent
 from licet_engine.store.tables.shadow import PolicyFlip, PolicyShadow, PolicyShadowCount
 from licet_engine.store.tables.tenants import (
@@ -96,6 +97,7 @@ __all__ = [
     "PolicyShadowCount",
     "Principal",
     "Promotion",
+    "Publication",
     "Run",
     "Tenant",
     "TenantRow",

@@ -18,9 +18,12 @@ class PolicyBundle(TenantRow, table=True):
     state: str
     """``published``, ``active`` or ``superseded``."""
     proved: bool = False
+    """Whether it was examined when it was published, with nothing found that refuses it."""
     body: bytes = Field(sa_type=LargeBinary)
     created_at_ms: int = Field(sa_type=BigInteger)
     activated_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    activated_by: str | None = None
+    """Who brought it into force last; None for the first bundle of a tenant, which came with it."""
     before_hex: str | None = None
     """Digest of the bundle it took the place of when it came into force last, if that may be rolled back to."""
 

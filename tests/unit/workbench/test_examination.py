@@ -1,0 +1,228 @@
+"""An examination tells everything that it finds, and passes only with every step done; its process can be ended."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from licet_attestations import canonical
+from licet_engine.lifecycle import examiner
+from licet_engine.workbench.examination import examine
+from licet_engine.workbench.project import load_project
+from licet_engine.workbench.scaffold import write_project
+from licet_engine.workbench.verdict import passes, steps, summary
+
+HARD = """
+@id("desk.invariant.hard")
+@title("Somebody finds a cube that is the sum of two cubes")
+@never
+permit (principal is Person, action == Action::"training.launch", resource is Run)
+when {
+  resource.cost > 0 && resource.cost < 100000 &&
+  resource.budget_remaining > 0 && resource.budget_remaining < 100000 &&
+  context.now_ms > 0 && context.now_ms < 100000 &&
+  resource.cost * resource.cost * resource.cost +
+  resource.budget_remaining * resource.budget_remaining * resource.budget_remaining ==
+  context.now_ms * context.now_ms * context.now_ms
+};
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    write_project(tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of the example project, which passes."""
+    folder = tmp_path_factory.mktemp("passing") / "project"
+    write_project(folder)
+    found: dict[str, Any] = examine(folder, time_limit_s=10, longest_s=60).to_json()["report"]
+    return found
+
+
+def test_the_example_passes_under_the_digest_that_its_bundle_has(project: Path) -> None:
+    examined = examiner.run(project, longest_s=60)
+    assert passes(examined.report), summary(examined.report)
+    data = canonical.dumps(load_project(project).bundle())
+    assert examined.bundle_hex == hashlib.sha256(data).hexdigest()
+    assert steps(examined.report) == (["lint", "tests", "coverage", "proofs"], [])
+
+
+def test_nothing_less_than_a_whole_report_passes(report: dict[str, Any]) -> None:
+    assert passes(report)
+    assert not passes({})
+    for part in ("v", "lint", "tests", "coverage", "proofs", "findings"):
+        assert not passes({name: value for name, value in report.items() if name != part}), part
+    refuted = [{**report["proofs"]["invariants"][0], "outcome": "refuted"}, *report["proofs"]["invariants"][1:]]
+    unknown = [*report["proofs"]["invariants"][1:], {"id": "x", "title": "x", "outcome": "unknown"}]
+    for changed in (
+        {"v": 2},
+        {"lint": {**report["lint"], "errors": 1}},
+        {"tests": {**report["tests"], "missed": 1}},
+        {"tests": {**report["tests"], "passed": 1}},
+        {"coverage": {"percent": 99, "threshold": 100}},
+        {"proofs": {"invariants": []}},
+        {"proofs": {"invariants": refuted}},
+        {"proofs": {"invariants": unknown}},
+        {"findings": [{"step": "x", "severity": "error"}]},
+    ):
+        assert not passes({**report, **changed}), changed
+
+
+def test_all_is_told_at_once(project: Path) -> None:
+    (project / "policies" / "open.cedar").write_text(
+        '@id("desk.open")\npermit (principal, action, resource)\nwhen { resource has cost && resource.cost == 7 };\n'
+    )
+    text = (project / "tests" / "release.yaml").read_text()
+    (project / "tests" / "release.yaml").write_text(text.replace("expect: allow", "expect: deny", 1))
+    found = examine(project, time_limit_s=10, longest_s=60).to_json()["report"]
+    told = {(one["step"], one["rule"]) for one in found["findings"] if one["severity"] == "error"}
+    assert {("lint", "open-permit"), ("tests", "test-failed"), ("coverage", "coverage")} <= told
+    assert not passes(found)
+
+
+def test_what_cannot_be_composed_is_told_and_nothing_else_is_tried(project: Path) -> None:
+    (project / "policies" / "torn.cedar").write_text('@id("desk.torn")\nforbid (principal, action resource);\n')
+    examined = examiner.run(project, longest_s=60)
+    assert examined.bundle is None
+    assert {(one["rule"], one["line"]) for one in examined.report["findings"] if one["severity"] == "error"} == {
+        ("syntax", 2)
+    }
+    assert steps(examined.report) == ([], ["lint", "tests", "coverage", "proofs"])
+
+
+@pytest.mark.parametrize("change", ["no-toml", "no-test-in-a-file", "bad-yaml"])
+def test_a_project_that_cannot_be_read_is_a_finding_with_its_file(project: Path, change: str) -> None:
+    file, text = {
+        "no-toml": ("licet.toml", "version = "),
+        "no-test-in-a-file": ("tests/release.yaml", "tests: []\n"),
+        "bad-yaml": ("tests/release.yaml", "tests: [\n"),
+    }[change]
+    if change == "no-test-in-a-file":
+        for other in ("downloads.yaml", "fixtures.yaml"):
+            (project / "tests" / other).unlink()
+    (project / file).write_text(text)
+    found = examine(project, time_limit_s=10, longest_s=60).to_json()["report"]
+    assert not passes(found)
+    assert [one for one in found["findings"] if one["severity"] == "error" and one["file"].startswith(file[:5])]
+
+
+def test_a_project_without_own_policies_has_nothing_to_cover(tmp_path: Path) -> None:
+    (tmp_path / "licet.toml").write_text('version = 1\n\n[packs.sr-11-7]\nmode = "enforce"\n')
+    found = examine(tmp_path, time_limit_s=10, longest_s=60).to_json()["report"]
+    assert passes(found), summary(found)
+    assert (found["tests"]["run"], found["coverage"]["policies"]) == (0, 0)
+
+
+def test_what_cannot_be_told_is_an_error(project: Path) -> None:
+    (project / "invariants" / "hard.cedar").write_text(HARD)
+    found = examine(project, time_limit_s=0.2, longest_s=60).to_json()["report"]
+    assert ("proofs", "unknown", "invariants/hard.cedar") in {
+        (one["step"], one["rule"], one["file"]) for one in found["findings"] if one["severity"] == "error"
+    }
+    assert not passes(found)
+
+
+def test_an_examination_that_takes_too_long_is_ended_and_refused(project: Path) -> None:
+    began_s = time.monotonic()
+    examined = examiner.run(project, longest_s=0.3)
+    assert time.monotonic() - began_s < 5
+    assert [one["rule"] for one in examined.report["findings"]] == ["time-out"]
+    assert not passes(examined.report)
+    assert examinations() == []
+
+
+def test_an_examination_that_takes_too_much_memory_is_refused(project: Path) -> None:
+    examined = examiner.run(project, longest_s=60, memory_bytes=48 << 20)
+    assert not passes(examined.report)
+    assert {one["rule"] for one in examined.report["findings"]} & {"memory", "crashed"}
+
+
+def test_an_examination_ends_with_who_waits_for_it(project: Path) -> None:
+    (project / "invariants" / "hard.cedar").write_text(HARD)
+    code = f"from pathlib import Path; from licet_engine.lifecycle.examiner import run; run(Path({str(project)!r}), longest_s=60)"
+    waiting = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        deadline_s = time.monotonic() + 20
+        while not (running := examinations()) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        assert running
+    finally:
+        waiting.kill()
+        waiting.wait()
+    deadline_s = time.monotonic() + 10
+    while examinations() and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert examinations() == []
+
+
+def examinations() -> list[int]:
+    """The examinations that go on on this machine, of projects of this test run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"licet_engine.workbench.examination" in command and b"pytest-of-" in command:
+            found.append(int(path.name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "rule"),
+    [
+        (1, b"", "crashed"),
+        (-11, b"", "crashed"),
+        (-24, b"", "time-out"),
+        (0, b"", "crashed"),
+        (0, b"[]", "crashed"),
+        (0, b'{"report": {"v": 1}, "bundle": null}', "crashed"),
+        (0, b'{"report": {"v": 1, "findings": [1.5]}, "bundle": null}', "crashed"),
+        (0, b'{"report": {"v": 1, "findings": []}, "bundle": null, "more": 1}', "crashed"),
+        (0, b"[" * 5000, "crashed"),
+    ],
+)
+def test_whatever_the_process_says_it_is_read_as_a_strangers(status: int, answer: bytes, rule: str) -> None:
+    examined = examiner._judge(status, answer, b"")
+    assert [one["rule"] for one in examined.report["findings"]] == [rule]
+    assert (examined.bundle, passes(examined.report)) == (None, False)
+
+
+def test_a_process_that_says_too_much_is_not_listened_to() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sys\nwhile True: sys.stdout.write('x' * 65536)"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            answer, _, fault = examiner._read(process, time.monotonic() + 20)
+        finally:
+            process.kill()
+    assert (answer, fault is not None and fault[0]) == (b"", "too-large")
+
+
+def test_who_left_the_network_reaches_nobody_on_it(project: Path) -> None:
+    assert examiner.run(project, longest_s=60).report["network"]
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        code = (
+            "import socket; from licet_engine.workbench.examination import leave_the_network\n"
+            "said = leave_the_network()\n"
+            f"reached = socket.socket().connect_ex(('127.0.0.1', {listener.getsockname()[1]})) == 0\n"
+            "print(bool(said), reached)"
+        )
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, timeout=60)
+    # It is reached if, and only if, the kernel would not let it leave, and then that is said.
+    assert told.stdout.split() in (["False", "False"], ["True", "True"])
