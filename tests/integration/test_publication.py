@@ -330,3 +330,19 @@ def test_a_publication_that_is_under_way_is_not_begun_twice(world: Installation,
         sent = {"resource": desk, "parameters": {"project": ProjectDocument.from_folder(project).to_json()}}
         problem(http.post("/v1/policy/publish", json=sent), 409, "conflict")
     assert world.client(f"{desk}/sam").wait(first, timeout_s=120).state == "refused"
+
+
+def test_a_beginning_that_two_bundles_share_names_neither(world: Installation, desk: str) -> None:
+    digests = ["ab" * 5 + "0" * 54, "ab" * 5 + "1" * 54]
+    with tenant_session(world.engine, desk, write=True) as session:
+        for digest_hex in digests:
+            row = {"digest_hex": digest_hex, "author": "sam", "state": "superseded", "body": b"{}", "created_at_ms": 1}
+            session.add(tables.PolicyBundle(tenant_id=desk, **row))
+    with world.http(f"{desk}/all") as http:
+        for prefix, status, code in (
+            ("ab" * 4, 400, "ambiguous"),
+            ("ab" * 5, 400, "ambiguous"),
+            (digests[0][:11], 409, "conflict"),
+            ("ab" * 3, 403, "denied"),
+        ):
+            problem(http.post("/v1/policy/activate", json={"resource": f"{desk}/{prefix}"}), status, code)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from sqlalchemy.orm import defer
 from sqlmodel import Session, SQLModel, col, false, select
 
 from licet_attestations import canonical
@@ -82,13 +83,15 @@ def _of(
     """Rows of a table; ``own`` says which of them are of what the asker asked for, where that counts."""
 
     def rows(services: Services, who: Who, limit: int, own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - of a table of functions.
-        query = select(table).order_by(newest).limit(limit)
+        # What is not shown is not read either: it may be long, such as a project that was sent to be published.
+        query = select(table).options(*(defer(getattr(table, name)) for name in hidden)).order_by(newest).limit(limit)
         if own_only:
             query = query.where(*(false(),) if own is None else own(who))
         with tenant_session(services.engine, who.tenant) as session:
             found = session.exec(query).all()
-        return [row.model_dump(exclude={"tenant_id", *hidden}) for row in found]
+        return [{name: getattr(row, name) for name in shown} for row in found]
 
+    shown = [name for name in table.model_fields if name not in {"tenant_id", *hidden}]
     return rows
 
 

@@ -301,8 +301,8 @@ def show(desk: Desk, ref: str, *, is_whole: bool, out: Path | None, folder: Path
     force is shown. What was published can be compared with what a reviewer has:
 
     \b
-      licet policy show northbank/4d1c2a9b --project /tmp/published
-      licet policy diff policies/ /tmp/published
+      licet policy show northbank/4d1c2a9b --project published/
+      licet policy diff policies/ published/
     """  # noqa: D301  # The backspace tells click not to wrap what follows.
     tenant, slash, _ = ref.partition("/")
     if out is not None:

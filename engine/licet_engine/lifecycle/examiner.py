@@ -197,6 +197,8 @@ def _judge(status: int, answer: bytes, said: bytes) -> Examined:
     if status == -signal.SIGXCPU:
         return _refused("time-out", "the examination takes more processor time than it may: simplify the policies")
     if status != 0:
+        if b"ModuleNotFoundError" in said:
+            raise Unavailable("the solver is not installed beside the service: pip install 'licet[server]'")
         if b"MemoryError" in said or b"bad_alloc" in said:
             return _refused("memory", "the examination takes more memory than it may: simplify the policies")
         return _refused("crashed", f"the examination ended with status {status} and told nothing")

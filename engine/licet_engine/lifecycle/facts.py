@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from sqlalchemy import func, or_
+from sqlalchemy.orm import defer
 from sqlmodel import col, select
 
 from licet_attestations import canonical
@@ -311,7 +312,9 @@ class View:
 
     def last_operations(self, limit: int) -> list[Operation]:
         """The newest operations."""
-        query = select(Operation).order_by(col(Operation.created_at_ms).desc()).limit(limit)
+        # What was sent may be long, and nobody who looks at many needs it.
+        sent = defer(Operation.asked), defer(Operation.parameters)  # type: ignore[arg-type]  # On the class they are columns.
+        query = select(Operation).options(*sent).order_by(col(Operation.created_at_ms).desc()).limit(limit)
         return list(self._session.exec(query).all())
 
     def last_leaves(self, limit: int) -> list[LogLeaf]:

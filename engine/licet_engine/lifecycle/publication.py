@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed
 
 _TOLD_FINDINGS: Final = 20
-_TOLD_CHARS: Final = 32_000
+_TOLD_CHARS: Final = 16_000
 """Of what was found, in the result of the operation; the publication has all of it."""
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from licet_attestations import canonical
+from licet_engine.domain.errors import InvalidInput
 from licet_engine.lifecycle import examiner
+from licet_engine.workbench.document import ProjectDocument
 from licet_engine.workbench.examination import examine
 from licet_engine.workbench.project import load_project
 from licet_engine.workbench.scaffold import write_project
@@ -197,6 +199,18 @@ def test_whatever_the_process_says_it_is_read_as_a_strangers(status: int, answer
     examined = examiner._judge(status, answer, b"")
     assert [one["rule"] for one in examined.report["findings"]] == [rule]
     assert (examined.bundle, passes(examined.report)) == (None, False)
+
+
+def test_only_the_project_that_was_decided_on_is_examined(project: Path) -> None:
+    document = ProjectDocument.from_folder(project)
+    asked: dict[str, Any] = {"project": document.to_json(), "packs": [], "policies": ""}
+    assert examiner.document_of(asked, document.digest_hex) == document
+    asked["project"]["files"][0]["text"] += "\n// and more\n"
+    with pytest.raises(InvalidInput, match="not the one that was decided on"):
+        examiner.document_of(asked, document.digest_hex)
+    parts: dict[str, Any] = {"packs": [{"name": "sr-11-7", "mode": "enforce", "parameters": {}}], "policies": ""}
+    known = ProjectDocument.of_parts(parts["packs"], "")
+    assert examiner.document_of({**parts, "project": None}, known.digest_hex) == known
 
 
 def test_a_process_that_says_too_much_is_not_listened_to() -> None:
