@@ -64,7 +64,7 @@ def blocks(page: str) -> list[Block]:
             found.append(Block(last.line, last.commands, last.exit_code, body))
         else:
             raise WrongPage(f"line {line}: a block of {kind!r} that belongs to no commands")
-    if page.count("\n```") != 2 * len(list(_FENCE.finditer(page))):
+    if len(re.findall("^ *```", page, re.MULTILINE)) != 2 * len(list(_FENCE.finditer(page))):
         raise WrongPage("a fence is not closed, or nested")
     return found
 

@@ -77,6 +77,35 @@ def test_every_step_of_the_tutorial_is_among_what_is_run_and_it_is_no_longer_tha
     assert len(PAGE.splitlines()) <= 450
 
 
+def without_a_server() -> str:
+    """The sections of the page that need none."""
+    first, last = PAGE.index("## A project\n"), PAGE.index("## Publication\n")
+    return f'```sh\nexport PATH="{PROGRAMS}:$PATH"\n```\n\n' + PAGE[first:last]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("licet policy fmt policies\nlicet policy lint policies", "licet policy format policies", "ended with 2"),
+        ("licet policy init policies", "licet policy init policy", "shows something else"),
+        ("resource.restrictions.classification/'", "resource.restrictions.clasification/'", "ended with 1"),
+        ("15 of 15 tests pass", "16 of 16 tests pass", "shows something else"),
+        ("expect: deny", "expect: allow", "ended with 1"),
+        ("data.cedar:7:17", "data.cedar:7:18", "shows something else"),
+    ],
+)
+def test_the_tutorial_with_one_thing_changed_is_refused(before: str, after: str, told: str, tmp_path: Path) -> None:
+    page = without_a_server()
+    assert before in page
+    with pytest.raises(WrongPage, match=told):
+        played(page.replace(before, after, 1), tmp_path)
+
+
+def test_the_tutorial_holds_without_a_server_until_something_is_published(tmp_path: Path) -> None:
+    played(without_a_server(), tmp_path)
+    assert (tmp_path / "folder" / "bundle.json").is_file()
+
+
 SMALL = '# A page\n\n```sh\nhere=$(pwd)\nexport THERE=1\n```\n\nThen\n\n```sh\ncd /; test "$here$THERE" != 1\necho "one $THERE"; echo two; echo three >&2\n```\n\n```text\none …\n…\nthree\n```\n\n```sh exit=3\nexit 3\n```\n'
 
 
