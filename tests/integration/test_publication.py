@@ -336,8 +336,8 @@ def test_a_beginning_that_two_bundles_share_names_neither(world: Installation, d
     digests = ["ab" * 5 + "0" * 54, "ab" * 5 + "1" * 54]
     with tenant_session(world.engine, desk, write=True) as session:
         for digest_hex in digests:
-            row = {"digest_hex": digest_hex, "author": "sam", "state": "superseded", "body": b"{}", "created_at_ms": 1}
-            session.add(tables.PolicyBundle(tenant_id=desk, **row))
+            row = {"digest_hex": digest_hex, "author": "sam", "state": "superseded", "body": b"{}", "proved": True}
+            session.add(tables.PolicyBundle(tenant_id=desk, created_at_ms=1, **row))
     with world.http(f"{desk}/all") as http:
         for prefix, status, code in (
             ("ab" * 4, 400, "ambiguous"),
