@@ -61,7 +61,7 @@ def test_a_refusal_is_counted_under_its_clause(clinic: str, licet: Any) -> None:
     assert code == 0
     found = counted(out)
     assert found["HIPAA:164.502(a)"] == {"refused": 2, "observed": 0}
-    assert found["HIPAA:164.308(a)(8)"] == {"refused": 0, "observed": 0}
+    assert found["HIPAA:164.312(b)"] == {"refused": 0, "observed": 0}
     told = json.loads(out)["counted"]
     assert (told["tenant"], told["own"], told["unread"]) == (clinic, False, 0)
     assert told["decisions"] >= 2

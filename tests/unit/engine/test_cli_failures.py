@@ -185,7 +185,7 @@ def test_decisions_are_counted_under_each_clause_over_all_parts(licet: Run, scri
     def group(decision: str, policies: list[str], observed: list[str], count: int) -> dict[str, Any]:
         return {"decision": decision, "policies": policies, "observed": observed, "count": count}
 
-    two = ["hipaa.evaluation.drift", "hipaa.evaluation.technical"]
+    two = ["hipaa.assurances.deployment", "hipaa.assurances.promotion"]
     told = {"unread": 0, "own": False}
     first = [group("deny", two, [], 3), group("allow", ["role.auditor.read"], ["hipaa.risk.tier"], 4)]
     script.answer(200, {"groups": first, "decisions": 7, "next": 12, **told})
@@ -198,7 +198,7 @@ def test_decisions_are_counted_under_each_clause_over_all_parts(licet: Run, scri
     shown = json.loads(out)
     counts = {row["clause"]: row["decisions"] for row in shown["controls"]}
     # A decision that two policies of a clause refused is one decision.
-    assert counts["164.308(a)(8)"] == {"refused": 3, "observed": 0}
+    assert counts["164.308(b)(1)"] == {"refused": 3, "observed": 0}
     assert counts["164.308(a)(1)(ii)(B)"] == {"refused": 0, "observed": 4}
     assert counts["164.502(a)"] == {"refused": 2, "observed": 0}
     assert (shown["counted"]["decisions"], shown["counted"]["unread"], shown["counted"]["own"]) == (11, 1, False)
