@@ -104,13 +104,6 @@ class Issuer:
         self._server.server_close()
 
 
-@pytest.fixture(scope="module")
-def issuer() -> Iterator[Issuer]:
-    made = Issuer()
-    yield made
-    made.close()
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Two tenants with their people, whose worker may reach this machine."""
@@ -126,6 +119,15 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield installation
     finally:
         installation.stop()
+
+
+@pytest.fixture(scope="module")
+def issuer(world: Installation) -> Iterator[Issuer]:
+    """One for each world: its keys change."""
+    assert world.url
+    made = Issuer()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ PATTERNS: Final[Mapping[str, str]] = {
     r"^[0-9a-f]{32}$": "an ID of 32 hexadecimal digits, as lists show it",
     BINDING_PATTERN: "the binding that licet model read shows, or at least its first 16 hexadecimal digits",
     r"^[a-z][a-z0-9_.-]{0,63}$": "a name of at most 64 lower-case letters, digits, '_', '.' and '-', beginning with a letter",
+    r"^[a-z][a-z0-9_]{0,63}$": "the name of a claim: at most 64 lower-case letters, digits and '_', beginning with a letter",
     r"^[1-9][0-9]{0,8}$": "the number of a version, such as 2",
     r"^([1-9][0-9]{0,8})?$": "the number of a version, such as 2, or empty for none",
     r"^[a-z][a-z0-9-]*/[a-z0-9][a-z0-9-]*@[1-9][0-9]{0,8}$": "a version of a model, as TENANT/NAME@VERSION",
