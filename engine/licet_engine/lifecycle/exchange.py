@@ -126,7 +126,7 @@ class IssuerKeys:
             version, at_ms = found[1].facts_version, found[0].now_ms
         told = {"event": "issuer-keys", "issuer": f"{tenant}/{name}", "kids": [key["kid"] for key in keys]}
         told["keys_digest"] = canonical.digest(keys).hex()
-        where = {"tenant_id": tenant, "name": name, "url": url, "removed_at_ms": None}
+        where = {"tenant_id": tenant, "name": name, "removed_at_ms": None}
         receipt = self._sequencer.append(
             Submission(
                 entries=[_entry(tenant, told)],

@@ -96,6 +96,16 @@ ROWS: tuple[Any, ...] = (
     tables.Webhook(
         **T, id="wh-1", name="ops", url="https://hooks.example", secret="wh-1", created_by="ana", created_at_ms=1
     ),
+    tables.Issuer(
+        **T,
+        name="github",
+        url="https://ci.example",
+        audience="licet:northbank/github",
+        account="ana",
+        claims={"repository": "northbank/policies"},
+        created_by="ana",
+        created_at_ms=1,
+    ),
     tables.WebhookMessage(
         **T, id="msg_1", webhook="wh-1", event="webhook.test", body="{}", created_at_ms=1, queued_at_ms=1, next_at_ms=1
     ),
