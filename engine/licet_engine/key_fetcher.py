@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from licet_adapters.errors import AdapterError
@@ -18,6 +19,7 @@ from licet_engine.lifecycle.deed import Door
 
 logger = logging.getLogger(__name__)
 
+_THREADS: Final = 8
 _PAUSE_S: Final = 2.0
 
 
@@ -32,6 +34,7 @@ class KeyFetcher:
     def __init__(self, door: Door, fetch: Callable[[str, bool], Mapping[str, Any]]) -> None:
         self._door = door
         self._fetch = fetch
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="licet-keys")
         self._thread = threading.Thread(target=self._run, name="licet-keys", daemon=True)
 
     def start(self) -> None:
@@ -41,8 +44,8 @@ class KeyFetcher:
     def _run(self) -> None:
         while True:
             try:
-                for issuer in self._door.call("issuers_due"):
-                    self._fetched(issuer)
+                # At the same time: one that hangs keeps no other waiting.
+                list(self._pool.map(self._fetched, self._door.call("issuers_due")))
             except (LicetError, rpc.RpcFault) as error:
                 logger.info("issuers cannot be asked for", extra={"reason": str(error)})
             except Exception:  # Whatever it was: this thread is the only one that fetches.

@@ -116,6 +116,8 @@ def test_the_jobs_ask_for_no_more_than_they_need() -> None:
     assert publish["permissions"] == {"contents": "read", "id-token": "write"}
     assert (publish["needs"], publish["if"]) == ("check", "github.event_name == 'push'")
     assert "secrets." not in PAGE
+    # Without it, GitHub's shell has no pipefail, and a publication that was refused would end well.
+    assert GITHUB["defaults"] == {"run": {"shell": "bash"}}
     assert GITLAB["publish"]["id_tokens"] == {"LICET_ID_TOKEN": {"aud": "licet:northbank/gitlab"}}
 
 
@@ -157,6 +159,18 @@ def test_what_was_merged_is_published_by_the_job_and_activated_by_nobody_of_it(
     assert not service.client("northbank/ana").act("policy.activate", f"northbank/{bundle['digest_hex'][:16]}").allowed
     file = repository.parent / "runner" / "licet-token"
     assert file.read_text().strip() not in "".join(shown)
+
+
+def test_a_job_whose_publication_is_refused_fails(service: Installation, issuer: Issuer, repository: Path) -> None:
+    file = next((repository / "tests").glob("*.yaml"))
+    file.write_text(file.read_text().replace("expect: allow", "expect: deny", 1))
+    environment = {
+        "LICET_URL": service.url,
+        "ACTIONS_ID_TOKEN_REQUEST_URL": f"{issuer.url}/id-token?v=1",
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "runner",
+    }
+    with pytest.raises(AssertionError, match="refused"):
+        github("publish", repository, "push", environment)
 
 
 def test_the_jobs_of_gitlab_check_and_publish(service: Installation, issuer: Issuer, repository: Path) -> None:

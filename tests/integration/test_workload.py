@@ -93,6 +93,7 @@ class Issuer:
             "ref": "refs/heads/main",
             "sha": "0123456789abcdef",
             "run_id": "4711",
+            "event_name": "push",
             "iat": now_s,
             "exp": now_s + 300,
             "jti": str(next(NUMBERS)),

@@ -113,7 +113,7 @@ lister(issuer, "issuers", "List the issuers that a tenant trusts.")
 @click.option(
     "--patience",
     type=SECONDS,
-    default="30s",
+    default="60s",
     show_default=True,
     help="How long to try again where it is refused: the issuer's keys may be new.",
 )

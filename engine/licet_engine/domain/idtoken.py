@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from licet_engine.domain.errors import InvalidInput
@@ -47,11 +48,13 @@ class Refused(Exception):
 
     Attributes:
         unknown_key: Whether that is because its key is not known; it may be a new one.
+        tried: Whether its signature was looked at.
     """
 
-    def __init__(self, why: str, *, unknown_key: bool = False) -> None:
+    def __init__(self, why: str, *, unknown_key: bool = False, tried: bool = False) -> None:
         super().__init__(why)
         self.unknown_key = unknown_key
+        self.tried = tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +115,34 @@ def _public_key(key: Mapping[str, str]) -> Any:
     algorithm = algorithm_of(key)
     try:
         if algorithm == "RS256":
-            rsa = RSAAlgorithm.from_jwk(dict(key))
-            if not _MIN_RSA_BITS <= rsa.key_size <= _MAX_RSA_BITS:
+            found = RSAAlgorithm.from_jwk(dict(key))
+            if not _MIN_RSA_BITS <= found.key_size <= _MAX_RSA_BITS:
                 raise InvalidInput(f"an RSA key has {_MIN_RSA_BITS} to {_MAX_RSA_BITS} bits")
-            return rsa
+            return found
         return (ECAlgorithm if algorithm == "ES256" else OKPAlgorithm).from_jwk(dict(key))
     except (jwt.PyJWTError, ValueError, TypeError) as error:
         raise InvalidInput(f"key {key.get('kid', '')!r} of the JWK set is no public key of its kind") from error
 
 
-def kid_of(token: str) -> str:
-    """The key that a token names; empty where it names none."""
+def new_decoys() -> dict[str, dict[str, str]]:
+    """A public key for each algorithm, whose private one is nobody's."""
+    rsa_key = rsa.generate_private_key(65537, _MIN_RSA_BITS).public_key()
+    made = {
+        "RS256": RSAAlgorithm.to_jwk(rsa_key, as_dict=True),
+        "ES256": ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True),
+        "EdDSA": OKPAlgorithm.to_jwk(ed25519.Ed25519PrivateKey.generate().public_key(), as_dict=True),
+    }
+    return {name: {member: str(key.get(member, "")) for member in _MEMBERS[name]} for name, key in made.items()}
+
+
+def decoys_for(token: str, decoys: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
+    """The decoy of the algorithm that a token names, under the name of the key that it names; none where it names none."""
     try:
-        kid = jwt.get_unverified_header(token[:MAX_TOKEN_CHARS]).get("kid")
+        header = jwt.get_unverified_header(token[:MAX_TOKEN_CHARS])
     except (jwt.PyJWTError, ValueError, RecursionError):
-        return ""
-    return kid if isinstance(kid, str) else ""
+        return []
+    kid, decoy = header.get("kid"), decoys.get(str(header.get("alg")))
+    return [{**decoy, "kid": kid}] if isinstance(kid, str) and decoy is not None else []
 
 
 def verify(token: str, keys: Sequence[Mapping[str, str]], *, issuer: str, audience: str, now_ms: int) -> IdToken:
@@ -159,13 +174,13 @@ def verify(token: str, keys: Sequence[Mapping[str, str]], *, issuer: str, audien
     try:
         payload: bytes = jwt.api_jws.PyJWS().decode(token, _public_key(key), algorithms=[algorithm])
     except (jwt.PyJWTError, InvalidInput, ValueError) as error:
-        raise Refused("its signature is not its issuer's") from error
+        raise Refused("its signature is not its issuer's", tried=True) from error
     claims = _claims(payload)
     expires_at_s = _times(claims, now_ms // 1000)
     if claims.get("iss") != issuer:
-        raise Refused("it was issued by another")
+        raise Refused("it was issued by another", tried=True)
     if claims.get("aud") not in (audience, [audience]):
-        raise Refused("it is for somebody else")
+        raise Refused("it is for somebody else", tried=True)
     digest_hex = hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
     return IdToken(claims, expires_at_s * 1000, digest_hex)
 
@@ -180,9 +195,9 @@ def _claims(payload: bytes) -> dict[str, Any]:
     try:
         claims = json.loads(payload, object_pairs_hook=once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise Refused("what it claims cannot be read") from error
+        raise Refused("what it claims cannot be read", tried=True) from error
     if not isinstance(claims, dict):
-        raise Refused("what it claims is no object")
+        raise Refused("what it claims is no object", tried=True)
     return claims
 
 
@@ -195,14 +210,14 @@ def _times(claims: Mapping[str, Any], now_s: int) -> int:
     times = {name: claims.get(name) for name in ("exp", "iat", "nbf")}
     for name, value in times.items():
         if type(value) is not int and not (name == "nbf" and value is None):
-            raise Refused(f"its {name} is no whole number of seconds")
+            raise Refused(f"its {name} is no whole number of seconds", tried=True)
     expires_at_s, issued_at_s = int(claims["exp"]), int(claims["iat"])
     if expires_at_s <= now_s:
-        raise Refused("its time is over")
+        raise Refused("its time is over", tried=True)
     if max(issued_at_s, claims.get("nbf", 0)) > now_s + _SKEW_S:
-        raise Refused("its time has not come")
+        raise Refused("its time has not come", tried=True)
     if not 0 < expires_at_s - issued_at_s <= _MOST_S:
-        raise Refused("it lasts longer than a day")
+        raise Refused("it lasts longer than a day", tried=True)
     return expires_at_s
 
 

@@ -10,14 +10,14 @@ Rules kept here:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
-from jwt.algorithms import RSAAlgorithm
 from sqlalchemy import Engine
 from sqlmodel import col, select
 
@@ -41,8 +41,12 @@ logger = logging.getLogger(__name__)
 FETCH_EVERY_MS: Final = 3_600_000
 MAX_AGE_MS: Final = 24 * 3_600_000
 _ASK_AGAIN_S: Final = 30.0
+_MOST_DOUBLED: Final = 7
+"""How often the pause after a fetch that failed is doubled, at most: up to about an hour."""
 _MOST_WANTED: Final = 1000
 _MAX_FETCHES: Final = 8
+_MAX_OF_TENANT: Final = 2
+"""Of one turn: an issuer that never answers keeps no other tenant's waiting."""
 _REFUSALS_PER_S: Final = 1
 """Of refusals of one tenant that are logged; the rest is counted only in the service's own log."""
 
@@ -75,7 +79,7 @@ class IssuerKeys:
         self._tenants = tenants
         self._lock = threading.Lock()
         self._wanted: set[tuple[str, str]] = set()
-        self._asked_s: dict[tuple[str, str], float] = {}
+        self._asked: dict[tuple[str, str], tuple[float, int]] = {}  # When it was asked last, and how often in vain.
 
     def handlers(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
         """The methods of the internal door, by name."""
@@ -91,25 +95,29 @@ class IssuerKeys:
                 self._wanted.add((tenant, name))
 
     def due(self) -> list[dict[str, Any]]:
-        """The issuers whose keys are to be fetched now."""
+        """The issuers whose keys are to be fetched now: those first that were not asked for longest."""
         now_s = time.monotonic()
-        with self._lock:
-            wanted = set(self._wanted)
         with UnsafeAllTenants(self._engine, "the keys of the issuers of every tenant grow old") as session:
             query = select(Issuer).where(col(Issuer.removed_at_ms).is_(None), col(Issuer.fetched).is_(True))
-            rows = session.exec(query.order_by(col(Issuer.keys_as_of_ms))).all()
+            rows = {(row.tenant_id, row.name): row for row in session.exec(query).all()}
         found: list[dict[str, Any]] = []
-        for row in rows:
-            key = (row.tenant_id, row.name)
-            is_old = self._tenants.now_ms(row.tenant_id) - row.keys_as_of_ms > FETCH_EVERY_MS
-            if not is_old and key not in wanted:
-                continue
-            if len(found) >= _MAX_FETCHES or now_s - self._asked_s.get(key, -_ASK_AGAIN_S) < _ASK_AGAIN_S:
-                continue
-            self._asked_s[key] = now_s
-            with self._lock:
-                self._wanted.discard(key)
-            found.append({"tenant": row.tenant_id, "issuer": row.name, "url": row.url, "unsafe_http": row.unsafe_http})
+        of_tenant = Counter[str]()
+        with self._lock:
+            self._wanted &= rows.keys()
+            self._asked = {key: asked for key, asked in self._asked.items() if key in rows}
+            for key in sorted(rows, key=lambda key: self._asked.get(key, (0.0, 0))[0]):
+                row = rows[key]
+                asked_s, in_vain = self._asked.get(key, (-_ASK_AGAIN_S, 0))
+                is_old = self._tenants.now_ms(row.tenant_id) - row.keys_as_of_ms > FETCH_EVERY_MS
+                is_due = is_old or key in self._wanted
+                rests = now_s - asked_s < _ASK_AGAIN_S * 2 ** min(max(0, in_vain - 1), _MOST_DOUBLED)
+                if not is_due or rests or of_tenant[row.tenant_id] >= _MAX_OF_TENANT or len(found) >= _MAX_FETCHES:
+                    continue
+                of_tenant[row.tenant_id] += 1
+                self._asked[key] = (now_s, in_vain + 1)
+                found.append(
+                    {"tenant": row.tenant_id, "issuer": row.name, "url": row.url, "unsafe_http": row.unsafe_http}
+                )
         return found
 
     def fetched(self, tenant: str, name: str, url: str, document: Any) -> None:
@@ -136,6 +144,9 @@ class IssuerKeys:
             )
         )
         self._tenants.seen(tenant, receipt.facts_versions[tenant], receipt.placed[0].time_ms)
+        with self._lock:
+            self._wanted.discard((tenant, name))
+            self._asked[tenant, name] = (time.monotonic(), 0)
 
 
 def _entry(tenant: str, told: dict[str, Any]) -> NewEntry:
@@ -161,9 +172,7 @@ class Exchanger:
         self._desk = desk
         self._keys = keys
         self._refusals = Buckets(_REFUSALS_PER_S)
-        # What is verified against where there is no issuer, so that there is the same work to be done.
-        public = generate_private_key(65537, 2048).public_key()
-        self._decoy = {"kty": "RSA", "kid": "", **_members(RSAAlgorithm.to_jwk(public, as_dict=True))}
+        self._decoys = idtoken.new_decoys()
 
     def exchange(self, audience: str, token: str) -> dict[str, Any]:
         """Exchange an ID token.
@@ -190,11 +199,14 @@ class Exchanger:
         try:
             verified = self._verified(ref, row, token, now_ms)
         except idtoken.Refused as refused:
+            if row is not None and not refused.tried:
+                # Where there is no issuer, a signature was verified all the same: the time tells no more than the answer.
+                self._try_decoy(token, now_ms)
             if row is not None and refused.unknown_key and row.fetched:
                 self._keys.want(ref.tenant, ref.name)
             logger.info("an ID token was not exchanged", extra={"audience": str(ref), "reason": str(refused)})
             raise ExchangeRefused from None
-        if row is None:  # No key of a decoy signs anything.
+        if row is None:
             raise ExchangeRefused
         wrong = mismatch(verified.claims, row)
         workload = workload_of(verified.claims, row)
@@ -205,11 +217,18 @@ class Exchanger:
 
     def _verified(self, ref: Ref, row: Issuer | None, token: str, now_ms: int) -> idtoken.IdToken:
         if row is None:
-            return idtoken.verify(token, [_named_as(token, self._decoy)], issuer="", audience="", now_ms=now_ms)
+            self._try_decoy(token, now_ms)
+            raise idtoken.Refused("no such issuer is trusted")
         if row.fetched and now_ms - row.keys_as_of_ms > MAX_AGE_MS:
             self._keys.want(ref.tenant, ref.name)
             raise idtoken.Refused("the keys of the issuer could not be fetched of late")
         return idtoken.verify(token, row.keys, issuer=row.url, audience=row.audience, now_ms=now_ms)
+
+    def _try_decoy(self, token: str, now_ms: int) -> None:
+        """Do the work of a verification: no key of a decoy ever signed anything."""
+        keys = idtoken.decoys_for(token, self._decoys)
+        with contextlib.suppress(idtoken.Refused):
+            idtoken.verify(token, keys, issuer="", audience="", now_ms=now_ms)
 
     def _ask(self, ref: Ref, row: Issuer, verified: idtoken.IdToken, workload: dict[str, str]) -> dict[str, Any]:
         subject = idtoken.text_of(verified.claims.get("sub")) or ""
@@ -243,12 +262,3 @@ class Exchanger:
             self._sequencer.append(Submission([_entry(ref.tenant, told)]))
         except LogError as error:
             logger.warning("a refusal could not be logged", extra={"tenant": ref.tenant, "reason": str(error)})
-
-
-def _members(key: dict[str, Any]) -> dict[str, str]:
-    return {name: str(key[name]) for name in ("n", "e")}
-
-
-def _named_as(token: str, key: dict[str, str]) -> dict[str, str]:
-    """The key under the name that a token asks for, so that it is tried."""
-    return {**key, "kid": idtoken.kid_of(token)}

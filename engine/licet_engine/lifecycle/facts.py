@@ -268,14 +268,10 @@ class View:
         """Whether an ID token was exchanged already."""
         return self._session.exec(select(UsedIdToken).where(UsedIdToken.digest_hex == digest_hex)).first() is not None
 
-    def exchanged_tokens(self, issuer: Issuer) -> list[str]:
-        """Identifiers of the tokens that still count and were given for ID tokens of an issuer."""
-        query = select(ApiToken).where(
-            ApiToken.principal == issuer.account,
-            col(ApiToken.revoked_at_ms).is_(None),
-            col(ApiToken.expires_at_ms) > self.now_ms,
-        )
-        return [row.id for row in self._session.exec(query).all() if row.workload.get("issuer") == issuer.name]
+    def exchanged_tokens(self, issuer: str) -> list[ApiToken]:
+        """The tokens that still count and were given for ID tokens of an issuer, whatever account they are of."""
+        query = select(ApiToken).where(col(ApiToken.revoked_at_ms).is_(None), col(ApiToken.expires_at_ms) > self.now_ms)
+        return [row for row in self._session.exec(query).all() if row.workload.get("issuer") == issuer]
 
     def webhook_message(self, message_id: str) -> WebhookMessage | None:
         """A message to a webhook, by its identifier."""

@@ -164,7 +164,8 @@ def ask_trust(view: View, who: Who, ref: Ref, body: TrustIssuer, ids: Ids) -> Pr
     if present is None:
         change = Change(inserts=(Insert(Issuer, {"name": ref.name, **values}),), notes=(note,))
     else:
-        change = Change(updates=(Update(Issuer, {"name": ref.name}, values),), notes=(note,))
+        # What was exchanged under other terms counts no more.
+        change = Change(updates=(Update(Issuer, {"name": ref.name}, values), *_revoked(view, ref, ids)), notes=(note,))
     return Proposal(
         resource=view.plain_entity("Issuer", ref),
         change=change,
@@ -178,16 +179,22 @@ def ask_remove(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Propo
     row = view.issuer(ref.name)
     if row is None:
         return None
-    updates = [
-        Update(ApiToken, {"principal": row.account, "id": token, "revoked_at_ms": None}, {"revoked_at_ms": ids.now_ms})
-        for token in view.exchanged_tokens(row)
-    ]
+    updates = _revoked(view, ref, ids)
     gone = Update(Issuer, {"name": row.name, "removed_at_ms": None}, {"removed_at_ms": ids.now_ms, "keys": []})
     return Proposal(
         resource=view.plain_entity("Issuer", ref),
         change=Change(updates=(gone, *updates), notes=(_note("issuer-removed", ref, who, {"revoked": len(updates)}),)),
         result={"issuer": str(ref), "revoked": len(updates)},
     )
+
+
+def _revoked(view: View, ref: Ref, ids: Ids) -> list[Update]:
+    return [
+        Update(
+            ApiToken, {"principal": row.principal, "id": row.id, "revoked_at_ms": None}, {"revoked_at_ms": ids.now_ms}
+        )
+        for row in view.exchanged_tokens(ref.name)
+    ]
 
 
 def ask_read(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal:
