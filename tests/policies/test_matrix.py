@@ -93,7 +93,13 @@ THINGS = {
 PAIRS = [(action, kind) for action in ACTIONS for kind in SCHEMA["actions"][action]["appliesTo"]["resourceTypes"]]
 # What a service may never do is forbidden by two guardrails at once.
 SERVICES_NEVER = {
-    **dict.fromkeys((*(("person.administer", "Person"), ("person.administer", "ServiceAccount"), ("token.issue", "Person")), *(("token.issue", "ServiceAccount"), ("issuer.trust", "Issuer"))), "guardrail.separation-of-duties.administration"),
+    **dict.fromkeys(
+        (
+            *(("person.administer", "Person"), ("person.administer", "ServiceAccount"), ("token.issue", "Person")),
+            *(("token.issue", "ServiceAccount"), ("issuer.trust", "Issuer")),
+        ),
+        "guardrail.separation-of-duties.administration",
+    ),
     ("approval.delegate", "Person"): "guardrail.delegation.services",
     ("model.approve", "ModelVersion"): "guardrail.separation-of-duties.services",
     ("policy.activate", "PolicyBundle"): "guardrail.separation-of-duties.policy-services",
