@@ -13,7 +13,7 @@ Source: C2SP tlog-policy (v0).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from licet_attestations import checkpoint as checkpoints
@@ -103,6 +103,10 @@ class Policy:
         if group is None:
             return name in cosigners
         return sum(self._counts(member, cosigners) for member in group.members) >= group.threshold
+
+    def without_logs(self) -> Policy:
+        """The same witnesses and quorum, for logs that are known from elsewhere."""
+        return replace(self, logs=())
 
     def quorum_text(self) -> str:
         """The quorum in words."""

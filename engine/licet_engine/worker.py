@@ -38,6 +38,7 @@ from licet_adapters.errors import AdapterError
 from licet_adapters.errors import Unavailable as AdapterUnavailable
 from licet_adapters.guard import WarrantGuard
 from licet_adapters.loader import load_adapters
+from licet_adapters.outbound import parse_networks
 from licet_adapters.ports import AdapterContext
 from licet_attestations import rpc
 from licet_attestations.errors import LicetAttestationError, SignerRefused, SignerUnavailable
@@ -54,6 +55,7 @@ from licet_engine.lifecycle.lives import Life, Lives
 from licet_engine.lifecycle.retention import WorkSweeper
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
+from licet_engine.log.witnesses import load_policy
 from licet_engine.metrics import WorkerMetrics, new_registry, open_door
 from licet_engine.pool_reporter import PoolReporter
 from licet_engine.processes import give_sign
@@ -61,6 +63,7 @@ from licet_engine.settings import MAX_SLOT, Settings, load_settings
 from licet_engine.storage import StorageWatch
 from licet_engine.store.access import Role, open_database
 from licet_engine.store.db import always_writing
+from licet_engine.witness_asker import WitnessAsker
 from licet_engine.workflow import APPLICATION, DEVICE_QUEUE, LONG_QUEUE, SHORT_QUEUE, WORKFLOW, WORKFLOW_VERSION
 
 logger = logging.getLogger(__name__)
@@ -387,6 +390,11 @@ def main(settings: Settings | None = None) -> None:
     ).start()
     if tools.notifier is not None:
         Courier(Door(settings.api_socket, patience_s=5.0), tools.notifier).start()
+    policy = load_policy(settings.witness_policy)
+    for witness in policy.witnesses.values() if policy is not None else ():
+        networks = parse_networks(settings.witness_networks)
+        door = Door(settings.api_socket, patience_s=5.0)
+        WitnessAsker(door, witness, networks, settings.outbound_timeout_s).start()
     PoolReporter(tools.door, tools.machine, tools.adapters.training.devices).start()
     _announce(settings)
     sweeper = WorkSweeper(settings, tools.door)
