@@ -84,6 +84,14 @@ class Tile:
         return tile
 
 
+def partials_of(size: int) -> Iterator[Tile]:
+    """The unfinished tiles of a tree of ``size``, that of its entries first."""
+    for level in range(-1, MAX_LEVEL + 1):
+        full, width = divmod(size >> (HEIGHT * max(level, 0)), WIDTH)
+        if width:
+            yield Tile(level, full, width)
+
+
 def tiles_of(size: int) -> Iterator[Tile]:
     """Every tile that a tree of ``size`` has, its bundles of entries first."""
     for level in range(-1, MAX_LEVEL + 1):

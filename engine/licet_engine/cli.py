@@ -27,6 +27,7 @@ from licet_engine.commands import (
     oversight,
     people,
     policy,
+    tlog,
     training,
     webhooks,
     workbench,
@@ -107,6 +108,8 @@ for _command in (
     doctor,
 ):
     cli.add_command(_command)
+for _command in tlog.COMMANDS:
+    oversight.log.add_command(_command)
 for _command in (*workbench.COMMANDS, *comparing.COMMANDS):
     policy.policy.add_command(_command)
 
