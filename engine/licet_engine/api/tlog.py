@@ -45,7 +45,7 @@ def routes(context: Context) -> list[Any]:
         if not answer.decision.allowed:
             return denied(answer)
         note = await context.in_thread(_checkpoint, services, tenant)
-        return Response(note.encode(), media_type="text/plain; charset=utf-8", headers=_FOR_NOW)
+        return Response(note.encode(), media_type="text/plain", headers=_FOR_NOW)
 
     @get(
         "/v1/tlog/{tenant:str}/tile/{path:path}",
