@@ -6,6 +6,7 @@ Rules kept here:
 - The new checkpoint is durable before its cosignature is made: a crash at any point leaves a state that knows of all that was answered.
 - After a failed write nothing is assumed: what is stored is read again, and binds.
 - A state that cannot be read stops its log; it is never taken for an empty one.
+- Two checkpoints of one size and two roots, both signed by the log, are kept: together they prove that it forked.
 - One process has the folder: it holds a lock as long as it runs.
 - Nothing here knows HTTP; ``witness_server`` carries it.
 
@@ -47,6 +48,7 @@ _HEAD_BYTES = re.compile(r"[\n\x20-\x7e]*")
 SIZE_TYPE = "text/x.tlog.size"
 TEXT_TYPE = "text/plain; charset=utf-8"
 _MAX_KEY_BYTES = 4096
+_MOST_FORKS = 16
 
 
 class WitnessError(LicetAttestationError):
@@ -198,6 +200,7 @@ class Witness:
         if asked.old_size != last.size:
             return Reply(409, f"{last.size}\n", SIZE_TYPE)
         if new.size == last.size and new.root != last.root:
+            self._keep_fork(asked.note, new)
             return Reply(409, f"{last.size}\n", SIZE_TYPE)
         try:
             merkle.verify_extension(last.size, last.root, new.size, new.root, asked.proof)
@@ -206,6 +209,15 @@ class Witness:
         # Written anew even where it is the same checkpoint: an earlier write may have failed and yet be found here, and be lost later.
         replace_durably(self._file(new.origin), asked.note.encode())
         return Reply(200, cosign(asked.note, self._name, self._key, self._clock_s()))
+
+    def _keep_fork(self, note: str, new: checkpoints.Checkpoint) -> None:
+        """Keep what the log signed against itself: with the last checkpoint it proves the fork to anybody."""
+        folder = self._folder / "forks"
+        make_private_directory(folder)
+        name = f"{hashlib.sha256(new.origin.encode()).hexdigest()[:16]}-{new.size}-{new.root.hex()[:16]}"
+        if len(list(folder.iterdir())) < 2 * _MOST_FORKS and not (folder / f"{name}.note").exists():
+            replace_durably(folder / f"{name}.last.note", self._file(new.origin).read_bytes())
+            replace_durably(folder / f"{name}.note", note.encode())
 
     def _file(self, origin: str) -> Path:
         return self._folder / "logs" / f"{hashlib.sha256(origin.encode()).hexdigest()}.note"

@@ -256,6 +256,23 @@ def test_another_old_size_than_the_last_is_told_the_last(witness: Witness, log: 
         assert (reply.status, reply.body, reply.content_type) == (409, "10\n", SIZE_TYPE)
 
 
+def test_two_checkpoints_of_one_size_are_kept_as_the_proof_of_a_fork(
+    tmp_path: Path, witness: Witness, log: TreeLog
+) -> None:
+    assert witness.add_checkpoint(log.asks(0, 10)).status == 200
+    for number in range(40):
+        fork = TreeLog([f"{number} {n}".encode() for n in range(10)], key=log.key)
+        for _ in range(2):
+            assert witness.add_checkpoint(fork.asks(10, 10)).status == 409
+    kept = sorted((tmp_path / "w" / "forks").iterdir())
+    assert len(kept) == 32  # Sixteen pairs: nobody fills the disk.
+    proof, theirs = kept[0], kept[1]
+    assert theirs.name == proof.name.replace(".last.note", ".note")
+    heads = [verify_checkpoint(path.read_text(), ORIGIN, [log.key.public]) for path in (proof, theirs)]
+    assert heads[0].size == heads[1].size
+    assert heads[0].root != heads[1].root
+
+
 def test_a_fork_is_never_cosigned(witness: Witness, log: TreeLog) -> None:
     assert witness.add_checkpoint(log.asks(0, 10)).status == 200
     fork = TreeLog([f"fork {n}".encode() for n in range(40)], key=log.key)
