@@ -317,6 +317,25 @@ def _parent(entry: Path) -> int:
         return 0
 
 
+def test_safety_valves_and_decisions_go_on_while_every_witness_is_away_and_exports_wait(place: World) -> None:
+    service = place.service
+    for witness in place.witnesses[:2]:
+        witness.kill()
+    service.person("northbank/late", roles=["auditor"])  # So that there is an entry which nobody sees.
+    poll("the bound to be over", lambda: place.degraded() == ["witnesses"], 15)
+    cora = service.client("northbank/cora")
+    export = cora.act("evidence.export", "northbank", {}).require().operation
+    assert export is not None
+    held = cora.act("dataset.hold", "northbank/loans", {"reason": "a litigation"}).require()
+    if held.operation is not None:
+        assert cora.wait(held.operation, timeout_s=30).state == "done"
+    assert [row["reason"] for row in cora.list("northbank", "holds")] == ["a litigation"]
+    assert cora.operation("northbank", export.id).state == "running"
+    for witness in place.witnesses[:2]:
+        witness.start()
+    assert cora.wait(export, timeout_s=60).state == "done"
+
+
 def test_the_witnesses_are_asked_again_after_the_api_was_killed(place: World) -> None:
     before = place.checkpoint()
     # Of the supervisor's children, those that serve the api: they carry its socket's folder in what they were started with.
