@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from licet_attestations.errors import FormatError, VerificationError
+from licet_attestations.tlogpolicy import MAX_POLICY_BYTES, Policy
 from licet_attestations.trustroot import MAX_TRUST_ROOT_BYTES, TrustRoot
 from licet_attestations.verify import Replay, Report, entries_text, verify_archive
 
@@ -49,7 +50,23 @@ def load_replay(name: str) -> Replay:
     return replay
 
 
-def _read_trust_root(path: Path) -> TrustRoot:
+def read_policy(path: Path) -> Policy:
+    """Read a tlog-policy.
+
+    Raises:
+        FormatError: The file cannot be read, or is none; says which file and which line.
+    """
+    role = f"{path}, given with --tlog-policy,"
+    try:
+        with path.open("rb") as stream:
+            return Policy.from_bytes(stream.read(MAX_POLICY_BYTES + 1))
+    except OSError as error:
+        raise FormatError(f"{role} cannot be read: {error.strerror or error}") from error
+    except FormatError as error:
+        raise FormatError(f"{role} cannot be used: {error}") from error
+
+
+def read_trust_root(path: Path) -> TrustRoot:
     """Read the trust root that is pinned.
 
     Raises:
@@ -74,14 +91,23 @@ def _read_trust_root(path: Path) -> TrustRoot:
     help="The public keys you pin. Get them by another way than the archive.",
 )
 @click.option("--tenant", help="Whose archive it must be.")
+@click.option(
+    "--tlog-policy",
+    "policy",
+    type=click.Path(path_type=Path),
+    help="Your witnesses and their quorum (C2SP tlog-policy).",
+)
 @click.option("--replay", "replay_name", metavar="MODULE:FUNCTION", help="Evaluate every decision again with this.")
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def verify_command(archive: Path, trust_root: Path, tenant: str | None, replay_name: str | None, format_: str) -> None:
+def verify_command(  # noqa: PLR0917  # The options, as click hands them over.
+    archive: Path, trust_root: Path, tenant: str | None, policy: Path | None, replay_name: str | None, format_: str
+) -> None:
     """Verify the evidence ARCHIVE offline. Exit 0: verified; 1: not verified; 2: could not run."""
     replay = None if replay_name is None else load_replay(replay_name)
     try:
-        trust = _read_trust_root(trust_root)
-        report = verify_archive(archive, trust, expected_tenant=tenant, replay=replay)
+        trust = read_trust_root(trust_root)
+        witnesses = None if policy is None else read_policy(policy)
+        report = verify_archive(archive, trust, expected_tenant=tenant, replay=replay, policy=witnesses)
     except VerificationError as error:
         if format_ == "json":
             failure = {"verified": False, "step": error.step, "where": error.where, "problem": str(error)}

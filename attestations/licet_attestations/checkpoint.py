@@ -13,27 +13,32 @@ Source: C2SP signed-note (v1), tlog-checkpoint (v1), algorithm byte 0x01 for Ed2
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from licet_attestations import merkle
+from licet_attestations import merkle, vkey
 from licet_attestations.dsse import decode_base64
 from licet_attestations.errors import FormatError, VerificationError
 from licet_attestations.keys import ED25519, PrivateKey, PublicKey
+from licet_attestations.vkey import ID_BYTES, LOG_KIND, VerifierKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_NOTE_BYTES = 64 * 1024
 _MAX_SIGNATURES = 64
-_ED25519_BYTE = b"\x01"
-_KEY_ID_BYTES = 4
+_KEY_ID_BYTES = ID_BYTES
 _SIZE = re.compile(r"0|[1-9][0-9]{0,15}")
 _NAME = re.compile(r"[^\s+]{1,255}")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
-_MARK = "\u2014 "
+MARK = "\u2014 "
+"""What a signature line of a note begins with."""
+
+
+def encode_hash(hash_: bytes) -> str:
+    """A hash as it stands in a line of a note or a proof."""
+    return base64.b64encode(hash_).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +65,13 @@ class Checkpoint:
 
 
 def key_id(name: str, key: PublicKey) -> bytes:
-    """The four bytes by which a note names a key (signed-note, "Signatures")."""
-    return hashlib.sha256(name.encode() + b"\n" + _ED25519_BYTE + key.raw()).digest()[:_KEY_ID_BYTES]
+    """The four bytes by which a note names a log's key."""
+    return vkey.key_id(name, LOG_KIND, key)
 
 
 def verifier_key(origin: str, key: PublicKey) -> str:
-    """The key as a C2SP ``vkey`` line, for verifiers that are not ours."""
-    encoded = base64.b64encode(_ED25519_BYTE + key.raw()).decode()
-    return f"{origin}+{key_id(origin, key).hex()}+{encoded}"
+    """A log's key as a C2SP ``vkey`` line, for verifiers that are not ours."""
+    return VerifierKey(origin, LOG_KIND, key).to_text()
 
 
 def sign_checkpoint(checkpoint: Checkpoint, key: PrivateKey) -> str:
@@ -80,7 +84,7 @@ def sign_checkpoint(checkpoint: Checkpoint, key: PrivateKey) -> str:
         raise FormatError("a log is signed with an Ed25519 key")
     text = checkpoint.to_text()
     signature = key_id(checkpoint.origin, key.public) + key.sign(text.encode())
-    return f"{text}\n{_MARK}{checkpoint.origin} {base64.b64encode(signature).decode()}\n"
+    return f"{text}\n{MARK}{checkpoint.origin} {base64.b64encode(signature).decode()}\n"
 
 
 def parse_note(note: str) -> tuple[Checkpoint, str, list[tuple[str, bytes]]]:
@@ -104,8 +108,8 @@ def parse_note(note: str) -> tuple[Checkpoint, str, list[tuple[str, bytes]]]:
         raise FormatError("a checkpoint's root has 32 bytes")
     signatures = []
     for line in rest[:-1].split("\n"):
-        name, space, encoded = line.removeprefix(_MARK).partition(" ")
-        if not line.startswith(_MARK) or not space or not _NAME.fullmatch(name):
+        name, space, encoded = line.removeprefix(MARK).partition(" ")
+        if not line.startswith(MARK) or not space or not _NAME.fullmatch(name):
             raise FormatError("a signature line of a note is a dash, a key's name and base64")
         signature = decode_base64(encoded, "a note's signature")
         if len(signature) <= _KEY_ID_BYTES:

@@ -58,6 +58,21 @@ class PublicKey:
         return cls(hashlib.sha256(spki_der).hexdigest(), _algorithm_of(key), spki_der)
 
     @classmethod
+    def from_raw(cls, raw: bytes) -> PublicKey:
+        """Read the 32 bytes of an Ed25519 key.
+
+        Raises:
+            FormatError: Not one.
+        """
+        try:
+            key = ed25519.Ed25519PublicKey.from_public_bytes(raw)
+        except ValueError as error:
+            raise FormatError("an Ed25519 key has 32 bytes") from error
+        return cls.from_der(
+            key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
+
+    @classmethod
     def from_pem(cls, pem: bytes) -> PublicKey:
         """Read a PEM public key.
 

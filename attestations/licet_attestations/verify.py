@@ -4,7 +4,8 @@ The steps, in order; the first that fails ends it, and every failure names its s
 
  1. form        The archive is a zip file of the one allowed form, with the layout's files only, within bounds.
  2. manifest    Every file has the size and SHA-256 that the manifest gives it; none is missing and none is extra.
- 3. checkpoint  The log is the tenant's under the pinned trust root, and a pinned log key signed its checkpoint.
+ 3. checkpoint  The log is the tenant's under the pinned trust root, and a pinned log key signed its checkpoint; with a policy of the
+                caller's, its quorum of witnesses cosigned it.
  4. leaves      The leaves, from the first entry or from a frontier, rebuild the root of the checkpoint.
  5. records     Every record is what its leaf commits to; none is missing unless it is named as erased.
  6. headers     Time never runs backwards, the log key was valid at the last entry's time, and every header agrees with its
@@ -35,7 +36,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from licet_attestations import archive, canonical, checkpoint, dsse, isolation, merkle, statement
+from licet_attestations import archive, canonical, checkpoint, dsse, isolation, merkle, statement, tlogpolicy
 from licet_attestations.errors import FormatError, LicetAttestationError, VerificationError
 from licet_attestations.leaf import MAX_LEAF_BYTES, Leaf, is_tenant, verify_commitment
 from licet_attestations.warrant import (
@@ -50,6 +51,7 @@ from licet_attestations.warrant import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from licet_attestations.tlogpolicy import Policy
     from licet_attestations.trustroot import Purpose, TrustRoot
 
 Replay = Callable[[Mapping[str, Any], list[Mapping[str, Any]], Mapping[str, Any]], object]
@@ -156,7 +158,12 @@ class _State:
 
 
 def verify_archive(
-    path: Path, trust: TrustRoot, *, expected_tenant: str | None = None, replay: Replay | None = None
+    path: Path,
+    trust: TrustRoot,
+    *,
+    expected_tenant: str | None = None,
+    replay: Replay | None = None,
+    policy: Policy | None = None,
 ) -> Report:
     """Verify an evidence archive against a pinned trust root, and return what it shows.
 
@@ -165,12 +172,13 @@ def verify_archive(
         trust: The keys that the caller pins.
         expected_tenant: Whose archive it must be; anyone's if not given.
         replay: Evaluates a decision again; without it, step 12 is left out and the report says so.
+        policy: Whose quorum of witnesses must have cosigned the checkpoint; without it nobody need have, and the report says so.
 
     Raises:
         VerificationError: The archive does not prove what it claims; ``step`` and ``where`` tell which and where.
         OSError: The archive cannot be read.
     """
-    verification = _Verification(path, trust, expected_tenant, replay)
+    verification = _Verification(path, trust, expected_tenant, replay, policy)
     try:
         return verification.run()
     finally:
@@ -178,7 +186,15 @@ def verify_archive(
 
 
 class _Verification:
-    def __init__(self, path: Path, trust: TrustRoot, expected_tenant: str | None, replay: Replay | None) -> None:
+    def __init__(  # What verify_archive was given, as it was.
+        self,
+        path: Path,
+        trust: TrustRoot,
+        expected_tenant: str | None,
+        replay: Replay | None,
+        policy: Policy | None,
+    ) -> None:
+        self._policy = policy
         self._path = path
         self._trust = trust
         self._expected_tenant = expected_tenant
@@ -221,6 +237,8 @@ class _Verification:
                 raise VerificationError(str(error), step=f"{number}. {name}", where=where) from error
             results.append(StepResult(number, name, title, detail))
         state = self._state
+        if self._policy is None:
+            state.limits.append("Nobody was asked who else saw this log: without --tlog-policy no witness need have.")
         return Report(
             tenant=state.tenant,
             origin=state.origin,
@@ -294,7 +312,13 @@ class _Verification:
         except UnicodeDecodeError as error:
             raise FormatError("the checkpoint is not UTF-8") from error
         state.head = checkpoint.verify_checkpoint(state.note, state.origin, self._trust.keys("log"))
-        return f"{state.origin}, {state.head.size} entries"
+        told = f"{state.origin}, {state.head.size} entries"
+        # 3c. The quorum of the caller's own policy cosigned; what a policy comes with the archive counts for nothing.
+        if self._policy is None:
+            return told
+        found = tlogpolicy.verify(state.note, self._policy, state.origin, self._trust.keys("log"))
+        seen = ", ".join(sorted(found.cosignatures)) or "nobody"
+        return f"{told}, cosigned by {seen}"
 
     def _read_range(self) -> None:
         state = self._state

@@ -40,6 +40,7 @@ from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
+from licet_engine.log.witnesses import Witnesses, load_policy
 from licet_engine.metrics import ApiMetrics, Gauges, LiveGauges, free_bytes, new_registry, open_door
 from licet_engine.processes import die_with_server
 from licet_engine.settings import Settings, load_settings
@@ -98,6 +99,16 @@ def build_services(settings: Settings) -> Services:
     sequencer = Sequencer(writes, enqueue=Enqueuer(writes), observe=metrics.sequenced)
     tenants = Tenants(engine)
     notary = Notary(engine, signer)
+    witnesses = Witnesses(
+        engine,
+        notary,
+        trust_root,
+        load_policy(settings.witness_policy),
+        max_lag_s=settings.witness_max_lag_s,
+        # Long enough for each to be looked up and to answer.
+        round_s=2 * settings.outbound_timeout_s + 1,
+        told=metrics.witness_told,
+    )
     shadower = Shadower(engine, counted=metrics.shadowed)
     issuer_keys = IssuerKeys(engine, sequencer, tenants)
     desk = Desk(engine, sequencer, tenants, metrics.decided, signer.webhook_secret, shadow=shadower.offer)
@@ -107,6 +118,7 @@ def build_services(settings: Settings) -> Services:
         tenants,
         notary,
         trust_root,
+        witnesses=witnesses,
         devices=DeviceLeases(engine, idle_s=settings.device_idle_s),
         max_age_s=settings.decision_max_age_s,
         decided=metrics.decided,
@@ -130,6 +142,7 @@ def build_services(settings: Settings) -> Services:
             per_tenant=Buckets(settings.rate_per_tenant),
         ),
         notary=notary,
+        witnesses=witnesses,
         signer=signer,
         trust_root=trust_root,
         spool=Spool(
@@ -197,6 +210,11 @@ def gauges(services: Services) -> Gauges:
             "Entries of all logs that no checkpoint of this process covers.",
             "",
             lambda: float(services.notary.lag()),
+        ),
+        "licet_witness_lag_seconds": (
+            "Age of the oldest entry of any log that no quorum of witnesses has seen; 0 without witnesses.",
+            "",
+            services.witnesses.worst_lag_s,
         ),
         "licet_webhook_messages": ("Messages to webhooks, by state.", "state", messages),
         "licet_disk_free_bytes": (
@@ -266,7 +284,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         users = users_here(settings)
         peers, group = ({os.geteuid()}, None) if users is None else ({users.worker}, users.worker)
         methods = services.operations.handlers() | services.router_door.handlers() | services.outbox.handlers()
-        methods |= services.issuer_keys.handlers()
+        methods |= services.issuer_keys.handlers() | services.witnesses.handlers()
         door = RpcServer(settings.api_socket, methods, peers, shared_gid=group, around=around)
         thread = threading.Thread(target=door.serve_forever, name="licet-door", daemon=True)
         thread.start()

@@ -29,6 +29,7 @@ from licet_engine.commands import (
     oversight,
     people,
     policy,
+    tlog,
     training,
     webhooks,
     workbench,
@@ -110,6 +111,8 @@ for _command in (
     doctor,
 ):
     cli.add_command(_command)
+for _command in tlog.COMMANDS:
+    oversight.log.add_command(_command)
 for _command in (*workbench.COMMANDS, *comparing.COMMANDS, *explaining.COMMANDS):
     policy.policy.add_command(_command)
 

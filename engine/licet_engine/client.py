@@ -457,6 +457,10 @@ class LicetClient:
         """Get a JSON object; ``parts`` are the last parts of its path, as they are."""
         return _json(self._send("GET", _path(base, *parts), params=params))
 
+    def get_bytes(self, base: str, *parts: str) -> bytes:
+        """Get a file whole; ``parts`` are the last parts of its path, as they are. For those that are small."""
+        return self._send("GET", _path(base, *parts)).content
+
     def enforced(self, tenant: str, params: Mapping[str, Any]) -> Enforced:
         """One part of how often which policies determined a decision; see ``decision.enforced`` for all of them."""
         return _read(Enforced.from_json, self.get_json("/v1/enforced", tenant, params=params))

@@ -627,6 +627,10 @@ class LogVerbs(Verbs):
             checkpoint=str(body.get("checkpoint") or ""),
         )
 
+    def file(self, tenant: str, path: str) -> bytes:
+        """A file of the log in C2SP tlog-tiles form, such as ``checkpoint`` or ``tile/0/000``; verify it."""
+        return self._client.get_bytes("/v1/tlog", tenant, *path.split("/"))
+
     def entries(self, tenant: str, *, first: int = 0, count: int = 100) -> list[dict[str, Any]]:
         """Headers of entries: ``{"index", "leaf": {"time_ms", "kind", "actor", "owner", "commitment"}}`` each."""
         body = self._client.get_json("/v1/log", tenant, "entries", params={"first": first, "count": count})

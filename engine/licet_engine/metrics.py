@@ -98,6 +98,12 @@ class ApiMetrics:
         self._messages = Counter(
             "licet_webhook_tries", "Tries at sending messages to webhooks, by outcome.", ("outcome",), registry=registry
         )
+        self._witnesses = Counter(
+            "licet_witness_answers",
+            "Answers of witnesses: cosigned, moved (another size), refused, or failed (not reached).",
+            ("witness", "outcome"),
+            registry=registry,
+        )
         self._ended = Counter(
             "licet_operations_ended",
             "Operations that ended, by action and state.",
@@ -133,6 +139,10 @@ class ApiMetrics:
     def message_tried(self, delivered: bool) -> None:  # noqa: FBT001 - as the outbox calls it.
         """Count one try at sending a message."""
         self._messages.labels("delivered" if delivered else "failed").inc()
+
+    def witness_told(self, witness: str, outcome: str) -> None:
+        """Count one answer of a witness."""
+        self._witnesses.labels(witness, outcome).inc()
 
     def sequenced(self, submissions: int, duration_s: float) -> None:
         """Take note of one group of the sequencer."""

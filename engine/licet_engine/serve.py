@@ -35,6 +35,7 @@ from licet_attestations.signer.keystore import read_passphrase
 from licet_engine import logs
 from licet_engine.domain.errors import ConfigurationError
 from licet_engine.init import initialise, is_initialised, prepare_database, verify_prepared
+from licet_engine.log.witnesses import load_policy
 from licet_engine.metrics import METRICS_HOST, make_token
 from licet_engine.processes import die_with
 from licet_engine.separation import Separation, find_separation, launch_command, take_over
@@ -173,6 +174,9 @@ class Supervisor:
             ConfigurationError: It does not become ready; says which part, and what to look at.
         """
         _check_port(self._settings.host, self._settings.port, "--port")
+        load_policy(
+            self._settings.witness_policy
+        )  # What stops api and worker is told here, and not sixty seconds later.
         self._lock = _claim(self._settings)
         # Only now: what is served already is not to be touched. Nor by another slot, whose requests would wait for the locks that changed
         # rights take: who runs the signer prepares.

@@ -96,6 +96,9 @@ class Settings:
         database_urls: Folder with the URLs of a PostgreSQL database, a file for each role; empty for SQLite in ``data``.
         slot: Number of this supervisor among those that serve one installation; above 1 only on PostgreSQL.
         devices: UUIDs of the devices of this machine that jobs may be given, separated by commas; empty for none.
+        witness_policy: File with the witnesses to be asked, with their URLs, and the quorum (C2SP tlog-policy); empty for none.
+        witness_max_lag_s: How old an entry of a log may be that no quorum has seen, before warrants and exports wait.
+        witness_networks: Networks that are not public in which witnesses may be, separated by commas; plain http is for loopback in these.
         device_idle_s: After how long without a sign of life of its run a device's lease lapses.
     """
 
@@ -162,6 +165,9 @@ class Settings:
     slot: int = 1
     devices: str = ""
     device_idle_s: int = 300
+    witness_policy: str = ""
+    witness_max_lag_s: int = 300
+    witness_networks: str = ""
 
     @property
     def base_url(self) -> str:
@@ -323,7 +329,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         *("decision_max_age_s", "lease_s", "checkpoint_interval_s", "api_threads", "uid_base", "slot"),
         *("max_requests", "max_waiting_requests", "rate_per_token", "rate_per_tenant", "drain_s", "min_free_bytes"),
         *("idempotency_ttl_s", "telemetry_ttl_s", "failed_work_ttl_s", "workflow_ttl_s", "warrant_mark_ttl_s"),
-        *("checkpoint_ttl_s", "device_idle_s"),
+        *("checkpoint_ttl_s", "device_idle_s", "witness_max_lag_s"),
         *("router_connections", "endpoints_per_tenant", "replicas_per_tenant"),
         *("webhook_tries", "webhook_first_pause_s", "outbound_timeout_s", "webhook_history_s", "ticket_max_age_s"),
     ):
@@ -345,7 +351,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     if settings.users not in USERS:
         raise ConfigurationError(f"{PREFIX}USERS must be one of {', '.join(USERS)}, not {settings.users!r}")
     _check_ways_out(settings)
-    return _with_database(settings)
+    return _with_files(settings)
 
 
 def _check_ports(settings: Settings) -> None:
@@ -367,13 +373,14 @@ def _check_ways_out(settings: Settings) -> None:
         raise ConfigurationError(
             f"{PREFIX}OUTBOUND_TIMEOUT_S must be at most {_LONGEST_TRY_S}, not {settings.outbound_timeout_s}"
         )
-    for network in settings.outbound_networks.split(","):
-        try:
-            _ = ipaddress.ip_network(network.strip()) if network.strip() else None
-        except ValueError as error:
-            raise ConfigurationError(
-                f"{PREFIX}OUTBOUND_NETWORKS: {network.strip()!r} is no network: {error}"
-            ) from error
+    for name in ("outbound_networks", "witness_networks"):
+        for network in str(getattr(settings, name)).split(","):
+            try:
+                _ = ipaddress.ip_network(network.strip()) if network.strip() else None
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"{PREFIX}{name.upper()}: {network.strip()!r} is no network: {error}"
+                ) from error
     if settings.tickets and settings.tickets not in settings.adapter_names:
         raise ConfigurationError(
             f"{PREFIX}TICKETS names {settings.tickets!r}, which {PREFIX}ADAPTERS does not allow: add it there"
@@ -382,7 +389,9 @@ def _check_ways_out(settings: Settings) -> None:
         raise ConfigurationError(f"{PREFIX}TICKETS_URL must have {{ticket}} in its path")
 
 
-def _with_database(settings: Settings) -> Settings:
+def _with_files(settings: Settings) -> Settings:
+    if settings.witness_policy:
+        settings = replace(settings, witness_policy=str(Path(settings.witness_policy).absolute()))
     if settings.database_urls:
         settings = replace(settings, database_urls=str(Path(settings.database_urls).absolute()))
     elif settings.slot > 1:

@@ -59,6 +59,7 @@ from licet_engine.lifecycle.lives import Life, Lives
 from licet_engine.lifecycle.retention import WorkSweeper
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
+from licet_engine.log.witnesses import load_policy
 from licet_engine.metrics import WorkerMetrics, new_registry, open_door
 from licet_engine.pool_reporter import PoolReporter
 from licet_engine.processes import give_sign
@@ -66,6 +67,7 @@ from licet_engine.settings import MAX_SLOT, Settings, load_settings
 from licet_engine.storage import StorageWatch
 from licet_engine.store.access import Role, open_database
 from licet_engine.store.db import always_writing
+from licet_engine.witness_asker import WitnessAsker
 from licet_engine.workflow import APPLICATION, DEVICE_QUEUE, LONG_QUEUE, SHORT_QUEUE, WORKFLOW, WORKFLOW_VERSION
 
 logger = logging.getLogger(__name__)
@@ -400,6 +402,11 @@ def main(settings: Settings | None = None) -> None:
         Door(settings.api_socket, patience_s=5.0),
         lambda url, unsafe: fetch_keys(url, networks=networks, unsafe_http=unsafe, timeout_s=timeout_s),
     ).start()
+    policy = load_policy(settings.witness_policy)
+    for witness in policy.witnesses.values() if policy is not None else ():
+        reach = parse_networks(settings.witness_networks)
+        door = Door(settings.api_socket, patience_s=5.0)
+        WitnessAsker(door, witness, reach, settings.outbound_timeout_s).start()
     PoolReporter(tools.door, tools.machine, tools.adapters.training.devices).start()
     _announce(settings)
     sweeper = WorkSweeper(settings, tools.door)

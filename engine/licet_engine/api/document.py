@@ -166,7 +166,7 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
     "LogEntries": _object(entries={"type": "array", "items": _object(index=_WHOLE, leaf=_ANY_OBJECT)}),
     "TrustRoot": _ANY_OBJECT,
     "Live": _object(status=_TEXT),
-    "Ready": _object(status=_TEXT, faults=_TEXTS),
+    "Ready": _object(status=_TEXT, faults=_TEXTS, degraded=_TEXTS),
     "AuthzenAnswer": _object(decision={"type": "boolean"}, context=_ANY_OBJECT),
     "AuthzenAnswers": {
         "anyOf": [
@@ -238,6 +238,10 @@ def completed(document: Mapping[str, Any]) -> dict[str, Any]:
     artifact = _responses({}, (400, 401, 403))
     artifact["200"] = {"description": "The file.", "content": {"application/octet-stream": {}}}
     paths["/v1/operations/{tenant}/{operation}/artifact"]["get"]["responses"] = artifact
+    for name, kind in (("checkpoint", "text/plain"), ("tile/{path}", "application/octet-stream")):
+        told = _responses({}, (400, 401, 403))
+        told["200"] = {"description": "As C2SP tlog-tiles has it.", "content": {kind: {}}}
+        paths[f"/v1/tlog/{{tenant}}/{name}"]["get"]["responses"] = told
     for path, name in _OPEN.items():
         paths[path]["get"] |= {"security": [], "responses": _responses({200: name}, ())}
     live, ready = (paths[f"/health/{name}"]["get"] for name in ("live", "ready"))

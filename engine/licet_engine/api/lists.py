@@ -379,7 +379,12 @@ def log_head(services: Services, tenant: str) -> dict[str, Any]:
     size, note = services.notary.checkpoint(tenant)
     with read_transaction(services.engine, tenant) as connection:
         root = store.root_at(connection, tenant, size)
-    return {"size": size, "root_hex": root.hex(), "origin": services.trust_root.origin(tenant), "checkpoint": note}
+    return {
+        "size": size,
+        "root_hex": root.hex(),
+        "origin": services.trust_root.origin(tenant),
+        "checkpoint": services.witnesses.note(tenant, size, note),
+    }
 
 
 def log_entries(services: Services, tenant: str, first: int, count: int) -> dict[str, Any]:

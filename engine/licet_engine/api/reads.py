@@ -174,6 +174,8 @@ def health_routes(context: Context) -> list[Any]:
         faults = await context.in_thread(_faults, services)
         # A store that is away keeps nobody from deciding, holding or suspending: it is told, and traffic goes on.
         degraded = ["storage"] if is_away(services.settings.storage_away) else []
+        # Nor do witnesses: what waits for them are warrants and exports.
+        degraded += await context.in_thread(_behind, services)
         told = {"status": "ready" if not faults else "not ready", "faults": faults, "degraded": degraded}
         return Response(told, status_code=503 if faults else 200)
 
@@ -192,6 +194,14 @@ async def _of_decision(  # noqa: PLR0917 - one call for two routes that differ i
     if not answer.decision.allowed:
         return denied(answer)
     return Response(await context.in_thread(render, context.services, who, row))
+
+
+def _behind(services: Services) -> list[str]:
+    """Whether warrants wait for witnesses, or one of these says that a log forked."""
+    try:
+        return ["witnesses"] if services.witnesses.is_behind() or services.witnesses.has_alarm() else []
+    except Exception:  # noqa: BLE001 - the database does not answer, which is a fault and told as one.
+        return []
 
 
 def _faults(services: Services) -> list[str]:

@@ -21,6 +21,7 @@ from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
+from licet_engine.log.witnesses import Witnesses
 from licet_engine.metrics import ApiMetrics
 from licet_engine.settings import Settings
 
@@ -37,6 +38,7 @@ class Services:
     operations: Operations
     router_door: RouterDoor
     notary: Notary
+    witnesses: Witnesses
     signer: SignerClient
     trust_root: TrustRoot
     spool: Spool

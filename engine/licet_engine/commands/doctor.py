@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from licet_engine.commands import doctor_state
+from licet_engine.commands import doctor_state, doctor_witnesses
 from licet_engine.commands.desk import local
 from licet_engine.commands.doctor_state import Finding
 from licet_engine.commands.failures import EXIT_DENIED, EXIT_DONE, EXIT_ERROR
@@ -519,6 +519,7 @@ LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     look_at_database,
     doctor_state.look_at_belonging,
     doctor_state.look_at_logs,
+    doctor_witnesses.look_at_witnesses,
     doctor_state.look_at_tokens,
     doctor_state.look_at_retention,
     doctor_state.look_at_break_glass,

@@ -49,7 +49,8 @@ class Finding:
     mend: str = ""
 
 
-def _named(names: list[str]) -> str:
+def named(names: list[str]) -> str:
+    """Some names, and how many more there are."""
     more = len(names) - _MAX_NAMED
     return ", ".join(map(clean, names[:_MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
@@ -102,7 +103,7 @@ def look_at_sockets(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "sockets",
             "broken",
-            f"every user of this machine can reach {_named(wrong)}",
+            f"every user of this machine can reach {named(wrong)}",
             f"chmod 0700 {folder}, and start the service again.",
         )
     else:
@@ -145,7 +146,7 @@ def look_at_logs(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "logs",
             "broken",
-            f"the signer signed more entries than there are of {_named(behind)}: an old database was put in place",
+            f"the signer signed more entries than there are of {named(behind)}: an old database was put in place",
             "Stop the service. Bring the newer database back; else no checkpoint and no warrant can be made for these.",
         )
         return
@@ -202,7 +203,7 @@ def look_at_tokens(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "tokens",
             "weak",
-            f"end within a week: {_named([row[0] for row in ending])}",
+            f"end within a week: {named([row[0] for row in ending])}",
             "Have new ones issued in time, by an administrator of the tenant: licet token issue TENANT/NAME. The first"
             " operator's is made anew with the service stopped: take operator.token and installed away and run licet init.",
         )
@@ -270,11 +271,11 @@ def look_at_messages(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "ways out",
             "weak",
-            f"webhooks of every tenant may reach this machine, or what answers its neighbours alone: {_named(near)}",
+            f"webhooks of every tenant may reach this machine, or what answers its neighbours alone: {named(near)}",
             "Take it out of LICET_OUTBOUND_NETWORKS, or allow the one address that is meant.",
         )
     else:
-        yield Finding("ways out", "ok", f"public addresses{', ' if allowed else ''}{_named([str(n) for n in allowed])}")
+        yield Finding("ways out", "ok", f"public addresses{', ' if allowed else ''}{named([str(n) for n in allowed])}")
     now_ms = int(time.time() * 1000)
     with looked_into(settings) as ask:
         if ask is None:
@@ -289,7 +290,7 @@ def look_at_messages(settings: Settings) -> Iterator[Finding]:
         waiting = ask("SELECT count(*) FROM webhook_message WHERE state = 'pending'")[0][0]
     told = f"{waiting} wait, {failed} were given up within a week"
     if failing or failed:
-        receivers = f"; receivers that fail: {_named([row[0] for row in failing])}" if failing else ""
+        receivers = f"; receivers that fail: {named([row[0] for row in failing])}" if failing else ""
         yield Finding(
             "messages",
             "weak",
@@ -315,7 +316,7 @@ def look_at_break_glass(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "break-glass",
             "weak",
-            f"not reviewed: {_named(waiting)}",
+            f"not reviewed: {named(waiting)}",
             "Ask compliance or security of the tenant: licet break-glass review TENANT NUMBER --finding ...",
         )
     else:

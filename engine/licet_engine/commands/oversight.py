@@ -12,6 +12,7 @@ import click
 from licet_engine.commands.data import OUT, lister
 from licet_engine.commands.desk import exit_code_of, local, mutation, refuse_present, remote, waiting
 from licet_engine.commands.failures import EXIT_DONE, EXIT_ERROR
+from licet_engine.commands.progress import Progress
 from licet_engine.commands.render import explanation_lines, list_lines, operation_lines
 from licet_engine.commands.text import block, clean, labelled, time_text
 
@@ -160,7 +161,7 @@ def export(desk: Desk, tenant: str, out: Path, *, overwrite: bool) -> None:
 
 @click.group()
 def log() -> None:
-    """The tamper-evident log: checkpoint, entries, fsck."""
+    """The tamper-evident log: checkpoint, entries, fsck; mirrors and witnesses."""
 
 
 @log.command()
@@ -196,17 +197,27 @@ def entries(desk: Desk, tenant: str, first: int, count: int) -> None:
 @click.option("--tenant", "tenants", multiple=True, help="Whose log; all if not given. Repeatable.")
 @local
 def fsck(data: Path | None, tenants: tuple[str, ...], format_: str) -> None:
-    """Check the logs in the database of this machine, entry by entry. Exit 0: whole; 2: damaged."""
-    from licet_engine.log.fsck import fsck as check  # noqa: PLC0415  # Servers only.
+    """Check the logs in the database of this machine: leaves, tiles, records, references, signatures, the signer. Exit 0: whole; 2: damaged."""
+    from licet_attestations.__main__ import read_trust_root  # noqa: PLC0415  # Servers only.
+    from licet_engine.log.fsck import fsck as check  # noqa: PLC0415  # As above.
+    from licet_engine.log.fsck_named import Against  # noqa: PLC0415  # As above.
+    from licet_engine.log.last_signed import SignersWord  # noqa: PLC0415  # As above.
+    from licet_engine.log.witnesses import load_policy  # noqa: PLC0415  # As above.
     from licet_engine.settings import load_settings  # noqa: PLC0415  # As above.
     from licet_engine.store.access import Role, open_database  # noqa: PLC0415  # As above.
 
     settings = load_settings(data=data)
     if not settings.database_urls and not settings.database.is_file():
         raise click.BadParameter(f"there is no database {settings.database}", param_hint="--data")
+    word, progress = SignersWord(settings), Progress(format_)
+    against = Against(
+        trust_root=read_trust_root(settings.trust_root),
+        policy=load_policy(settings.witness_policy),
+        last_signed=word.last_signed,
+    )
     engine = open_database(settings, Role.OWNER, every_tenant=True)
     try:
-        found = check(engine, tenants or None)
+        found = check(engine, tenants or None, against=against, progress=progress.tell)
     finally:
         engine.dispose()
     document: list[dict[str, Any]] = [
@@ -220,13 +231,15 @@ def fsck(data: Path | None, tenants: tuple[str, ...], format_: str) -> None:
         for r in found
     ]
     if format_ == "json":
-        click.echo(json.dumps({"logs": document}, indent=2))
+        click.echo(json.dumps({"logs": document, "unchecked": word.unknown}, indent=2))
     else:
         for entry in document:
             state = click.style("damaged", fg="red") if entry["problems"] else click.style("whole", fg="green")
             click.echo(f"{state}  {clean(entry['tenant'])}  {entry['size']} entries, {entry['erased']} erased")
             for problem in entry["problems"]:
                 click.echo(labelled("", problem, indent=4, label_chars=0))
+        if word.unknown:
+            click.echo(f"not checked: {clean(word.unknown)}")
     raise click.exceptions.Exit(EXIT_ERROR if any(r.problems for r in found) else EXIT_DONE)
 
 

@@ -41,9 +41,17 @@ def replay(record: Mapping[str, Any], facts: list[Mapping[str, Any]], bundle: Ma
     help="The public keys that you pin. Get them by another way than the archive.",
 )
 @click.option("--tenant", help="Whose archive it must be.")
+@click.option(
+    "--tlog-policy",
+    "policy",
+    type=click.Path(path_type=Path),
+    help="Your witnesses and their quorum (C2SP tlog-policy).",
+)
 @click.option("--replay", "replayed", is_flag=True, help="Evaluate every decision again; needs 'licet[decide]'.")
 @local
-def verify(archive: Path, trust_root: Path, tenant: str | None, format_: str, *, replayed: bool) -> None:
+def verify(  # The options, as click hands them over.
+    archive: Path, trust_root: Path, tenant: str | None, policy: Path | None, format_: str, *, replayed: bool
+) -> None:
     """Verify the evidence ARCHIVE offline. Exit 0: verified; 1: not verified; 2: could not run."""
     from licet_attestations.__main__ import verify_command  # noqa: PLC0415  # An auditor's command starts fast.
 
@@ -56,6 +64,7 @@ def verify(archive: Path, trust_root: Path, tenant: str | None, format_: str, *,
         archive=archive,
         trust_root=trust_root,
         tenant=tenant,
+        policy=policy,
         replay_name=f"{__name__}:replay" if replayed else None,
         format_=format_,
     )

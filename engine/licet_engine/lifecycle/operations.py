@@ -49,14 +49,18 @@ from licet_engine.log.errors import SubmissionConflict
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import MAX_TRIES, Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Submission, Update
+from licet_engine.log.witnesses import Witnesses
 from licet_engine.store import tables
 from licet_engine.store.db import read_transaction, tenant_session
+from licet_policies.bundle import safety_valve_actions
 
 ENDED: Final = frozenset({"done", "failed", "refused"})
 logger = logging.getLogger(__name__)
 
 _MAX_METRICS: Final = 10_000
 _TRAIN: Final = "train"
+_WAIT_FOR_WITNESSES_S: Final = 5.0
+"""For which an export waits for the newest entries to be cosigned, before it is content with a somewhat older checkpoint."""
 
 
 class NoSuchOperation(LicetError):
@@ -127,6 +131,7 @@ class Operations:
         tenants: What is in force.
         notary: Has checkpoints signed.
         trust_root: Keys that attestations must bear.
+        witnesses: Without whose quorum, where one is required, no warrant is made; those of safety valves are.
         devices: Who has which device.
         max_age_s: How old a decision may be for a warrant.
         decided: Told of each decision that is made again: its action, and whether it allowed.
@@ -142,6 +147,7 @@ class Operations:
         notary: Notary,
         trust_root: TrustRoot,
         *,
+        witnesses: Witnesses,
         devices: DeviceLeases,
         max_age_s: int,
         decided: Callable[[str, bool], None] = lambda _action, _allowed: None,
@@ -156,6 +162,7 @@ class Operations:
         self._tenants = tenants
         self._notary = notary
         self._trust_root = trust_root
+        self._witnesses = witnesses
         self._devices = devices
         self._max_age_ms = max_age_s * 1000
 
@@ -172,7 +179,9 @@ class Operations:
             "attest": lambda p: self.attest(p["tenant"], p["operation"], p["envelope"]),
             "finish": lambda p: self.finish(p["tenant"], p["operation"], p["attempt"], p["result"]),
             "fail": lambda p: self.fail(p["tenant"], p["operation"], p["attempt"], p["error"], refused=p["refused"]),
-            "checkpoint": lambda p: dict(zip(("size", "note"), self._notary.checkpoint(p["tenant"]), strict=True)),
+            "checkpoint": lambda p: dict(
+                zip(("size", "note"), self._witnesses.for_evidence(p["tenant"], _WAIT_FOR_WITNESSES_S), strict=True)
+            ),
         }
 
     # --- performing ------------------------------------------------------------------------------------------------
@@ -209,8 +218,11 @@ class Operations:
         Raises:
             Refused: Decided again, the answer is no.
             Superseded: A newer attempt began.
+            Unavailable: A quorum of witnesses is required, and has not seen the log for too long.
         """
         row = self._at_work(tenant, operation_id, attempt)
+        if row.action not in safety_valve_actions():
+            self._witnesses.require(tenant, f"{row.action} on {row.resource}")
         needed = devices_of(row.parameters)
         # Any warrant is a sign of life; it must have them still where it is about to use them.
         if needed and not self._devices.renew(operation_id, needed) and step == _TRAIN:
@@ -279,6 +291,7 @@ class Operations:
 
     def material(self, tenant: str, decision_id: str) -> dict[str, Any]:
         """What the signer needs for a warrant on a decision that was made just now."""
+        self._witnesses.require(tenant, "a session")
         index, _ = self._placed(tenant, decision_id)
         return self._material(tenant, index).to_json()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +34,7 @@ from licet_engine.store.tables import (
     IdempotencyKey,
     InvocationBatch,
     LogCheckpoint,
+    LogCosignature,
     LogHead,
     Metric,
     PolicyFlip,
@@ -119,7 +121,7 @@ class Retention:
         return removed
 
     def _thin_checkpoints(self, tenant: str, should_stop: Callable[[], bool]) -> int:
-        """Of old checkpoints keep the last of each day: proofs are made from tiles, for any size, and need no other."""
+        """Of old checkpoints keep the last of each day, and the one that most witnesses cosigned: proofs are made from tiles, for any size."""
         before_ms = now_ms() - self._checkpoint_ttl_ms
         query = (
             select(LogCheckpoint)
@@ -128,8 +130,11 @@ class Retention:
         )
         with tenant_session(self._engine, tenant) as session:
             old = [(row.size, row.at_ms) for row in session.exec(query).all()]
+            seen = Counter(session.exec(select(LogCosignature.size)).all())
         kept = {at_ms // _DAY_MS: size for size, at_ms in old}
-        thinned = [size for size, at_ms in old if kept[at_ms // _DAY_MS] != size]
+        # What is older than any checkpoint of a quorum would be covered by nothing, were that one removed.
+        cosigned = {at_ms // _DAY_MS: size for size, at_ms in sorted(old, key=lambda row: (seen[row[0]], row[0]))}
+        thinned = [size for size, at_ms in old if size not in {kept[at_ms // _DAY_MS], cosigned[at_ms // _DAY_MS]}]
         for first in range(0, min(len(thinned), _BATCH * _MAX_BATCHES), _BATCH):
             if should_stop():
                 return first
@@ -137,6 +142,9 @@ class Retention:
                 batch = col(LogCheckpoint.size).in_(thinned[first : first + _BATCH])
                 for row in session.exec(select(LogCheckpoint).where(batch)).all():
                     session.delete(row)
+                lines = select(LogCosignature).where(col(LogCosignature.size).in_(thinned[first : first + _BATCH]))
+                for line in session.exec(lines).all():
+                    session.delete(line)
         return min(len(thinned), _BATCH * _MAX_BATCHES)
 
 

@@ -7,11 +7,12 @@ Rules kept here:
 - One consistent state of the database is read, in batches; nothing is written.
 - All that is wrong with a log is told, up to a bound, not only the first thing.
 
-What it cannot show: that the log is the one that was signed. That is for checkpoints and those who keep them.
+With `Against`, what the log names and who signed it are checked as well: see `fsck_named`. Without, the signatures of checkpoints are not
+looked at. What neither can show: that the log was shown to all alike. That is for witnesses, and for those who keep checkpoints.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,10 +24,13 @@ from licet_attestations.errors import FormatError, VerificationError
 from licet_attestations.leaf import Leaf, verify_commitment
 from licet_engine.log import store
 from licet_engine.log.errors import LogCorrupt
+from licet_engine.log.fsck_named import Against, Named
 from licet_engine.store.db import read_transaction
 
 _BATCH: Final = 1024
 _MAX_PROBLEMS: Final = 100
+
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(slots=True)
@@ -53,19 +57,27 @@ class LogReport:
             self.problems.append(problem)
 
 
-def fsck(engine: Engine, tenant_ids: Iterable[str] | None = None) -> list[LogReport]:
+def fsck(
+    engine: Engine,
+    tenant_ids: Iterable[str] | None = None,
+    *,
+    against: Against | None = None,
+    progress: Progress = lambda _tenant_id, _done, _size: None,
+) -> list[LogReport]:
     """Check logs.
 
     Args:
         engine: From `open_engine`.
         tenant_ids: Whose logs; all of them if None, and none if empty.
+        against: What is checked beside the logs themselves; nothing if None.
+        progress: Told now and then of a log, how many entries are done, and how many there are.
 
     Returns:
         A report for each log, by tenant id.
     """
     with read_transaction(engine) as connection:
         wanted = _all_logs(connection) if tenant_ids is None else set(tenant_ids)
-        return [_check_log(connection, tenant_id) for tenant_id in sorted(wanted)]
+        return [_check_log(connection, tenant_id, against, progress) for tenant_id in sorted(wanted)]
 
 
 def verify_logs(engine: Engine, tenant_ids: Iterable[str] | None = None) -> list[LogReport]:
@@ -91,8 +103,10 @@ def _all_logs(connection: Connection) -> set[str]:
     }
 
 
-def _check_log(connection: Connection, tenant_id: str) -> LogReport:
+def _check_log(connection: Connection, tenant_id: str, against: Against | None, progress: Progress) -> LogReport:
     report = LogReport(tenant_id)
+    named = None if against is None else Named(connection, tenant_id, against, report.add)
+    size = store.read_head(connection, tenant_id).size
     tiles = _TileCheck(connection, report)
     checkpoints = _read_checkpoints(connection, report)
     frontier = merkle.Frontier()
@@ -111,6 +125,9 @@ def _check_log(connection: Connection, tenant_id: str) -> LogReport:
             report.size += 1
             if checkpoints.pop(report.size, None) not in {None, frontier.root()}:
                 report.add(f"the checkpoint of size {report.size} has another root")
+        if named is not None:
+            named.take(entries)
+        progress(tenant_id, report.size, size)
     report.root = frontier.root()
     report.problems += [
         f"there is a checkpoint of size {size}, which the log never had" for size in checkpoints if size
@@ -118,6 +135,8 @@ def _check_log(connection: Connection, tenant_id: str) -> LogReport:
     tiles.finish()
     _check_head(connection, frontier, last_time_ms, report)
     _check_counts(connection, report)
+    if named is not None:
+        named.finish(report.size)
     return report
 
 
@@ -176,7 +195,7 @@ def _check_counts(connection: Connection, report: LogReport) -> None:
 
 
 def _read_checkpoints(connection: Connection, report: LogReport) -> dict[int, bytes]:
-    """The roots that checkpoints state, by size. Their signatures are not looked at: this has no keys."""
+    """The roots that checkpoints state, by size. Their signatures are another part's: this has no keys."""
     roots: dict[int, bytes] = {}
     query = select(store.CHECKPOINTS.c.size, store.CHECKPOINTS.c.note).where(
         store.CHECKPOINTS.c.tenant_id == report.tenant_id

@@ -93,6 +93,10 @@ class Notary:
         self._notes[tenant] = (head.size, note)
         return head.size, note
 
+    def known(self) -> dict[str, tuple[int, str]]:
+        """The newest checkpoint of each log that was made or seen here: its size and its note."""
+        return dict(self._notes)
+
     def lag(self) -> int:
         """How many entries of all logs no checkpoint covers that was made or seen here."""
         with read_transaction(self._engine, EVERY_TENANT) as connection:

@@ -2,7 +2,7 @@
 
 Rules kept here:
 
-- Reading only. What changes a log goes through the sequencer; the one exception is the checkpoint, which the log does not contain.
+- Reading only. What changes a log goes through the sequencer; the exceptions are checkpoints and cosignatures, which the log does not contain.
 - Every function takes the tenant and reads nothing of another.
 - A proof is made for any size the log ever had, from at most two tiles of every level: full subtrees never change, so an older tree is
   still in the newer one.
@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, bindparam, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, func, insert, select, update
 
 from licet_attestations import merkle
 from licet_attestations.errors import FormatError
 from licet_attestations.leaf import Leaf
 from licet_engine.log.errors import LogCorrupt, NoSuchEntry
 from licet_engine.store.db import insert_if_absent
-from licet_engine.store.tables import LogCheckpoint, LogHead, LogLeaf, LogRecord, LogTile, TenantRow
+from licet_engine.store.tables import LogCheckpoint, LogCosignature, LogHead, LogLeaf, LogRecord, LogTile, TenantRow
 
 TILE_HEIGHT: Final = 8
 TILE_WIDTH: Final = 1 << TILE_HEIGHT
@@ -36,6 +36,7 @@ LEAVES: Final = table_of(LogLeaf)
 RECORDS: Final = table_of(LogRecord)
 TILES: Final = table_of(LogTile)
 CHECKPOINTS: Final = table_of(LogCheckpoint)
+COSIGNATURES: Final = table_of(LogCosignature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,3 +353,47 @@ def save_checkpoint(connection: Connection, tenant_id: str, size: int, note: str
         insert_if_absent(connection, CHECKPOINTS),
         [{"tenant_id": tenant_id, "size": size, "note": note, "at_ms": at_ms}],
     )
+
+
+def read_checkpoint(connection: Connection, tenant_id: str, size: int | None = None) -> tuple[int, str] | None:
+    """The checkpoint of a size, or the newest: its size and its note, without cosignatures."""
+    query = select(CHECKPOINTS.c.size, CHECKPOINTS.c.note).where(CHECKPOINTS.c.tenant_id == tenant_id)
+    if size is not None:
+        query = query.where(CHECKPOINTS.c.size == size)
+    row = connection.execute(query.order_by(CHECKPOINTS.c.size.desc()).limit(1)).first()
+    return None if row is None else (row.size, row.note)
+
+
+def save_cosignature(connection: Connection, tenant_id: str, size: int, *, keyid: str, time_s: int, line: str) -> None:
+    """Keep a cosignature that was verified; the first one of a witness and a size stays."""
+    row = {"tenant_id": tenant_id, "size": size, "keyid": keyid, "time_s": time_s, "line": line}
+    connection.execute(insert_if_absent(connection, COSIGNATURES), [row])
+
+
+def read_cosignatures(connection: Connection, tenant_id: str, size: int) -> dict[str, str]:
+    """The lines of a checkpoint's cosignatures, by the key's identifier."""
+    query = (
+        select(COSIGNATURES.c.keyid, COSIGNATURES.c.line)
+        .where(COSIGNATURES.c.tenant_id == tenant_id, COSIGNATURES.c.size == size)
+        .order_by(COSIGNATURES.c.keyid)
+    )
+    return {row.keyid: row.line for row in connection.execute(query)}
+
+
+def cosigned_sizes(connection: Connection, tenant_id: str, count: int) -> list[int]:
+    """The greatest sizes of which anybody cosigned the checkpoint, the greatest first."""
+    query = (
+        select(COSIGNATURES.c.size)
+        .where(COSIGNATURES.c.tenant_id == tenant_id)
+        .distinct()
+        .order_by(COSIGNATURES.c.size.desc())
+    )
+    return list(connection.execute(query.limit(count)).scalars())
+
+
+def cosigned_by(connection: Connection, tenant_id: str, keyid: str) -> int:
+    """The greatest size that a witness cosigned; 0 for none."""
+    query = select(func.max(COSIGNATURES.c.size)).where(
+        COSIGNATURES.c.tenant_id == tenant_id, COSIGNATURES.c.keyid == keyid
+    )
+    return int(connection.execute(query).scalar() or 0)

@@ -59,6 +59,7 @@ API_WRITES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "metric": {"INSERT": (), "DELETE": ()},
     "operation": {"UPDATE": ("state", "attempt", "progress", "updated_at_ms")},
     "log_checkpoint": {"INSERT": (), "DELETE": ()},
+    "log_cosignature": {"INSERT": (), "DELETE": ()},
     # What came of sending a message is telemetry; that there is one, and for whom, is the sequencer's to write.
     "webhook": {"UPDATE": ("failures", "rest_until_ms")},
     "webhook_message": {
@@ -102,9 +103,12 @@ SEQUENCER_ONLY_ADDS: Final = frozenset(
 """Tables whose rows the sequencer can neither change nor remove: what is logged stays as it was logged."""
 
 NOT_THE_SEQUENCERS: Final = frozenset(
-    {"device", "device_wait", "installation", "log_checkpoint", "policy_flip", "policy_shadow_count"}
+    {
+        *("device", "device_wait", "installation", "log_checkpoint", "log_cosignature"),
+        *("policy_flip", "policy_shadow_count"),
+    }
 )
-"""Written by the owner, when an installation is made; by the api: checkpoints from what the signer gave it, who has which device, and what
+"""Written by the owner, when an installation is made; by the api: checkpoints from what the signer gave it, cosignatures, who has which device, and what
 candidates would have answered."""
 
 WORKER_READS: Final = frozenset(

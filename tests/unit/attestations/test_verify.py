@@ -18,7 +18,10 @@ from licet_attestations import dsse, isolation, statement, verify
 from licet_attestations.__main__ import verify_command
 from licet_attestations.archive import REQUIRED, Archive, ArchiveWriter
 from licet_attestations.errors import FormatError, VerificationError
+from licet_attestations.keys import ED25519, PrivateKey
 from licet_attestations.leaf import Leaf
+from licet_attestations.tlogpolicy import Policy
+from licet_attestations.vkey import COSIGNER_KIND, LOG_KIND, VerifierKey
 
 World = Any
 """The log that conftest makes; test folders are no packages to import it from."""
@@ -295,3 +298,22 @@ def test_many_files_use_the_large_directory_and_still_verify_in_form(tmp_path: P
 def test_packing_again_gives_the_same_answer(world: World, pack: Callable[..., Path]) -> None:
     path = pack(world.files(), remanifest=False)
     verify.verify_archive(path, world.trust)
+
+
+def test_an_archive_wants_the_quorum_of_the_callers_policy(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "northbank.evidence.zip"
+    world.build(path)
+    witness = VerifierKey("w.example", COSIGNER_KIND, PrivateKey.generate(ED25519).public)
+    wanted = Policy.from_bytes(f"witness W {witness.to_text()}\nquorum W\n".encode())
+    with pytest.raises(VerificationError, match="cosigned by nobody") as found:
+        verify.verify_archive(path, world.trust, policy=wanted)
+    assert (found.value.step, found.value.where) == ("3. checkpoint", "checkpoint.txt")
+    origin = world.trust.origin("northbank")
+    (key,) = world.trust.keys("log")
+    ours = VerifierKey(origin, LOG_KIND, key).to_text()
+    other = VerifierKey("else/northbank", LOG_KIND, key).to_text()
+    report = verify.verify_archive(path, world.trust, policy=Policy.from_bytes(f"log {ours}\nquorum none\n".encode()))
+    assert not any("--tlog-policy" in limit for limit in report.limits)
+    assert any("--tlog-policy" in limit for limit in verify.verify_archive(path, world.trust).limits)
+    with pytest.raises(VerificationError, match="trusts no log"):
+        verify.verify_archive(path, world.trust, policy=Policy.from_bytes(f"log {other}\nquorum none\n".encode()))

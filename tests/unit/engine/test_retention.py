@@ -179,6 +179,26 @@ def test_leaves_and_records_never_go_and_of_old_checkpoints_the_last_of_a_day_st
     assert len(held(engine, "northbank", tables.LogRecord)) == 1
 
 
+def test_of_a_day_the_checkpoint_that_most_witnesses_cosigned_stays_with_its_cosignatures(
+    engine: Engine, tmp_path: Path
+) -> None:
+    at_ms = (NOW_MS // DAY_MS - 90) * DAY_MS
+    cosigned = {1: ["a"], 2: ["a", "b"], 3: ["a", "b"], 4: ["b"]}
+    put(
+        engine,
+        "northbank",
+        *(tables.LogCheckpoint(tenant_id="northbank", size=size, note="", at_ms=at_ms) for size in (*cosigned, 5)),
+        *(
+            tables.LogCosignature(tenant_id="northbank", size=size, keyid=keyid, time_s=1, line="")
+            for size, keyids in cosigned.items()
+            for keyid in keyids
+        ),
+    )
+    assert Retention(engine, settings(tmp_path)).sweep() == 3
+    assert [row.size for row in held(engine, "northbank", tables.LogCheckpoint)] == [3, 5]
+    assert {(row.size, row.keyid) for row in held(engine, "northbank", tables.LogCosignature)} == {(3, "a"), (3, "b")}
+
+
 def test_a_transaction_removes_a_bounded_number_and_the_writers_get_their_turn(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

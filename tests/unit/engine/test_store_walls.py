@@ -190,13 +190,14 @@ def test_the_api_writes_telemetry_removes_what_is_over_its_time_and_changes_no_f
     engine = open_as(postgres, name, Role.API)
     # Devices and who waits for them are nobody else's to write.
     over_its_time = {"device", "device_wait", "metric", "log_checkpoint", "idempotency_key", "traffic_event"}
-    over_its_time |= {"invocation_batch", "webhook_message", "webhook_try"}
+    over_its_time |= {"log_cosignature", "invocation_batch", "webhook_message", "webhook_try"}
     over_its_time |= {"policy_flip", "policy_shadow", "policy_shadow_count"}
     telemetry = {
         "device",
         "device_wait",
         "metric",
         "log_checkpoint",
+        "log_cosignature",
         "webhook_try",
         "policy_flip",
         "policy_shadow_count",

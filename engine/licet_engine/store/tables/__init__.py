@@ -18,7 +18,7 @@ from licet_engine.store.tables.base import JsonText, TenantRow
 from licet_engine.store.tables.data import Dataset, Hold
 from licet_engine.store.tables.devices import DeviceAllotment, DeviceRow, DeviceWait
 from licet_engine.store.tables.installation import Installation
-from licet_engine.store.tables.log import LogCheckpoint, LogHead, LogLeaf, LogRecord, LogTile
+from licet_engine.store.tables.log import LogCheckpoint, LogCosignature, LogHead, LogLeaf, LogRecord, LogTile
 from licet_engine.store.tables.models import (
     Approval,
     ApprovalRequest,
@@ -86,6 +86,7 @@ __all__ = [
     "Issuer",
     "JsonText",
     "LogCheckpoint",
+    "LogCosignature",
     "LogHead",
     "LogLeaf",
     "LogRecord",

@@ -1,4 +1,4 @@
-"""The log: head, leaves, records, tiles and checkpoints. Written by the sequencer only."""
+"""The log: head, leaves, records and tiles, written by the sequencer only; checkpoints and their cosignatures."""
 
 from typing import Any, ClassVar
 
@@ -63,3 +63,17 @@ class LogCheckpoint(TenantRow, table=True):
     size: int = Field(primary_key=True, sa_type=BigInteger)
     note: str = Field(sa_type=Text)
     at_ms: int = Field(default=0, sa_type=BigInteger)
+
+
+class LogCosignature(TenantRow, table=True):
+    """A witness's cosignature of a checkpoint: the line that it adds to the note. The first of each size and witness stays."""
+
+    __tablename__: ClassVar[Any] = "log_cosignature"
+    __mapper_args__: ClassVar[Any] = REMOVED_BY_ANY
+
+    size: int = Field(primary_key=True, sa_type=BigInteger)
+    keyid: str = Field(primary_key=True)
+    """Of the witness's key; its name in a policy may change, and another key is another witness."""
+    time_s: int = Field(sa_type=BigInteger)
+    """By the witness's clock."""
+    line: str = Field(sa_type=Text)
