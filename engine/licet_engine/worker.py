@@ -334,6 +334,24 @@ def build_tools(settings: Settings) -> Tools:
     )
 
 
+def _reach_out(settings: Settings, tools: Tools) -> None:
+    """Start what tells and asks others beside operations: receivers, issuers, witnesses, and the api of our devices."""
+    if tools.notifier is not None:
+        Courier(Door(settings.api_socket, patience_s=5.0), tools.notifier).start()
+    networks = parse_networks(settings.outbound_networks)
+    timeout_s = float(settings.outbound_timeout_s)
+    KeyFetcher(
+        Door(settings.api_socket, patience_s=5.0),
+        lambda url, unsafe: fetch_keys(url, networks=networks, unsafe_http=unsafe, timeout_s=timeout_s),
+    ).start()
+    policy = load_policy(settings.witness_policy)
+    for witness in policy.witnesses.values() if policy is not None else ():
+        reach = parse_networks(settings.witness_networks)
+        door = Door(settings.api_socket, patience_s=5.0)
+        WitnessAsker(door, witness, reach, settings.outbound_timeout_s).start()
+    PoolReporter(tools.door, tools.machine, tools.adapters.training.devices).start()
+
+
 def main(settings: Settings | None = None) -> None:
     """Run the worker until it is told to stop."""
     logs.configure()
@@ -394,20 +412,7 @@ def main(settings: Settings | None = None) -> None:
     StorageWatch(
         {stored.objects_name: stored.objects, stored.registry_name: stored.registry}, settings.storage_away
     ).start()
-    if tools.notifier is not None:
-        Courier(Door(settings.api_socket, patience_s=5.0), tools.notifier).start()
-    networks = parse_networks(settings.outbound_networks)
-    timeout_s = float(settings.outbound_timeout_s)
-    KeyFetcher(
-        Door(settings.api_socket, patience_s=5.0),
-        lambda url, unsafe: fetch_keys(url, networks=networks, unsafe_http=unsafe, timeout_s=timeout_s),
-    ).start()
-    policy = load_policy(settings.witness_policy)
-    for witness in policy.witnesses.values() if policy is not None else ():
-        reach = parse_networks(settings.witness_networks)
-        door = Door(settings.api_socket, patience_s=5.0)
-        WitnessAsker(door, witness, reach, settings.outbound_timeout_s).start()
-    PoolReporter(tools.door, tools.machine, tools.adapters.training.devices).start()
+    _reach_out(settings, tools)
     _announce(settings)
     sweeper = WorkSweeper(settings, tools.door)
     parent = os.getppid()
