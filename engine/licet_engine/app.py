@@ -37,6 +37,7 @@ from licet_engine.lifecycle.router_door import RouterDoor
 from licet_engine.lifecycle.shadowing import Shadower
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
+from licet_engine.log.directory import Directory
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.metrics import ApiMetrics, Gauges, LiveGauges, free_bytes, new_registry, open_door
@@ -128,6 +129,7 @@ def build_services(settings: Settings) -> Services:
             per_tenant=Buckets(settings.rate_per_tenant),
         ),
         notary=notary,
+        directory=Directory(engine, sequencer, notary),
         signer=signer,
         trust_root=trust_root,
         spool=Spool(
@@ -230,6 +232,7 @@ class Housekeeper:
         while not self._stop.wait(self._services.settings.checkpoint_interval_s):
             self._try("versions", self._services.tenants.catch_up)
             self._try("checkpoints", self._services.notary.sign_all)
+            self._try("directory", self._services.directory.turn)
             self._try("reminders", self._services.reminders.look)
             if time.monotonic() - swept_at_s > _SWEEP_EVERY_S:
                 self._try("spool", self._services.spool.sweep)

@@ -200,7 +200,7 @@ def _faults(services: Services) -> list[str]:
         services.signer.public()
     except LicetAttestationError:
         faults.append("signer")
-    if services.notary.fault:
+    if services.notary.fault or services.directory.fault:
         faults.append("log")
     if not services.sequencer.is_alive():
         faults.append("sequencer")

@@ -18,6 +18,7 @@ from licet_engine.lifecycle.router_door import RouterDoor
 from licet_engine.lifecycle.shadowing import Shadower
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
+from licet_engine.log.directory import Directory
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.metrics import ApiMetrics
@@ -36,6 +37,7 @@ class Services:
     operations: Operations
     router_door: RouterDoor
     notary: Notary
+    directory: Directory
     signer: SignerClient
     trust_root: TrustRoot
     spool: Spool
