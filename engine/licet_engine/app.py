@@ -27,6 +27,7 @@ from licet_engine.api.limits import Places
 from licet_engine.api.routes import build_app
 from licet_engine.api.services import Services
 from licet_engine.domain.rates import Buckets
+from licet_engine.evidence.isolation import PairAnswers
 from licet_engine.lifecycle.asking import Desk, Enqueued
 from licet_engine.lifecycle.devices import DeviceLeases, pool_states, waiting_operations
 from licet_engine.lifecycle.operations import Operations
@@ -98,6 +99,7 @@ def build_services(settings: Settings) -> Services:
     sequencer = Sequencer(writes, enqueue=Enqueuer(writes), observe=metrics.sequenced)
     tenants = Tenants(engine)
     notary = Notary(engine, signer)
+    directory = Directory(engine, sequencer, notary)
     shadower = Shadower(engine, counted=metrics.shadowed)
     desk = Desk(engine, sequencer, tenants, metrics.decided, signer.webhook_secret, shadow=shadower.offer)
     operations = Operations(
@@ -129,7 +131,8 @@ def build_services(settings: Settings) -> Services:
             per_tenant=Buckets(settings.rate_per_tenant),
         ),
         notary=notary,
-        directory=Directory(engine, sequencer, notary),
+        directory=directory,
+        pair_answers=PairAnswers(engine, sequencer, directory, signer),
         signer=signer,
         trust_root=trust_root,
         spool=Spool(

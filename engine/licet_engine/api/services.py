@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
 from licet_engine.api.limits import Places
+from licet_engine.evidence.isolation import PairAnswers
 from licet_engine.lifecycle.asking import Desk
 from licet_engine.lifecycle.operations import Operations
 from licet_engine.lifecycle.outbox import Outbox
@@ -38,6 +39,7 @@ class Services:
     router_door: RouterDoor
     notary: Notary
     directory: Directory
+    pair_answers: PairAnswers
     signer: SignerClient
     trust_root: TrustRoot
     spool: Spool

@@ -152,6 +152,33 @@ def export(desk: Desk, tenant: str, out: Path, *, overwrite: bool) -> None:
     desk.save(desk.client.evidence.export(tenant, **desk.sent), out, overwrite=overwrite)
 
 
+@evidence.command()
+@click.option("--actor", required=True, metavar="TENANT", help="Who is asked about; it need not exist.")
+@click.option("--owner", required=True, metavar="TENANT", help="Whose log is asked.")
+@click.option("--out", type=OUT, help="File to write the signed statement to.")
+@click.option("--html", "page", type=OUT, help="File to write a page for people to.")
+@click.option("--overwrite", is_flag=True, help="Write over files that exist.")
+@remote
+def isolation(desk: Desk, actor: str, owner: str, *, out: Path | None, page: Path | None, overwrite: bool) -> None:
+    """Answer whether ACTOR ever stood in the log of OWNER, by a signed statement with its proof. Verify it with licet verify."""
+    from licet_attestations import isolation_pair  # noqa: PLC0415  # Kept out of the start of other commands.
+    from licet_attestations.canonical import dumps  # noqa: PLC0415  # As above.
+    from licet_attestations.trustroot import TrustRoot  # noqa: PLC0415  # As above.
+
+    for path in filter(None, (out, page)):
+        refuse_present(path, overwrite=overwrite)
+    found = desk.client.evidence.isolation(actor, owner)
+    envelope = dumps(found["statement"])
+    # That the service contradicts itself is seen here; that it is the right service, by whoever pins its keys.
+    answer = isolation_pair.verify_statement(envelope, TrustRoot.from_json(dumps(desk.client.trust_root())))
+    if out is not None:
+        out.write_bytes(envelope)
+    if page is not None:
+        page.write_text(isolation_pair.report_html(answer), "utf-8")
+    lines = [clean(line) for line in isolation_pair.report_lines(answer)]
+    desk.show(found, [*lines, *(f"written to {path}" for path in filter(None, (out, page)))])
+
+
 # --- log ------------------------------------------------------------------------------------------------------------------
 
 
