@@ -1,0 +1,169 @@
+"""The isolation answer of one pair, asked of a real installation and verified as an auditor does: offline, by pinned keys."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from service_world import Installation, poll
+
+from licet_attestations import canonical, directory
+from licet_attestations.errors import VerificationError
+from licet_attestations.isolation_pair import PairAnswer, report_html, verify_statement
+from licet_attestations.leaf import DIRECTORY
+from licet_attestations.pairs import PairsMap
+from licet_attestations.trustroot import TrustRoot
+from licet_engine.client_values import Denied
+from licet_engine.log.fsck import fsck
+from licet_engine.store.access import Role, open_database
+
+
+@pytest.fixture
+def auditor() -> str:
+    """Somebody of northbank who may have its evidence."""
+    return "northbank/uma"
+
+
+@pytest.fixture(scope="module")
+def trust(world: Installation) -> TrustRoot:
+    return TrustRoot.from_json(world.settings.trust_root.read_bytes())
+
+
+def ask(world: Installation, auditor: str, actor: str, owner: str = "northbank") -> dict[str, Any]:
+    found: dict[str, Any] = world.client(auditor).evidence.isolation(actor, owner)
+    return found
+
+
+def verified(found: dict[str, Any], trust: TrustRoot) -> PairAnswer:
+    return verify_statement(canonical.dumps(found["statement"]), trust)
+
+
+def test_a_tenant_that_never_came_is_proved_not_to_stand_in_the_log(
+    world: Installation, auditor: str, trust: TrustRoot
+) -> None:
+    world.people("farside", "us")
+    answer = verified(ask(world, auditor, "farside"), trust)
+    assert answer.is_absent
+    assert answer.predicate["answer"] == "no-records"
+    # The size and the pairs that the directory has are those that the log's leaves make.
+    leaves = [leaf for leaf, _ in world.entries("northbank")][: answer.opened.state.size]
+    assert PairsMap.of(leaves).root() == answer.opened.state.pairs_root
+    assert not any(leaf.actor == "farside" for leaf in leaves)
+
+
+def test_one_that_does_not_exist_gets_the_same_form_of_answer(world: Installation, auditor: str) -> None:
+    absent = [ask(world, auditor, actor)["predicate"] for actor in ("farside", "nobody-home")]
+
+    def form(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: form(item) for key, item in sorted(value.items())}
+        return type(value).__name__
+
+    # How far a proof of absence goes is a matter of hashes of names, whoever exists.
+    assert form(absent[0] | {"pairs_proof": {}}) == form(absent[1] | {"pairs_proof": {}})
+    texts = [json.dumps([p["sentence"], p["sections"]]).replace(str(p["directory"]["size"]), "N") for p in absent]
+    assert texts[0].replace("farside", "nobody-home") == texts[1]
+
+
+def test_one_that_tried_stands_there_with_what_it_tried(world: Installation, auditor: str, trust: TrustRoot) -> None:
+    lena = world.client("lakeside/ana")
+    before = verified(ask(world, auditor, "lakeside"), trust)
+    count = 0 if before.pair is None else before.pair.count
+    for _ in range(3):
+        assert not lena.act("dataset.read", "northbank/loans", {}).allowed
+    answer = verified(ask(world, auditor, "lakeside"), trust)
+    assert answer.pair is not None
+    assert answer.pair.count == count + 3
+    assert set(answer.pair.kinds) == {"attempt"}
+    assert answer.predicate["outcomes"] == {
+        "allow": 0,
+        "deny": count + 3,
+        "erased": 0,
+        "other": 0,
+        "not_counted": 0,
+    }
+
+
+def test_the_answer_is_decided_and_logged_with_its_attestation(world: Installation, auditor: str) -> None:
+    first = world.size("northbank")
+    found = ask(world, auditor, "farside")
+    kinds = [
+        (leaf.kind, record.get("action") or record.get("digest")) for leaf, record in world.entries("northbank", first)
+    ]
+    assert kinds == [("decision", "evidence.export"), ("attestation", found["digest_hex"])]
+
+
+def test_who_may_not_have_the_evidence_may_not_have_the_answer(world: Installation, auditor: str) -> None:
+    told = []
+    for who, owner in (("lakeside/ana", "northbank"), ("lakeside/ana", "nobody-home"), ("northbank/ci", "northbank")):
+        with world.http(who) as http:
+            answer = http.get(f"/v1/isolation/{owner}/farside")
+        assert answer.status_code == 403, answer.text
+        told.append(answer.json())
+    assert told[0]["detail"] == told[1]["detail"]
+    with world.http(auditor) as http:
+        assert http.get("/v1/isolation/northbank/northbank").status_code == 400
+        assert http.get("/v1/isolation/northbank/~void").status_code == 400
+    with world.http(None) as http:
+        assert http.get("/v1/isolation/northbank/farside").status_code == 401
+
+
+def test_the_directory_goes_on_by_itself_and_opens_for_each_tenant(world: Installation, trust: TrustRoot) -> None:
+    size = world.size(DIRECTORY)
+    world.client("lakeside/ana").act("dataset.read", "lakeside/nothing", {})
+    poll("an entry of the directory", lambda: world.size(DIRECTORY) > size)
+    for tenant, other in (("northbank", "lakeside"), ("lakeside", "northbank")):
+        with world.http(f"{tenant}/uma") as http:
+            document = http.get(f"/v1/log/{tenant}/directory").json()
+        assert directory.verify_opening(document, trust, tenant).state.tenant == tenant
+        with pytest.raises(VerificationError):
+            directory.verify_opening(document, trust, other)
+    engine = open_database(world.settings, Role.OWNER, every_tenant=True)
+    try:
+        assert [problem for report in fsck(engine) for problem in report.problems] == []
+    finally:
+        engine.dispose()
+
+
+def test_it_is_answered_in_less_than_a_second(world: Installation, auditor: str) -> None:
+    client = world.client(auditor)
+    client.evidence.isolation("farside", "northbank")
+    began_s = time.monotonic()
+    client.evidence.isolation("farside", "northbank")
+    assert time.monotonic() - began_s < 1
+
+
+def test_an_auditor_verifies_it_offline_and_one_changed_figure_is_refused(
+    world: Installation, auditor: str, tmp_path: Path
+) -> None:
+    found = ask(world, auditor, "farside")
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_bytes(canonical.dumps(found["statement"]))
+    other = ask(world, auditor, "lakeside")["statement"] | {"signatures": found["statement"]["signatures"]}
+    bad.write_bytes(canonical.dumps(other))
+    command = [sys.executable, "-m", "licet_attestations", "--trust-root", str(world.settings.trust_root)]
+    ended = subprocess.run([*command, str(good)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "has no entry of 'farside'" in ended.stdout
+    assert "(b) Map of pairs: proven, of records." in ended.stdout
+    ended = subprocess.run([*command, str(good), "--tenant", "lakeside"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, "not of 'lakeside'" in ended.stderr) == (1, True)
+    ended = subprocess.run([*command, str(bad)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, "NOT verified" in ended.stderr) == (1, True)
+
+
+def test_the_page_for_people_runs_nothing(world: Installation, auditor: str, trust: TrustRoot) -> None:
+    page = report_html(verified(ask(world, auditor, "farside"), trust))
+    assert "<script" not in page
+    assert "default-src 'none'" in page
+    assert "What no log can exclude" in page
+
+
+def test_a_tenant_without_a_log_is_elsewhere(world: Installation, auditor: str) -> None:
+    with pytest.raises(Denied):
+        ask(world, auditor, "northbank", "nobody-home")
