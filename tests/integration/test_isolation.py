@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from service_world import Installation, poll
+from service_world import Installation, poll, table
 
+from licet_adapters.journal import journals
+from licet_adapters.s3_accesses import StoreAccess
 from licet_attestations import canonical, directory
 from licet_attestations.errors import VerificationError
 from licet_attestations.isolation_pair import PairAnswer, report_html, verify_statement
@@ -19,6 +23,7 @@ from licet_attestations.leaf import DIRECTORY
 from licet_attestations.pairs import PairsMap
 from licet_attestations.trustroot import TrustRoot
 from licet_engine.client_values import Denied
+from licet_engine.evidence.reconcile import Reconciliation, reconcile
 from licet_engine.log.fsck import fsck
 from licet_engine.store.access import Role, open_database
 
@@ -167,3 +172,79 @@ def test_the_page_for_people_runs_nothing(world: Installation, auditor: str, tru
 def test_a_tenant_without_a_log_is_elsewhere(world: Installation, auditor: str) -> None:
     with pytest.raises(Denied):
         ask(world, auditor, "northbank", "nobody-home")
+
+
+# --- reconciliation -----------------------------------------------------------------------------------------------------
+
+
+def reconciled(world: Installation, *options: str) -> tuple[int, dict[str, Any]]:
+    """What ``licet evidence reconcile`` says of the installation, and how it ends."""
+    environment = {**os.environ, "LICET_DATA": str(world.settings.data)}
+    if world.settings.database_urls:
+        environment["LICET_DATABASE_URLS"] = str(world.settings.database_urls)
+    command = [sys.executable, "-m", "licet_engine.cli", "evidence", "reconcile", "--format", "json", *options]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert "tenants" in ended.stdout, ended.stdout + ended.stderr
+    return ended.returncode, json.loads(ended.stdout)
+
+
+def test_what_adapters_accessed_is_matched_with_warrants_and_attested(
+    world: Installation, auditor: str, trust: TrustRoot
+) -> None:
+    assert world.register("northbank/ana", "more-loans", table(7)).state == "done"
+    code, told = reconciled(world, "--attest")
+    ours = next(found for found in told["tenants"] if found["tenant"] == "northbank")
+    assert (code, told["missing"], told["unread"], ours["unmatched"]) == (0, 0, 0, 0), told
+    assert 0 < ours["accesses"] <= ours["warrants"]
+    predicate = verified(ask(world, auditor, "farside"), trust).predicate
+    assert predicate["reconciliation"]["attestation"] == told["attested"]["northbank"]
+    assert predicate["reconciliation"]["accesses"] == ours["accesses"]
+    assert [s["status"] for s in predicate["sections"]] == [
+        "supported",
+        "proven",
+        "not-proven-here",
+        "supported",
+        "not-available",
+    ]
+
+
+def test_an_access_without_a_warrant_is_shown_wherever_it_stands(world: Installation, tmp_path: Path) -> None:
+    copies = []
+    for number, path in enumerate(journals(world.settings.worker_data / "adapters")):
+        copies.append(tmp_path / f"{number}.jsonl")
+        copies[-1].write_bytes(path.read_bytes())
+    longest = max(copies, key=lambda path: path.stat().st_size)
+    engine = open_database(world.settings, Role.OWNER, every_tenant=True)
+
+    def look(requests: Sequence[StoreAccess | None] = ()) -> Reconciliation:
+        return reconcile(engine, copies, requests, prefix="licet/")
+
+    try:
+        assert look().is_clean
+        lines = longest.read_bytes().splitlines(keepends=True)
+        last = json.loads(lines[-1])
+        # A warrant that nobody logged, one that was used twice, and a line that was taken away.
+        forged = [last | {"n": last["n"] + 1, "warrant": "0" * 32}, last | {"n": last["n"] + 2}]
+        longest.write_bytes(b"".join([*lines, *(canonical.dumps(line) + b"\n" for line in forged)]))
+        found = look().of(last["tenant"])
+        assert found.unmatched == 2
+        assert "no log has the warrant" in found.shown[0]
+        assert "used before" in found.shown[1]
+        longest.write_bytes(b"".join(lines[1:]))
+        assert (look().missing, look().is_clean) == (1, False)
+        longest.write_bytes(b"".join(lines))
+        # What the store itself says: in the time of a warrant, long after it, by nobody's tenant, and what cannot be read.
+        write = [json.loads(line) for line in lines if b"objects.put" in line]
+        at_ms = write[-1]["at_ms"] if write else last["at_ms"]
+
+        def request(at_ms: int, key: str, operation: str = "REST.PUT.OBJECT") -> StoreAccess:
+            return StoreAccess("bucket", at_ms, "worker", operation, key, 200)
+
+        key = f"licet/{last['tenant']}/ab12"
+        assert look([request(at_ms, key), request(at_ms, "elsewhere/x"), request(at_ms, "")]).is_clean
+        later = look([request(at_ms + 86_400_000, key), request(at_ms, "licet/nobody-home/x"), None])
+        assert (later.of(last["tenant"]).unmatched, later.of("nobody-home").unmatched, later.unread) == (1, 1, 1)
+        assert "no warrant for it was good then" in later.of(last["tenant"]).shown[0]
+        assert key not in later.of(last["tenant"]).shown[0]
+    finally:
+        engine.dispose()

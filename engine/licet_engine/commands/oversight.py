@@ -16,9 +16,12 @@ from licet_engine.commands.render import explanation_lines, list_lines, operatio
 from licet_engine.commands.text import block, clean, labelled, time_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from licet_adapters.s3_accesses import StoreAccess
     from licet_engine.commands.desk import Desk
+    from licet_engine.evidence.reconcile import Reconciliation
+    from licet_engine.settings import Settings
 
 
 _IDENTIFIER = re.compile(r"[0-9a-f]{32}")
@@ -177,6 +180,66 @@ def isolation(desk: Desk, actor: str, owner: str, *, out: Path | None, page: Pat
         page.write_text(isolation_pair.report_html(answer), "utf-8")
     lines = [clean(line) for line in isolation_pair.report_lines(answer)]
     desk.show(found, [*lines, *(f"written to {path}" for path in filter(None, (out, page)))])
+
+
+@evidence.command()
+@click.option("--data", type=OUT, help="Folder of the installation; LICET_DATA or ./data if not given.")
+@click.option("--s3-log", "logs", multiple=True, type=OUT, help="Server access log of the bucket. Repeatable.")
+@click.option("--attest", is_flag=True, help="Have the figures of each tenant signed, and log them there.")
+@local
+def reconcile(data: Path | None, logs: tuple[Path, ...], format_: str, *, attest: bool) -> None:
+    """Match what adapters and the object store accessed with warrants, on this machine. Exit 0: all matched; 2: not."""
+    from licet_adapters.journal import JOURNAL, journals  # noqa: PLC0415  # Servers only.
+    from licet_engine.evidence import reconcile as reconciling  # noqa: PLC0415  # As above.
+    from licet_engine.settings import load_settings  # noqa: PLC0415  # As above.
+    from licet_engine.store.access import Role, open_database  # noqa: PLC0415  # As above.
+
+    settings = load_settings(data=data)
+    if not settings.database_urls and not settings.database.is_file():
+        raise click.BadParameter(f"there is no database {settings.database}", param_hint="--data")
+    engine = open_database(settings, Role.OWNER, every_tenant=True)
+    own = settings.router_data / JOURNAL
+    found = [*journals(settings.worker_data / "adapters"), *([own] if own.is_file() else [])]
+    try:
+        result = reconciling.reconcile(engine, found, _store_requests(logs), prefix=settings.s3_prefix)
+    finally:
+        engine.dispose()
+    told = result.to_dict() | ({"attested": _attest(settings, result)} if attest else {})
+    lines = [clean(line) for line in reconciling.report_lines(told)]
+    lines += [f"attested for {clean(tenant)}: {digest}" for tenant, digest in told.get("attested", {}).items()]
+    click.echo(json.dumps(told, indent=2) if format_ == "json" else "\n".join(lines))
+    raise click.exceptions.Exit(EXIT_DONE if result.is_clean else EXIT_ERROR)
+
+
+def _store_requests(logs: tuple[Path, ...]) -> Iterator[StoreAccess | None]:
+    from licet_adapters.s3_accesses import read_accesses  # noqa: PLC0415  # Servers only.
+
+    for path in logs:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            yield from read_accesses(lines)
+
+
+def _attest(settings: Settings, result: Reconciliation) -> dict[str, str]:
+    """Have each tenant's figures signed and logged; the digests of the statements, by tenant."""
+    from licet_engine.attester import attest  # noqa: PLC0415  # As above.
+    from licet_engine.evidence.attesting import log_attestation  # noqa: PLC0415  # As above.
+    from licet_engine.evidence.reconcile import reconciliation_statement  # noqa: PLC0415  # As above.
+    from licet_engine.log.sequencer import Sequencer  # noqa: PLC0415  # As above.
+    from licet_engine.store.access import Role, open_database  # noqa: PLC0415  # As above.
+
+    engine = open_database(settings, Role.SEQUENCER, pool_size=2)
+    sequencer = Sequencer(engine)
+    try:
+        return {
+            tenant: log_attestation(
+                sequencer, tenant, attest(settings, tenant, reconciliation_statement(result, tenant).to_bytes())
+            )
+            for tenant, found in sorted(result.tenants.items())
+            if found.warrants
+        }
+    finally:
+        sequencer.close()
+        engine.dispose()
 
 
 # --- log ------------------------------------------------------------------------------------------------------------------

@@ -9,24 +9,22 @@ Rules kept here:
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Engine, select
 
-from licet_attestations import canonical, dsse
+from licet_attestations import dsse
 from licet_attestations.errors import LicetAttestationError
 from licet_attestations.isolation_pair import ISOLATION_INVARIANT, pair_predicate
 from licet_attestations.pairs import Pair
-from licet_attestations.statement import ISOLATION_PAIR, TEST_RESULT, Statement
+from licet_attestations.statement import TEST_RESULT, Statement
 from licet_engine.domain.errors import InvalidInput
+from licet_engine.evidence.attesting import log_attestation
 from licet_engine.log import store
 from licet_engine.log.directory import Directory
-from licet_engine.log.errors import SubmissionConflict
 from licet_engine.log.sequencer import Sequencer
-from licet_engine.log.submission import Insert, NewEntry, Submission
 from licet_engine.store.db import read_transaction
 from licet_engine.store.tables import Attestation, PolicyBundle
 
@@ -88,8 +86,7 @@ class PairAnswers:
             probes=self._newest(owner, PROBES_SUBJECT, ("tried", "allowed")),
         )
         envelope = self._signer.attest_isolation(owner, predicate)
-        digest_hex = hashlib.sha256(dsse.Envelope.from_json(envelope).payload).hexdigest()
-        self._log(owner, envelope.decode(), digest_hex)
+        digest_hex = log_attestation(self._sequencer, owner, envelope)
         return {"digest_hex": digest_hex, "statement": json.loads(envelope), "predicate": predicate}
 
     def _outcomes(self, owner: str, pair: Pair) -> dict[str, int]:
@@ -163,19 +160,3 @@ class PairAnswers:
                 yield Statement.from_bytes(dsse.Envelope.from_json(envelope.encode()).payload), digest_hex, at_ms
             except LicetAttestationError:
                 continue  # What cannot be read proves nothing.
-
-    def _log(self, owner: str, envelope: str, digest_hex: str) -> None:
-        fixed = {"v": 1, "type": "attestation", "digest": digest_hex, "predicate_type": ISOLATION_PAIR, "operation": ""}
-        row = {
-            "tenant_id": owner,
-            "digest_hex": digest_hex,
-            "predicate_type": ISOLATION_PAIR,
-            "subject": "isolation",
-            "envelope": envelope,
-        }
-        entry = NewEntry(owner, "attestation", owner, owner, lambda t: canonical.dumps({**fixed, "time_ms": t}))
-        placed = Insert(Attestation, [row], placed={"leaf_index": (0, "index"), "at_ms": (0, "time_ms")})
-        try:
-            self._sequencer.append(Submission(entries=[entry], companions=[placed]))
-        except SubmissionConflict:
-            return  # The very same answer is logged already.
