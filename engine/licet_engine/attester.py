@@ -9,13 +9,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from licet_attestations.errors import SignerError, SignerUnavailable
 from licet_attestations.signer.client import SignerClient
+from licet_engine.evidence.attesting import log_attestation
+from licet_engine.log.sequencer import Sequencer
 from licet_engine.separation import Separation, launch_command
 from licet_engine.settings import Settings
+from licet_engine.store.access import Role, open_database
 from licet_engine.users import Users
 
 _WITHIN_S: Final = 30.0
@@ -53,6 +57,24 @@ def attest(settings: Settings, tenant: str, statement: bytes) -> bytes:
         told = (ended.stderr.decode(errors="replace").strip().splitlines() or ["it ended"])[-1]
         raise SignerUnavailable(f"nothing was signed: {told}")
     return ended.stdout
+
+
+def attest_and_log(settings: Settings, statements: Mapping[str, bytes]) -> dict[str, str]:
+    """Have statements signed and logged, each in its tenant's log; return the digests under which they are known.
+
+    Raises:
+        SignerUnavailable: As for `attest`.
+    """
+    engine = open_database(settings, Role.SEQUENCER, pool_size=2)
+    sequencer = Sequencer(engine)
+    try:
+        return {
+            tenant: log_attestation(sequencer, tenant, attest(settings, tenant, statement))
+            for tenant, statement in sorted(statements.items())
+        }
+    finally:
+        sequencer.close()
+        engine.dispose()
 
 
 if __name__ == "__main__":

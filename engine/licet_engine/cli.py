@@ -27,6 +27,7 @@ from licet_engine.commands import (
     oversight,
     people,
     policy,
+    probes,
     training,
     webhooks,
     workbench,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 _SECTIONS = {
     "Ask and act": ("ask", "dataset", "train", "run", "model", "approval", "ticket", "endpoint", "hold", "operation"),
     "Govern": ("tenant", "device", "person", "token", "break-glass", "policy", "webhook"),
-    "Prove": ("decision", "evidence", "log", "keys", "verify"),
+    "Prove": ("decision", "evidence", "log", "keys", "probe", "verify"),
     "Run the service": ("init", "serve", "doctor", "backup", "restore", "demo"),
 }
 
@@ -98,6 +99,7 @@ for _command in (
     oversight.evidence,
     oversight.log,
     oversight.keys,
+    probes.probe,
     verify,
     installation.init,
     installation.serve,

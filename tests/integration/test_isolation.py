@@ -25,6 +25,7 @@ from licet_attestations.trustroot import TrustRoot
 from licet_engine.client_values import Denied
 from licet_engine.evidence.reconcile import Reconciliation, reconcile
 from licet_engine.log.fsck import fsck
+from licet_engine.probing import probe, probes
 from licet_engine.store.access import Role, open_database
 
 
@@ -177,14 +178,15 @@ def test_a_tenant_without_a_log_is_elsewhere(world: Installation, auditor: str) 
 # --- reconciliation -----------------------------------------------------------------------------------------------------
 
 
-def reconciled(world: Installation, *options: str) -> tuple[int, dict[str, Any]]:
-    """What ``licet evidence reconcile`` says of the installation, and how it ends."""
+def on_machine(world: Installation, *command: str) -> tuple[int, dict[str, Any]]:
+    """What a command of the machine's administrator says as JSON, and how it ends."""
     environment = {**os.environ, "LICET_DATA": str(world.settings.data)}
     if world.settings.database_urls:
         environment["LICET_DATABASE_URLS"] = str(world.settings.database_urls)
-    command = [sys.executable, "-m", "licet_engine.cli", "evidence", "reconcile", "--format", "json", *options]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert "tenants" in ended.stdout, ended.stdout + ended.stderr
+    run = [sys.executable, "-m", "licet_engine.cli", *command, "--format", "json"]
+    ended = subprocess.run(run, capture_output=True, text=True, check=False, env=environment)
+    assert "error" not in ended.stdout, ended.stdout
+    assert ended.stdout, ended.stderr
     return ended.returncode, json.loads(ended.stdout)
 
 
@@ -192,19 +194,18 @@ def test_what_adapters_accessed_is_matched_with_warrants_and_attested(
     world: Installation, auditor: str, trust: TrustRoot
 ) -> None:
     assert world.register("northbank/ana", "more-loans", table(7)).state == "done"
-    code, told = reconciled(world, "--attest")
+    code, told = on_machine(world, "evidence", "reconcile", "--attest")
     ours = next(found for found in told["tenants"] if found["tenant"] == "northbank")
     assert (code, told["missing"], told["unread"], ours["unmatched"]) == (0, 0, 0, 0), told
     assert 0 < ours["accesses"] <= ours["warrants"]
     predicate = verified(ask(world, auditor, "farside"), trust).predicate
     assert predicate["reconciliation"]["attestation"] == told["attested"]["northbank"]
     assert predicate["reconciliation"]["accesses"] == ours["accesses"]
-    assert [s["status"] for s in predicate["sections"]] == [
+    assert [s["status"] for s in predicate["sections"][:4]] == [
         "supported",
         "proven",
         "not-proven-here",
         "supported",
-        "not-available",
     ]
 
 
@@ -248,3 +249,43 @@ def test_an_access_without_a_warrant_is_shown_wherever_it_stands(world: Installa
         assert key not in later.of(last["tenant"]).shown[0]
     finally:
         engine.dispose()
+
+
+# --- probes -------------------------------------------------------------------------------------------------------------
+
+
+def test_everything_tried_across_tenants_is_denied_and_tells_nothing(world: Installation) -> None:
+    with world.http("lakeside/all") as http:
+        found = probe(http, "northbank")
+    assert found.to_dict() == {
+        "tried": len(list(probes("northbank"))),
+        "allowed": [],
+        "told_apart": [],
+        "not_tried": [],
+    }
+    assert found.holds
+
+
+def test_what_is_allowed_is_found(world: Installation) -> None:
+    # On a tenant that is there for this alone: what is allowed is done.
+    world.people("leaky", "us")
+    with world.http("leaky/all") as http:
+        found = probe(http, "leaky")
+    assert not found.holds
+    assert "GET /v1/log/TENANT" in found.allowed
+
+
+def test_probes_are_attested_and_taken_up_by_the_answer(
+    world: Installation, auditor: str, trust: TrustRoot, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text(world.tokens["lakeside/all"])
+    code, told = on_machine(
+        world, "probe", "run", "--owner", "northbank", "--url", world.url, "--token-file", str(token), "--attest"
+    )
+    assert (code, told["allowed"], told["told_apart"], told["not_tried"]) == (0, [], [], []), told
+    predicate = verified(ask(world, auditor, "farside"), trust).predicate
+    assert predicate["probes"]["attestation"] == told["attestation"]
+    assert (predicate["probes"]["tried"], predicate["probes"]["allowed"]) == (told["tried"], 0)
+    assert predicate["sections"][4]["status"] == "supported"

@@ -221,25 +221,11 @@ def _store_requests(logs: tuple[Path, ...]) -> Iterator[StoreAccess | None]:
 
 def _attest(settings: Settings, result: Reconciliation) -> dict[str, str]:
     """Have each tenant's figures signed and logged; the digests of the statements, by tenant."""
-    from licet_engine.attester import attest  # noqa: PLC0415  # As above.
-    from licet_engine.evidence.attesting import log_attestation  # noqa: PLC0415  # As above.
+    from licet_engine.attester import attest_and_log  # noqa: PLC0415  # As above.
     from licet_engine.evidence.reconcile import reconciliation_statement  # noqa: PLC0415  # As above.
-    from licet_engine.log.sequencer import Sequencer  # noqa: PLC0415  # As above.
-    from licet_engine.store.access import Role, open_database  # noqa: PLC0415  # As above.
 
-    engine = open_database(settings, Role.SEQUENCER, pool_size=2)
-    sequencer = Sequencer(engine)
-    try:
-        return {
-            tenant: log_attestation(
-                sequencer, tenant, attest(settings, tenant, reconciliation_statement(result, tenant).to_bytes())
-            )
-            for tenant, found in sorted(result.tenants.items())
-            if found.warrants
-        }
-    finally:
-        sequencer.close()
-        engine.dispose()
+    known = [tenant for tenant, found in result.tenants.items() if found.warrants]
+    return attest_and_log(settings, {t: reconciliation_statement(result, t).to_bytes() for t in known})
 
 
 # --- log ------------------------------------------------------------------------------------------------------------------
