@@ -118,6 +118,13 @@ class PairsMap:
             pairs.add(leaf)
         return pairs
 
+    def copy(self) -> PairsMap:
+        """An independent copy, to go on with."""
+        self._settle()
+        copy = PairsMap(self.size)
+        copy._pairs, copy._map = dict(self._pairs), self._map.copy()
+        return copy
+
     def add(self, leaf: Leaf) -> None:
         """Count the next entry."""
         self.count(leaf.actor, leaf.owner, leaf.kind, leaf.time_ms)

@@ -165,6 +165,12 @@ class SparseMap:
         """How many keys it holds."""
         return self._size
 
+    def copy(self) -> SparseMap:
+        """An independent copy. Nothing of a tree ever changes, so it is shared."""
+        copy = SparseMap()
+        copy._tree, copy._size = self._tree, self._size
+        return copy
+
     def put(self, key: bytes, value: bytes) -> None:
         """Set the value of a key.
 

@@ -268,6 +268,8 @@ def create_app(settings: Settings | None = None) -> Litestar:
         users = users_here(settings)
         peers, group = ({os.geteuid()}, None) if users is None else ({users.worker}, users.worker)
         methods = services.operations.handlers() | services.router_door.handlers() | services.outbox.handlers()
+        # For archives, which the worker writes.
+        methods["directory"] = lambda p: {"file": services.directory.archive_file(p["tenant"], p["size"]).decode()}
         door = RpcServer(settings.api_socket, methods, peers, shared_gid=group, around=around)
         thread = threading.Thread(target=door.serve_forever, name="licet-door", daemon=True)
         thread.start()

@@ -44,11 +44,13 @@ def test_the_root_is_that_of_the_definition_in_whatever_order_keys_come(items: I
     assert SparseMap(items).root() == expected
     shuffled = list(items.items())
     random.shuffle(shuffled)
-    grown = SparseMap(dict.fromkeys(items, b"another value"))
+    first = SparseMap(dict.fromkeys(items, b"another value"))
+    root, grown = first.root(), first.copy()
     for key, value in shuffled:
         grown.put(key, value)
     assert grown.root() == expected
     assert len(grown) == len(items)
+    assert first.root() == root
 
 
 @given(MAPS, KEYS)

@@ -26,6 +26,7 @@ from licet_attestations.directory import (
     SEED_BYTES,
     DirectoryMap,
     LogState,
+    archive_file,
     entry_record,
     opening_document,
 )
@@ -138,7 +139,21 @@ class Directory:
                 record=entry.record,
                 proof=TlogProof(known.index, tuple(path), note).to_text(),
             )
-            return PairsAt(document, state, PairsMap(pairs.size, pairs.pairs()))
+            return PairsAt(document, state, pairs.copy())
+
+    def archive_file(self, tenant: str, size: int) -> bytes:
+        """The content of ``directory.json`` in an archive of a tenant's log as it was at ``size``.
+
+        Raises:
+            NoSuchEntry: The log is empty, or was never that large.
+            LogCorrupt: As for `turn`.
+        """
+        found = self.opened(tenant)
+        proof: list[bytes] = []
+        if found.state.size > size:
+            with read_transaction(self._engine, tenant) as connection:
+                proof = store.consistency_proof(connection, tenant, size, found.state.size)
+        return archive_file(found.document, proof)
 
     # --- A turn -----------------------------------------------------------------------------------------------------------
 
@@ -194,7 +209,7 @@ class Directory:
 
     def _count(self, tenant: str, before: PairsMap) -> tuple[PairsMap, bytes]:
         """Count what came since; how far that is, and the log's root there."""
-        pairs = PairsMap(before.size, before.pairs())
+        pairs = before.copy()
         with read_transaction(self._engine, tenant) as connection:
             headers = connection.execute(
                 select(store.LEAVES.c.header)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text, update
 
 from databases import Database
 from licet_adapters.conformance import World
-from licet_attestations.directory import verify_opening
+from licet_attestations import merkle
+from licet_attestations.directory import verify_archive_file, verify_opening
+from licet_attestations.errors import VerificationError
 from licet_attestations.leaf import DIRECTORY, Leaf
 from licet_attestations.pairs import PairsMap, verify_pair
 from licet_attestations.signer.rules import SignerRules
@@ -168,6 +171,22 @@ def test_a_log_that_went_back_is_not_committed_to(logs: Logs) -> None:
         logs.directory.turn()
     assert "northbank" in logs.directory.fault
     assert logs.size() == 1
+
+
+def test_an_archive_is_given_what_ties_it_to_the_directory(logs: Logs) -> None:
+    logs.grow(count=3)
+    logs.grow(actor="lakeside", kind="attempt", count=2)
+    for size, made_again in ((5, True), (3, False)):
+        data = logs.directory.archive_file("northbank", size)
+        leaves = logs.leaves()[:size]
+        root = merkle.root(leaf.hash() for leaf in leaves)
+        given: dict[str, Any] = {"first": 0, "size": size, "root": root, "leaves": leaves}
+        opened, is_made_again = verify_archive_file(data, logs.world.keystore.trust_root, "northbank", **given)
+        assert (opened.state.size, is_made_again) == (5, made_again)
+        with pytest.raises(VerificationError):
+            verify_archive_file(
+                data, logs.world.keystore.trust_root, "northbank", **(given | {"root": merkle.leaf_hash(b"")})
+            )
 
 
 def test_a_log_without_entries_is_not_in_it(logs: Logs) -> None:
