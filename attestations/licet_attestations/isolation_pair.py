@@ -90,7 +90,7 @@ def pair_predicate(
         proof: That it is so.
         opening: Of the directory, for the owner's log.
         outcomes: What the records of these entries say was decided, where they were looked at.
-        policies: ``bundles``: how many were in force, ``proved``: of how many it is attested that isolation was proved.
+        policies: By the digest of each bundle that was in force, the digest of an attestation that isolation was proved of it, or no text.
         reconciliation: ``accesses`` and ``unmatched`` of the newest reconciliation, ``at_ms`` and ``attestation`` of it.
         probes: ``tried`` and ``allowed`` of the newest probes, ``at_ms`` and ``attestation`` of them.
     """
@@ -179,10 +179,15 @@ def _check_told(predicate: Mapping[str, Any]) -> None:
     """Check the form of what is told without a proof: bounded figures and digests, no text."""
     members = {
         "outcomes": _OUTCOMES,
-        "policies": frozenset({"bundles", "proved"}),
         "reconciliation": frozenset({"accesses", "unmatched", "at_ms", "attestation"}),
         "probes": frozenset({"tried", "allowed", "at_ms", "attestation"}),
     }
+    policies = predicate["policies"]
+    if policies is not None and not (
+        isinstance(policies, dict)
+        and all(is_sha256_hex(key) and (value == "" or is_sha256_hex(value)) for key, value in policies.items())
+    ):
+        raise FormatError("policies has digests of bundles and of attestations")
     for name, allowed in members.items():
         given = predicate[name]
         if given is None:
@@ -248,10 +253,10 @@ def _policies(told: Mapping[str, Any]) -> dict[str, Any]:
     found = told["policies"]
     status, shows = "not-available", "The policies in force were not looked at."
     if found is not None:
-        is_whole = found["bundles"] > 0 and found["proved"] == found["bundles"]
-        status = "supported" if is_whole else "not-proven-here"
+        proved = sum(1 for attestation in found.values() if attestation)
+        status = "supported" if found and proved == len(found) else "not-proven-here"
         shows = (
-            f"Of {found['bundles']} policy bundles in force in the owner's tenant over the window, {found['proved']} have an attested proof "
+            f"Of {len(found)} policy bundles in force in the owner's tenant over the window, {proved} have an attested proof "
             f"of {ISOLATION_INVARIANT}."
         )
     return _section(

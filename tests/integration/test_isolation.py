@@ -18,10 +18,12 @@ from licet_adapters.journal import journals
 from licet_adapters.s3_accesses import StoreAccess
 from licet_attestations import canonical, directory
 from licet_attestations.errors import VerificationError
-from licet_attestations.isolation_pair import PairAnswer, report_html, verify_statement
+from licet_attestations.isolation_pair import ISOLATION_INVARIANT, PairAnswer, report_html, verify_statement
 from licet_attestations.leaf import DIRECTORY
 from licet_attestations.pairs import PairsMap
+from licet_attestations.statement import TEST_RESULT, Statement, Subject
 from licet_attestations.trustroot import TrustRoot
+from licet_engine.attester import attest_and_log
 from licet_engine.client_values import Denied
 from licet_engine.evidence.reconcile import Reconciliation, reconcile
 from licet_engine.log.fsck import fsck
@@ -289,3 +291,18 @@ def test_probes_are_attested_and_taken_up_by_the_answer(
     assert predicate["probes"]["attestation"] == told["attestation"]
     assert (predicate["probes"]["tried"], predicate["probes"]["allowed"]) == (told["tried"], 0)
     assert predicate["sections"][4]["status"] == "supported"
+
+
+def test_a_bundle_in_force_counts_as_proved_where_that_is_attested(
+    world: Installation, auditor: str, trust: TrustRoot
+) -> None:
+    before = verified(ask(world, auditor, "farside"), trust).predicate
+    assert set(before["policies"].values()) == {""}
+    expected = {}
+    for bundle in before["policies"]:
+        predicate = {"tenant": "northbank", "result": "PASSED", "proofs": {ISOLATION_INVARIANT: "proved"}}
+        claim = Statement((Subject("policy-bundle", bundle),), TEST_RESULT, predicate)
+        expected |= {bundle: attest_and_log(world.settings, {"northbank": claim.to_bytes()})["northbank"]}
+    after = verified(ask(world, auditor, "farside"), trust).predicate
+    assert after["policies"] == expected
+    assert [before["sections"][2]["status"], after["sections"][2]["status"]] == ["not-proven-here", "supported"]

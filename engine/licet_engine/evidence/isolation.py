@@ -116,22 +116,19 @@ class PairAnswers:
                 counts[outcome if outcome in {"allow", "deny", "erased"} else "other"] += 1
         return counts
 
-    def _policies(self, owner: str) -> dict[str, int]:
-        """How many of the owner's bundles were in force at some time, and of how many isolation is attested to be proved."""
+    def _policies(self, owner: str) -> dict[str, str]:
+        """The owner's bundles that were in force at some time, each with the attestation that isolation was proved of it, if there is one."""
         query = select(_BUNDLES.c.digest_hex).where(
             _BUNDLES.c.tenant_id == owner, _BUNDLES.c.activated_at_ms.is_not(None)
         )
         with read_transaction(self._engine, owner) as connection:
-            bundles = set(connection.execute(query).scalars())
-        proved = {
-            subject.sha256_hex
-            for claim, _, _ in self._attested(owner, BUNDLE_SUBJECT)
-            if isinstance(claim.predicate.get("proofs"), dict)
-            and claim.predicate["proofs"].get(ISOLATION_INVARIANT) == "proved"
-            for subject in claim.subject
-            if subject.name == BUNDLE_SUBJECT
-        }
-        return {"bundles": len(bundles), "proved": len(bundles & proved)}
+            found = dict.fromkeys(connection.execute(query).scalars(), "")
+        for claim, digest_hex, _ in self._attested(owner, BUNDLE_SUBJECT):
+            proofs = claim.predicate.get("proofs")
+            if isinstance(proofs, dict) and proofs.get(ISOLATION_INVARIANT) == "proved":
+                named = {subject.sha256_hex for subject in claim.subject if subject.name == BUNDLE_SUBJECT}
+                found |= dict.fromkeys(named & found.keys(), digest_hex)
+        return found
 
     def _newest(self, owner: str, subject: str, figures: tuple[str, str]) -> dict[str, Any] | None:
         """The figures of the newest attestation of one kind; None where there is none, or it has no such figures."""

@@ -101,7 +101,8 @@ def test_what_is_proved_is_signed_and_verifies(scene: Scene, actor: str, count: 
         ({"owner": "lakeside"}, "two tenants"),
         ({"probes": {"tried": 1}}, "probes has exactly"),
         ({"probes": {"tried": "1", "allowed": 0, "at_ms": 0, "attestation": "0" * 64}}, "counts"),
-        ({"policies": {"bundles": 1, "proved": 1}}, "something else"),
+        ({"policies": {"1" * 64: "2" * 64}}, "something else"),
+        ({"policies": {"1" * 64: "proved"}}, "digests"),
         ({"outcomes": {"maybe": 1}}, "outcomes"),
         ({"v": 1}, "version 2"),
         ({"more": 1}, "version 2"),
@@ -165,9 +166,9 @@ def test_parts_say_what_they_are_worth(scene: Scene) -> None:
 
     at = {"at_ms": 1, "attestation": "0" * 64}
     assert statuses() == ["supported", "proven", "not-available", "not-available", "not-available"]
-    assert statuses(policies={"bundles": 2, "proved": 1})[2] == "not-proven-here"
-    assert statuses(policies={"bundles": 0, "proved": 0})[2] == "not-proven-here"
-    assert statuses(policies={"bundles": 2, "proved": 2})[2] == "supported"
+    assert statuses(policies={"1" * 64: "2" * 64, "3" * 64: ""})[2] == "not-proven-here"
+    assert statuses(policies={})[2] == "not-proven-here"
+    assert statuses(policies={"1" * 64: "2" * 64})[2] == "supported"
     assert statuses(reconciliation={"accesses": 5, "unmatched": 0} | at)[3] == "supported"
     assert statuses(reconciliation={"accesses": 5, "unmatched": 1} | at)[3] == "failed"
     assert statuses(probes={"tried": 5, "allowed": 0} | at)[4] == "supported"
