@@ -133,3 +133,14 @@ def test_a_key_has_32_bytes() -> None:
         map_.put(b"short", b"")
     with pytest.raises(VerificationError):
         verify_absent(map_.root(), b"short", MapProof())
+
+
+def test_a_map_that_was_not_made_by_the_definition_proves_nothing() -> None:
+    # One key, and yet a node above it: another map with the same keys would have another root.
+    alone = SparseMap({bytes(32): b"a"})
+    root = hashlib.sha256(b"licet:sparse-map:node:v1\x00" + alone.root() + EMPTY_ROOT).digest()
+    with pytest.raises(VerificationError, match="only one key is left"):
+        verify_present(root, bytes(32), b"a", MapProof((EMPTY_ROOT,)))
+    other = (bytes(32), hashlib.sha256(b"a").digest())
+    with pytest.raises(VerificationError, match="only one key is left"):
+        verify_absent(root, b"\x01" + bytes(31), MapProof((EMPTY_ROOT,), other))
