@@ -306,3 +306,22 @@ def test_a_bundle_in_force_counts_as_proved_where_that_is_attested(
     after = verified(ask(world, auditor, "farside"), trust).predicate
     assert after["policies"] == expected
     assert [before["sections"][2]["status"], after["sections"][2]["status"]] == ["not-proven-here", "supported"]
+
+
+def test_the_commands_write_the_statement_and_the_page_and_verify_them(
+    world: Installation, auditor: str, tmp_path: Path
+) -> None:
+    token, out, page = tmp_path / "token", tmp_path / "answer.json", tmp_path / "answer.html"
+    token.touch(0o600)
+    token.write_text(world.tokens[auditor])
+    asked = ["evidence", "isolation", "--actor", "farside", "--owner", "northbank", "--url", world.url]
+    written = ["--token-file", str(token), "--out", str(out), "--html", str(page)]
+    code, told = on_machine(world, *asked, *written)
+    assert (code, told["predicate"]["answer"]) == (0, "no-records")
+    assert json.loads(out.read_text()) == told["statement"]
+    assert page.read_text().startswith("<!doctype html>")
+    code, verified_ = on_machine(world, "verify", str(out), "--trust-root", str(world.settings.trust_root))
+    assert (code, verified_["isolation"]) == (0, told["predicate"])
+    run = [sys.executable, "-m", "licet_engine.cli", *asked, *written]
+    again = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert again.returncode != 0, "it does not write over a file that is there"
