@@ -7,7 +7,19 @@ import sys
 import time
 from pathlib import Path
 
-PARTS = ("decide", "prove", "replay", "workbench", "log", "service", "postgres", "serving", "training", "objects")
+PARTS = (
+    "decide",
+    "prove",
+    "replay",
+    "workbench",
+    "log",
+    "isolation",
+    "service",
+    "postgres",
+    "serving",
+    "training",
+    "objects",
+)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ Rules kept here:
   stands in the tenant's log under a signed checkpoint) against the trust root this process was started with.
 - It is marked spent, durably, *before* ``admit`` returns. A crash after the mark and before the act costs a warrant,
   never a second act.
+- It is then written into the journal of accesses, numbered without gaps, as durably (`licet_adapters.journal`).
 - A mark goes only when its warrant can never be admitted again, whatever a clock says: see ``forget``.
 
 Why a spent warrant stays spent after its mark is gone. Beside the marks stands a *horizon*: the latest end of any
@@ -23,6 +24,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from licet_adapters.errors import InputRefused, Unavailable, WarrantRefused
+from licet_adapters.journal import note_access
 from licet_attestations import canonical
 from licet_attestations.errors import FormatError, WarrantError
 from licet_attestations.signer.files import make_private_directory, replace_durably, sync_directory
@@ -56,6 +58,7 @@ class WarrantGuard:
         self._adapter = adapter
         self._trust_root = trust_root
         self._dir = state_dir / _SPENT
+        self._journal = state_dir
         self._clock = clock
 
     def admit(
@@ -95,6 +98,7 @@ class WarrantGuard:
         if warrant.tenant != tenant:
             raise WarrantRefused("other-resource", "the warrant is another tenant's")
         self._spend(warrant)
+        note_access(self._journal, warrant, self._clock())
         return warrant
 
     def check_live(self, warrant: Warrant) -> None:

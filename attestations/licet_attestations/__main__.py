@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from licet_attestations import isolation_pair
 from licet_attestations.errors import FormatError, VerificationError
 from licet_attestations.tlogpolicy import MAX_POLICY_BYTES, Policy
 from licet_attestations.trustroot import MAX_TRUST_ROOT_BYTES, TrustRoot
@@ -31,6 +32,30 @@ def _print_report(report: Report) -> None:
     click.echo("\nWhat this does not prove:")
     for limit in report.limits:
         click.echo(f"  - {limit}")
+
+
+def _statement_in(path: Path) -> bytes | None:
+    """The signed statement that a file holds; None where it is something else, which an archive then has to be."""
+    with path.open("rb") as stream:
+        data = stream.read(isolation_pair.MAX_BYTES + 1)
+    if not data.startswith(b"{"):
+        return None
+    if len(data) > isolation_pair.MAX_BYTES:
+        raise VerificationError("the statement is too long", step="1. form", where=path.name)
+    return data
+
+
+def _verify_pair(data: bytes, path: Path, trust: TrustRoot, tenant: str | None, format_: str) -> None:
+    try:
+        answer = isolation_pair.verify_statement(data, trust)
+        if tenant not in {None, answer.opened.state.tenant}:
+            raise VerificationError(f"the answer is about the log of {answer.opened.state.tenant!r}, not of {tenant!r}")
+    except VerificationError as error:
+        raise VerificationError(str(error), step="isolation answer", where=path.name) from error
+    if format_ == "json":
+        click.echo(json.dumps({"verified": True, "isolation": dict(answer.predicate)}, indent=2))
+    else:
+        click.echo("\n".join(["Verified.", *isolation_pair.report_lines(answer)]))
 
 
 def load_replay(name: str) -> Replay:
@@ -102,11 +127,14 @@ def read_trust_root(path: Path) -> TrustRoot:
 def verify_command(  # noqa: PLR0917  # The options, as click hands them over.
     archive: Path, trust_root: Path, tenant: str | None, policy: Path | None, replay_name: str | None, format_: str
 ) -> None:
-    """Verify the evidence ARCHIVE offline. Exit 0: verified; 1: not verified; 2: could not run."""
+    """Verify the evidence ARCHIVE, or a signed isolation answer, offline. Exit 0: verified; 1: not verified; 2: could not run."""
     replay = None if replay_name is None else load_replay(replay_name)
     try:
         trust = read_trust_root(trust_root)
         witnesses = None if policy is None else read_policy(policy)
+        if (statement := _statement_in(archive)) is not None:
+            _verify_pair(statement, archive, trust, tenant, format_)
+            return
         report = verify_archive(archive, trust, expected_tenant=tenant, replay=replay, policy=witnesses)
     except VerificationError as error:
         if format_ == "json":

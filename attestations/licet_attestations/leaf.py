@@ -26,8 +26,10 @@ SALT_BYTES = 32
 MAX_LEAF_BYTES = 1024
 VOID = "~void"
 """Stands for the owner of what does not exist."""
+DIRECTORY = "~directory"
+"""The log that commits to all others (`licet_attestations.directory`); like `VOID`, nobody's name."""
 
-_TENANT = re.compile(r"[a-z][a-z0-9-]{1,38}[a-z0-9]|" + re.escape(VOID))
+_TENANT = re.compile(r"[a-z][a-z0-9-]{1,38}[a-z0-9]|" + "|".join(map(re.escape, (VOID, DIRECTORY))))
 _KIND = re.compile(r"[a-z][a-z-]{0,31}")
 _COMMITMENT = re.compile(r"[0-9a-f]{64}")
 _MAX_TIME_MS = 2**53 - 1
@@ -35,7 +37,7 @@ _FIELDS = frozenset({"v", "kind", "time_ms", "actor", "owner", "commitment"})
 
 
 def is_tenant(value: object) -> bool:
-    """Whether ``value`` is a tenant's slug or ``~void``."""
+    """Whether ``value`` is a tenant's slug, ``~void`` or ``~directory``."""
     return isinstance(value, str) and _TENANT.fullmatch(value) is not None
 
 

@@ -29,11 +29,23 @@ DECISION = "urn:licet:decision:v1"
 APPROVAL = "urn:licet:approval:v1"
 WARRANT = "urn:licet:warrant:v1"
 ISOLATION = "urn:licet:isolation:v1"
+ISOLATION_PAIR = "urn:licet:isolation:v2"
 EXPORT = "urn:licet:export:v1"
 DEPLOYMENT = "urn:licet:deployment:v1"
 
 PREDICATE_TYPES = frozenset(
-    {SLSA_PROVENANCE, SLSA_VSA, TEST_RESULT, DECISION, APPROVAL, WARRANT, ISOLATION, EXPORT, DEPLOYMENT},
+    {
+        SLSA_PROVENANCE,
+        SLSA_VSA,
+        TEST_RESULT,
+        DECISION,
+        APPROVAL,
+        WARRANT,
+        ISOLATION,
+        ISOLATION_PAIR,
+        EXPORT,
+        DEPLOYMENT,
+    },
 )
 """Every predicate type that Licet signs."""
 

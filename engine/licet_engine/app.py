@@ -27,6 +27,7 @@ from licet_engine.api.limits import Places
 from licet_engine.api.routes import build_app
 from licet_engine.api.services import Services
 from licet_engine.domain.rates import Buckets
+from licet_engine.evidence.isolation import PairAnswers
 from licet_engine.lifecycle.asking import Desk, Enqueued
 from licet_engine.lifecycle.devices import DeviceLeases, pool_states, waiting_operations
 from licet_engine.lifecycle.exchange import Exchanger, IssuerKeys
@@ -38,6 +39,7 @@ from licet_engine.lifecycle.router_door import RouterDoor
 from licet_engine.lifecycle.shadowing import Shadower
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
+from licet_engine.log.directory import Directory
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.witnesses import Witnesses, load_policy
@@ -109,6 +111,7 @@ def build_services(settings: Settings) -> Services:
         round_s=2 * settings.outbound_timeout_s + 1,
         told=metrics.witness_told,
     )
+    directory = Directory(engine, sequencer, notary)
     shadower = Shadower(engine, counted=metrics.shadowed)
     issuer_keys = IssuerKeys(engine, sequencer, tenants)
     desk = Desk(engine, sequencer, tenants, metrics.decided, signer.webhook_secret, shadow=shadower.offer)
@@ -143,6 +146,8 @@ def build_services(settings: Settings) -> Services:
         ),
         notary=notary,
         witnesses=witnesses,
+        directory=directory,
+        pair_answers=PairAnswers(engine, sequencer, directory, signer),
         signer=signer,
         trust_root=trust_root,
         spool=Spool(
@@ -252,6 +257,7 @@ class Housekeeper:
         while not self._stop.wait(self._services.settings.checkpoint_interval_s):
             self._try("versions", self._services.tenants.catch_up)
             self._try("checkpoints", self._services.notary.sign_all)
+            self._try("directory", self._services.directory.turn)
             self._try("reminders", self._services.reminders.look)
             if time.monotonic() - swept_at_s > _SWEEP_EVERY_S:
                 self._try("spool", self._services.spool.sweep)
@@ -285,6 +291,8 @@ def create_app(settings: Settings | None = None) -> Litestar:
         peers, group = ({os.geteuid()}, None) if users is None else ({users.worker}, users.worker)
         methods = services.operations.handlers() | services.router_door.handlers() | services.outbox.handlers()
         methods |= services.issuer_keys.handlers() | services.witnesses.handlers()
+        # For archives, which the worker writes.
+        methods["directory"] = lambda p: {"file": services.directory.archive_file(p["tenant"], p["size"]).decode()}
         door = RpcServer(settings.api_socket, methods, peers, shared_gid=group, around=around)
         thread = threading.Thread(target=door.serve_forever, name="licet-door", daemon=True)
         thread.start()

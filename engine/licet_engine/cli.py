@@ -29,6 +29,7 @@ from licet_engine.commands import (
     oversight,
     people,
     policy,
+    probes,
     tlog,
     training,
     webhooks,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 _SECTIONS = {
     "Ask and act": ("ask", "dataset", "train", "run", "model", "approval", "ticket", "endpoint", "hold", "operation"),
     "Govern": ("tenant", "device", "person", "token", "issuer", "break-glass", "policy", "webhook"),
-    "Prove": ("decision", "evidence", "log", "keys", "verify"),
+    "Prove": ("decision", "evidence", "log", "keys", "probe", "verify"),
     "Run the service": ("init", "serve", "doctor", "backup", "restore", "demo"),
 }
 
@@ -102,6 +103,7 @@ for _command in (
     oversight.evidence,
     oversight.log,
     oversight.keys,
+    probes.probe,
     verify,
     installation.init,
     installation.serve,

@@ -174,6 +174,8 @@ class LicetClient:
             trust_env=not is_serving_local,
             verify=_authorities(trust_env=not is_serving_local),
         )
+        self.http = self._http
+        """The connection itself, for whoever must see answers as they come."""
         self.dataset = DatasetVerbs(self)
         self.training = TrainingVerbs(self)
         self.run = RunVerbs(self)

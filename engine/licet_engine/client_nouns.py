@@ -569,6 +569,10 @@ class EvidenceVerbs(Verbs):
         """Export the tenant's evidence; fetch the archive as the operation's artifact."""
         return self._act("evidence.export", tenant, sent)
 
+    def isolation(self, actor: str, owner: str) -> dict[str, Any]:
+        """Whether a tenant ever stood in the owner's log: the signed ``statement``, and its ``predicate`` read."""
+        return self._client.get_json("/v1/isolation", owner, actor)
+
 
 class KeyVerbs(Verbs):
     """Tenant keys."""

@@ -18,7 +18,7 @@ from postgres_server import PostgresServer
 ON_EVERY_KIND = frozenset(
     {
         *("test_approvers_day", "test_bad_input", "test_break_glass", "test_device_runs", "test_idempotency"),
-        *("test_operations", "test_policies_in_force", "test_publication", "test_walls"),
+        *("test_isolation", "test_operations", "test_policies_in_force", "test_publication", "test_walls"),
     }
 )
 """Modules whose tests run on every kind of database: of what one asks of a store, everything is in them. The others run on the first."""

@@ -345,7 +345,7 @@ def test_the_doctor_looks_into_the_database_as_it_does_on_sqlite(installation: I
     for check in ("migrations", "clock", "logs", "retention", "break-glass", "api ready"):
         assert found[check].state == "ok", found[check]
     assert found["tokens"].detail == "end within a week: northbank/admin"
-    assert found["logs"].detail.startswith("2 logs")
+    assert found["logs"].detail.startswith("3 logs")
     # The test's own server does not wait for the disk, and that is told.
     assert (found["database"].state, found["database"].detail.partition(";")[0]) == ("weak", "off: fsync")
 

@@ -100,6 +100,10 @@ class SignerClient:
         """See ``SignerRules.attest``."""
         return decode_bytes(self._call("attest", tenant=tenant, statement=encode_bytes(statement_bytes))["envelope"])
 
+    def attest_isolation(self, tenant: str, predicate: Mapping[str, Any]) -> bytes:
+        """See ``SignerRules.attest_isolation``."""
+        return decode_bytes(self._call("attest_isolation", tenant=tenant, predicate=dict(predicate))["envelope"])
+
     def sign_model(self, tenant: str, version: str, files: Mapping[str, str], warrant: bytes) -> bytes:
         """See ``SignerRules.sign_model``."""
         answer = self._call(

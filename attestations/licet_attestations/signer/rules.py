@@ -17,6 +17,9 @@ Rules kept here:
 9. A webhook's secret is derived from its tenant's key, for that webhook alone. It is shared with who receives, so what is
    signed with it is evidence of nothing, and no warrant is asked for.
 
+10. An isolation answer for a pair is signed only if the proofs in it lead to a directory checkpoint of ours, and it says what follows
+   from them. Who asks for one needs no other right.
+
 A warrant is *spent* by the adapter that acts on it, not here: making and unwrapping keys repeats no effect.
 """
 
@@ -29,7 +32,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from licet_attestations import canonical, dsse, merkle, oms, statement
+from licet_attestations import canonical, dsse, isolation_pair, merkle, oms, statement
 from licet_attestations.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
 from licet_attestations.errors import FormatError, SignerRefused, VerificationError
 from licet_attestations.leaf import Leaf, is_tenant, verify_commitment
@@ -217,13 +220,25 @@ class SignerRules:
     def attest(self, tenant: str, statement_bytes: bytes) -> bytes:
         """Sign an in-toto statement that says it is ``tenant``'s (rule 6); return the DSSE envelope."""
         claim = statement.Statement.from_bytes(statement_bytes)
-        if claim.predicate_type not in statement.PREDICATE_TYPES - {statement.WARRANT}:
+        if claim.predicate_type not in statement.PREDICATE_TYPES - {statement.WARRANT, statement.ISOLATION_PAIR}:
             raise SignerRefused(
                 f"statements of type {claim.predicate_type!r} are not attested", code="signer.predicate"
             )
         if _predicate_tenant(claim.predicate) != _tenant(tenant):
             raise SignerRefused("the statement does not say that it is this tenant's", code="signer.tenant")
         return dsse.sign(statement_bytes, dsse.IN_TOTO_PAYLOAD_TYPE, self._keys.signing_key("attestation")).to_json()
+
+    def attest_isolation(self, tenant: str, predicate: Mapping[str, Any]) -> bytes:
+        """Sign the isolation answer of one pair, about ``tenant``'s log (rule 10); return the DSSE envelope."""
+        try:
+            answer = isolation_pair.verify_predicate(predicate, self.trust_root)
+        except VerificationError as error:
+            raise SignerRefused(str(error), code="signer.isolation") from error
+        if answer.opened.state.tenant != _tenant(tenant):
+            raise SignerRefused("the answer is about another tenant's log", code="signer.tenant")
+        claim = isolation_pair.pair_statement(predicate, self.trust_root.origin(tenant))
+        key = self._keys.signing_key("attestation")
+        return dsse.sign(claim.to_bytes(), dsse.IN_TOTO_PAYLOAD_TYPE, key).to_json()
 
     def sign_model(self, tenant: str, version: str, files: Mapping[str, str], warrant: bytes) -> bytes:
         """Sign a model per OpenSSF Model Signing (rule 4).

@@ -41,7 +41,7 @@ _MAX_PASSPHRASE_BYTES = 4096
 _MAX_PROOF_HASHES = 64
 
 LOOKING = frozenset({"public", "last_checkpoint"})
-API_METHODS = LOOKING | {"sign_checkpoint", "webhook_secret"}
+API_METHODS = LOOKING | {"sign_checkpoint", "webhook_secret", "attest_isolation"}
 WORKER_METHODS = frozenset(
     {
         *("public", "mint", "attest", "sign_model", "new_data_key", "unwrap", "object_tag", "object_name"),
@@ -133,6 +133,9 @@ class _Handlers:
 
     def attest(self, tenant: str, statement: str) -> Any:
         return {"envelope": encode_bytes(self._rules.attest(tenant, decode_bytes(statement)))}
+
+    def attest_isolation(self, tenant: str, predicate: dict[str, Any]) -> Any:
+        return {"envelope": encode_bytes(self._rules.attest_isolation(tenant, predicate))}
 
     def sign_model(self, tenant: str, version: str, files: dict[str, Any], warrant: str) -> Any:
         return {"bundle": encode_bytes(self._rules.sign_model(tenant, version, _texts(files), decode_bytes(warrant)))}

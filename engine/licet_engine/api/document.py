@@ -164,6 +164,27 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
     "ExchangeRefused": _object(error=_TEXT, error_description=_TEXT),
     "LogHead": _object(size=_WHOLE, root_hex=_TEXT, origin=_TEXT, checkpoint=_TEXT),
     "LogEntries": _object(entries={"type": "array", "items": _object(index=_WHOLE, leaf=_ANY_OBJECT)}),
+    "DirectoryOpening": {
+        **_object(
+            v=_WHOLE,
+            tenant=_TEXT,
+            size=_WHOLE,
+            root=_TEXT,
+            pairs_root=_TEXT,
+            salt=_TEXT,
+            siblings=_TEXTS,
+            leaf=_TEXT,
+            record_salt=_TEXT,
+            record=_ANY_OBJECT,
+            proof=_TEXT,
+        ),
+        "description": "What the directory of all logs commits to of this one; docs/formats.md says how it is verified.",
+    },
+    "IsolationAnswer": _object(
+        digest_hex=_TEXT,
+        statement={**_ANY_OBJECT, "description": "DSSE envelope of the signed statement."},
+        predicate={**_ANY_OBJECT, "description": "What the statement says, read."},
+    ),
     "TrustRoot": _ANY_OBJECT,
     "Live": _object(status=_TEXT),
     "Ready": _object(status=_TEXT, faults=_TEXTS, degraded=_TEXTS),
@@ -200,6 +221,8 @@ _READS: Final[Mapping[str, str]] = {
     "/v1/endpoints/{tenant}/{name}": "Endpoint",
     "/v1/log/{tenant}": "LogHead",
     "/v1/log/{tenant}/entries": "LogEntries",
+    "/v1/log/{tenant}/directory": "DirectoryOpening",
+    "/v1/isolation/{owner}/{actor}": "IsolationAnswer",
 }
 _OPEN: Final[Mapping[str, str]] = {
     "/v1/trust-root": "TrustRoot",

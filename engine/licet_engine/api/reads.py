@@ -19,6 +19,7 @@ from licet_engine.api.context import AnyRequest, Context
 from licet_engine.api.problems import denied
 from licet_engine.api.services import Services
 from licet_engine.domain.errors import InvalidInput
+from licet_engine.domain.refs import parse_tenant
 from licet_engine.processes import is_alive
 from licet_engine.storage import is_away
 from licet_engine.store.db import read_transaction
@@ -154,11 +155,37 @@ def log_routes(context: Context) -> list[Any]:
         begin, most = max(0, min(first, lists.MAX_INDEX)), max(0, min(count, lists.MAX_ROWS))
         return Response(await context.in_thread(lists.log_entries, services, tenant, begin, most))
 
+    @get(
+        "/v1/log/{tenant:str}/directory",
+        tags=["log"],
+        summary="What the directory of all logs commits to of this tenant's, with its proof.",
+    )
+    async def log_directory(request: AnyRequest, tenant: str) -> Response[Any]:
+        answer = await context.permit(context.identify(request), "log.read", tenant, own=None)
+        if not answer.decision.allowed:
+            return denied(answer)
+        return Response((await context.in_thread(services.directory.opened, tenant)).document)
+
+    @get(
+        "/v1/isolation/{owner:str}/{actor:str}",
+        tags=["log"],
+        summary="Whether a tenant ever stood in the owner's log: a signed statement with its proof.",
+    )
+    async def isolation(request: AnyRequest, owner: str, actor: str) -> Response[Any]:
+        identify = context.identify(request)
+        identify()
+        about = parse_tenant(actor)
+        # It is evidence of the owner's, and a small part of what an export holds: whoever may have that may have this.
+        answer = await context.permit(identify, "evidence.export", owner, own=None)
+        if not answer.decision.allowed:
+            return denied(answer)
+        return Response(await context.in_thread(services.pair_answers.answer, about, owner))
+
     @get("/v1/trust-root", tags=["log"], summary="The public keys. Take them once, by a way you trust, and keep them.")
     async def trust_root() -> dict[str, Any]:
         return services.trust_root.to_dict()
 
-    return [log_head, log_entries, trust_root]
+    return [log_head, log_entries, log_directory, isolation, trust_root]
 
 
 def health_routes(context: Context) -> list[Any]:
@@ -210,7 +237,7 @@ def _faults(services: Services) -> list[str]:
         services.signer.public()
     except LicetAttestationError:
         faults.append("signer")
-    if services.notary.fault:
+    if services.notary.fault or services.directory.fault:
         faults.append("log")
     if not services.sequencer.is_alive():
         faults.append("sequencer")

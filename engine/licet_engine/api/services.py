@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
 from licet_engine.api.limits import Places
+from licet_engine.evidence.isolation import PairAnswers
 from licet_engine.lifecycle.asking import Desk
 from licet_engine.lifecycle.exchange import Exchanger, IssuerKeys
 from licet_engine.lifecycle.operations import Operations
@@ -19,6 +20,7 @@ from licet_engine.lifecycle.router_door import RouterDoor
 from licet_engine.lifecycle.shadowing import Shadower
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tenants import Tenants
+from licet_engine.log.directory import Directory
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.witnesses import Witnesses
@@ -39,6 +41,8 @@ class Services:
     router_door: RouterDoor
     notary: Notary
     witnesses: Witnesses
+    directory: Directory
+    pair_answers: PairAnswers
     signer: SignerClient
     trust_root: TrustRoot
     spool: Spool

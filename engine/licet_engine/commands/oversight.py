@@ -17,9 +17,12 @@ from licet_engine.commands.render import explanation_lines, list_lines, operatio
 from licet_engine.commands.text import block, clean, labelled, time_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from licet_adapters.s3_accesses import StoreAccess
     from licet_engine.commands.desk import Desk
+    from licet_engine.evidence.reconcile import Reconciliation
+    from licet_engine.settings import Settings
 
 
 _IDENTIFIER = re.compile(r"[0-9a-f]{32}")
@@ -154,6 +157,79 @@ def evidence() -> None:
 def export(desk: Desk, tenant: str, out: Path, *, overwrite: bool) -> None:
     """Export the tenant's log with everything it names, as one archive that verifies offline."""
     desk.save(desk.client.evidence.export(tenant, **desk.sent), out, overwrite=overwrite)
+
+
+@evidence.command()
+@click.option("--actor", required=True, metavar="TENANT", help="Who is asked about; it need not exist.")
+@click.option("--owner", required=True, metavar="TENANT", help="Whose log is asked.")
+@click.option("--out", type=OUT, help="File to write the signed statement to.")
+@click.option("--html", "page", type=OUT, help="File to write a page for people to.")
+@click.option("--overwrite", is_flag=True, help="Write over files that exist.")
+@remote
+def isolation(desk: Desk, actor: str, owner: str, *, out: Path | None, page: Path | None, overwrite: bool) -> None:
+    """Answer whether ACTOR ever stood in the log of OWNER, by a signed statement with its proof. Verify it with licet verify."""
+    from licet_attestations import isolation_pair  # noqa: PLC0415  # Kept out of the start of other commands.
+    from licet_attestations.canonical import dumps  # noqa: PLC0415  # As above.
+    from licet_attestations.trustroot import TrustRoot  # noqa: PLC0415  # As above.
+
+    for path in filter(None, (out, page)):
+        refuse_present(path, overwrite=overwrite)
+    found = desk.client.evidence.isolation(actor, owner)
+    envelope = dumps(found["statement"])
+    # That the service contradicts itself is seen here; that it is the right service, by whoever pins its keys.
+    answer = isolation_pair.verify_statement(envelope, TrustRoot.from_json(dumps(desk.client.trust_root())))
+    if out is not None:
+        out.write_bytes(envelope)
+    if page is not None:
+        page.write_text(isolation_pair.report_html(answer), "utf-8")
+    lines = [clean(line) for line in isolation_pair.report_lines(answer)]
+    desk.show(found, [*lines, *(f"written to {path}" for path in filter(None, (out, page)))])
+
+
+@evidence.command()
+@click.option("--data", type=OUT, help="Folder of the installation; LICET_DATA or ./data if not given.")
+@click.option("--s3-log", "logs", multiple=True, type=OUT, help="Server access log of the bucket. Repeatable.")
+@click.option("--attest", is_flag=True, help="Have the figures of each tenant signed, and log them there.")
+@local
+def reconcile(data: Path | None, logs: tuple[Path, ...], format_: str, *, attest: bool) -> None:
+    """Match what adapters and the object store accessed with warrants, on this machine. Exit 0: all matched; 2: not."""
+    from licet_adapters.journal import JOURNAL, journals  # noqa: PLC0415  # Servers only.
+    from licet_engine.evidence import reconcile as reconciling  # noqa: PLC0415  # As above.
+    from licet_engine.settings import load_settings  # noqa: PLC0415  # As above.
+    from licet_engine.store.access import Role, open_database  # noqa: PLC0415  # As above.
+
+    settings = load_settings(data=data)
+    if not settings.database_urls and not settings.database.is_file():
+        raise click.BadParameter(f"there is no database {settings.database}", param_hint="--data")
+    engine = open_database(settings, Role.OWNER, every_tenant=True)
+    own = settings.router_data / JOURNAL
+    found = [*journals(settings.worker_data / "adapters"), *([own] if own.is_file() else [])]
+    try:
+        result = reconciling.reconcile(engine, found, _store_requests(logs), prefix=settings.s3_prefix)
+    finally:
+        engine.dispose()
+    told = result.to_dict() | ({"attested": _attest(settings, result)} if attest else {})
+    lines = [clean(line) for line in reconciling.report_lines(told)]
+    lines += [f"attested for {clean(tenant)}: {digest}" for tenant, digest in told.get("attested", {}).items()]
+    click.echo(json.dumps(told, indent=2) if format_ == "json" else "\n".join(lines))
+    raise click.exceptions.Exit(EXIT_DONE if result.is_clean else EXIT_ERROR)
+
+
+def _store_requests(logs: tuple[Path, ...]) -> Iterator[StoreAccess | None]:
+    from licet_adapters.s3_accesses import read_accesses  # noqa: PLC0415  # Servers only.
+
+    for path in logs:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            yield from read_accesses(lines)
+
+
+def _attest(settings: Settings, result: Reconciliation) -> dict[str, str]:
+    """Have each tenant's figures signed and logged; the digests of the statements, by tenant."""
+    from licet_engine.attester import attest_and_log  # noqa: PLC0415  # As above.
+    from licet_engine.evidence.reconcile import reconciliation_statement  # noqa: PLC0415  # As above.
+
+    known = [tenant for tenant, found in result.tenants.items() if found.warrants]
+    return attest_and_log(settings, {t: reconciliation_statement(result, t).to_bytes() for t in known})
 
 
 # --- log ------------------------------------------------------------------------------------------------------------------

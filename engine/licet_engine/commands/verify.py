@@ -52,7 +52,7 @@ def replay(record: Mapping[str, Any], facts: list[Mapping[str, Any]], bundle: Ma
 def verify(  # The options, as click hands them over.
     archive: Path, trust_root: Path, tenant: str | None, policy: Path | None, format_: str, *, replayed: bool
 ) -> None:
-    """Verify the evidence ARCHIVE offline. Exit 0: verified; 1: not verified; 2: could not run."""
+    """Verify the evidence ARCHIVE, or a signed isolation answer, offline. Exit 0: verified; 1: not verified; 2: could not run."""
     from licet_attestations.__main__ import verify_command  # noqa: PLC0415  # An auditor's command starts fast.
 
     if replayed:

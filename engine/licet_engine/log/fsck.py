@@ -6,6 +6,8 @@ Rules kept here:
   commitment. Nothing stored is believed.
 - One consistent state of the database is read, in batches; nothing is written.
 - All that is wrong with a log is told, up to a bound, not only the first thing.
+- What the directory has of a log is looked at with the log: size, root and pairs, made again from its headers. What its newest entry
+  commits to is looked at with the directory's own log.
 
 With `Against`, what the log names and who signed it are checked as well: see `fsck_named`. Without, the signatures of checkpoints are not
 looked at. What neither can show: that the log was shown to all alike. That is for witnesses, and for those who keep checkpoints.
@@ -16,13 +18,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, func, inspect, select
 
 from licet_attestations import merkle
 from licet_attestations.checkpoint import parse_note
+from licet_attestations.directory import DirectoryMap, LogState, entry_record
 from licet_attestations.errors import FormatError, VerificationError
-from licet_attestations.leaf import Leaf, verify_commitment
-from licet_engine.log import store
+from licet_attestations.leaf import DIRECTORY, Leaf, verify_commitment
+from licet_attestations.pairs import PairsMap
+from licet_engine.log import directory, store
 from licet_engine.log.errors import LogCorrupt
 from licet_engine.log.fsck_named import Against, Named
 from licet_engine.store.db import read_transaction
@@ -109,6 +113,7 @@ def _check_log(connection: Connection, tenant_id: str, against: Against | None, 
     size = store.read_head(connection, tenant_id).size
     tiles = _TileCheck(connection, report)
     checkpoints = _read_checkpoints(connection, report)
+    listed = _DirectoryCheck(connection, report)
     frontier = merkle.Frontier()
     last_time_ms = 0
     while entries := store.read_entries(connection, tenant_id, report.size, _BATCH):
@@ -123,6 +128,7 @@ def _check_log(connection: Connection, tenant_id: str, against: Against | None, 
                 report.add(f"the hash of entry {entry.index} is not that of its header")
             frontier.append(hash_, tiles.emit)
             report.size += 1
+            listed.count(entry.header, frontier)
             if checkpoints.pop(report.size, None) not in {None, frontier.root()}:
                 report.add(f"the checkpoint of size {report.size} has another root")
         if named is not None:
@@ -133,6 +139,7 @@ def _check_log(connection: Connection, tenant_id: str, against: Against | None, 
         f"there is a checkpoint of size {size}, which the log never had" for size in checkpoints if size
     ]
     tiles.finish()
+    listed.finish()
     _check_head(connection, frontier, last_time_ms, report)
     _check_counts(connection, report)
     if named is not None:
@@ -212,6 +219,58 @@ def _read_checkpoints(connection: Connection, report: LogReport) -> dict[int, by
             report.add("the checkpoint of size 0 has another root")
         roots[size] = checkpoint.root
     return roots
+
+
+class _DirectoryCheck:
+    """Counts the pairs of a log again, and compares what the directory has of it where the log has come as far."""
+
+    def __init__(self, connection: Connection, report: LogReport) -> None:
+        self._connection = connection
+        self._report = report
+        # A restored database may be of before there was a directory.
+        self._is_there = inspect(connection).has_table(directory.STATES.name)
+        states = directory.read_directory(connection, 0).states if self._is_there else {}
+        self._state = states.get(report.tenant_id)
+        self._pairs = PairsMap()
+
+    def count(self, header: str, frontier: merkle.Frontier) -> None:
+        """Take the next entry; ``frontier`` has it."""
+        state = self._state
+        if state is None or self._pairs.size >= state.size:
+            return
+        try:
+            self._pairs.add(Leaf.from_bytes(header.encode()))
+        except FormatError:
+            self._state = None  # Told already; the pairs cannot be made again.
+            return
+        if self._pairs.size == state.size:
+            self._compare(state, frontier.root())
+
+    def _compare(self, state: LogState, root: bytes) -> None:
+        if state.root != root:
+            self._report.add(f"the directory has another root of the log at size {state.size}")
+        stored = directory.read_pairs(self._connection, state.tenant, state.size)
+        if not state.pairs_root == self._pairs.root() == stored.root():
+            self._report.add(f"the directory has other pairs of the log at size {state.size} than its headers make")
+
+    def finish(self) -> None:
+        """See that the directory has nothing that the log never had; of the directory's own log, what its newest entry commits to."""
+        if self._state is not None and self._pairs.size < self._state.size:
+            self._report.add(f"the directory has the log at size {self._state.size}, which it never had")
+        if self._is_there and self._report.tenant_id == DIRECTORY and self._report.size:
+            self._check_newest()
+
+    def _check_newest(self) -> None:
+        known = directory.read_directory(self._connection, 0)
+        entries = store.read_entries(self._connection, DIRECTORY, self._report.size - 1, 1)
+        try:
+            map_ = DirectoryMap(known.states.values(), known.seed)
+            record = entry_record(entries[0].leaf.time_ms, map_.root)
+        except FormatError as error:
+            self._report.add(f"the newest entry of the directory cannot be opened: {error}")
+            return
+        if known.index != self._report.size - 1 or entries[0].record != record:
+            self._report.add("the newest entry of the directory commits to something else than its rows")
 
 
 class _TileCheck:

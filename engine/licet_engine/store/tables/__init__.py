@@ -17,6 +17,7 @@ from sqlmodel import SQLModel
 from licet_engine.store.tables.base import JsonText, TenantRow
 from licet_engine.store.tables.data import Dataset, Hold
 from licet_engine.store.tables.devices import DeviceAllotment, DeviceRow, DeviceWait
+from licet_engine.store.tables.directory import DirectoryHead, DirectoryPair, DirectoryState
 from licet_engine.store.tables.installation import Installation
 from licet_engine.store.tables.log import LogCheckpoint, LogCosignature, LogHead, LogLeaf, LogRecord, LogTile
 from licet_engine.store.tables.models import (
@@ -75,6 +76,9 @@ __all__ = [
     "DeviceAllotment",
     "DeviceRow",
     "DeviceWait",
+    "DirectoryHead",
+    "DirectoryPair",
+    "DirectoryState",
     "Endpoint",
     "Environment",
     "FactBlob",

@@ -1,0 +1,46 @@
+"""Logging an attestation that no operation made: one entry of the tenant's log, and the row by which it is found."""
+
+from __future__ import annotations
+
+import hashlib
+
+from licet_attestations import canonical, dsse
+from licet_attestations.statement import Statement
+from licet_engine.log.errors import SubmissionConflict
+from licet_engine.log.sequencer import Sequencer
+from licet_engine.log.submission import Insert, NewEntry, Submission
+from licet_engine.store.tables import Attestation
+
+
+def log_attestation(sequencer: Sequencer, tenant: str, envelope: bytes) -> str:
+    """Log a signed statement of a tenant; return the digest under which it is known. Doing it again is harmless.
+
+    Args:
+        sequencer: Appends the entry.
+        tenant: Whose.
+        envelope: As the signer made it.
+    """
+    payload = dsse.Envelope.from_json(envelope).payload
+    claim = Statement.from_bytes(payload)
+    digest_hex = hashlib.sha256(payload).hexdigest()
+    fixed = {
+        "v": 1,
+        "type": "attestation",
+        "digest": digest_hex,
+        "predicate_type": claim.predicate_type,
+        "operation": "",
+    }
+    row = {
+        "tenant_id": tenant,
+        "digest_hex": digest_hex,
+        "predicate_type": claim.predicate_type,
+        "subject": claim.subject[0].name,
+        "envelope": envelope.decode(),
+    }
+    entry = NewEntry(tenant, "attestation", tenant, tenant, lambda t: canonical.dumps({**fixed, "time_ms": t}))
+    placed = Insert(Attestation, [row], placed={"leaf_index": (0, "index"), "at_ms": (0, "time_ms")})
+    try:
+        sequencer.append(Submission(entries=[entry], companions=[placed]))
+    except SubmissionConflict:
+        return digest_hex  # The very same statement is logged already.
+    return digest_hex
