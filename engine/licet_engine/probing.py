@@ -55,6 +55,7 @@ _MORE: Final[Mapping[str, Mapping[str, Any]]] = {
     "policy.shadow": {"off": True},
     "endpoint.shift-traffic": {"weights": {"1": 100}},
     "webhook.create": {"url": "https://canary.example/"},
+    "issuer.trust": {"url": "https://canary.example/", "claims": {"repository": "canary/canary"}},
 }
 """What an action takes at the least beyond what its schema says."""
 _UPLOAD: Final = b"canary\n1\n"
@@ -63,6 +64,8 @@ _READS: Final = (
     "/v1/log/{}",
     "/v1/log/{}/entries",
     "/v1/log/{}/directory",
+    "/v1/tlog/{}/checkpoint",
+    "/v1/list/{}/issuers",
     "/v1/isolation/{}/" + CANARY,
     "/v1/enforced/{}",
     "/v1/flips/{}",

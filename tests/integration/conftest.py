@@ -18,7 +18,14 @@ from postgres_server import PostgresServer
 ON_EVERY_KIND = frozenset(
     {
         *("test_approvers_day", "test_bad_input", "test_break_glass", "test_device_runs", "test_idempotency"),
-        *("test_isolation", "test_operations", "test_policies_in_force", "test_publication", "test_walls"),
+        *(
+            "test_isolation",
+            "test_operations",
+            "test_policies_in_force",
+            "test_publication",
+            "test_walls",
+            "test_workload",
+        ),
     }
 )
 """Modules whose tests run on every kind of database: of what one asks of a store, everything is in them. The others run on the first."""
@@ -26,7 +33,7 @@ ON_EVERY_KIND = frozenset(
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Say on which kinds of database a test walks its world."""
-    if "world" in metafunc.fixturenames and not hasattr(metafunc.module, "world"):
+    if "world" in metafunc.fixturenames:
         kinds = KINDS if metafunc.module.__name__.rpartition(".")[2] in ON_EVERY_KIND else KINDS[:1]
         metafunc.parametrize("world", kinds, indirect=True, scope="session")
 

@@ -116,8 +116,8 @@ def test_a_deployment_that_lacks_an_approval_is_told_so_and_allowed_once_it_is_g
         '@id("own.nowhere") @title("Nowhere is closed") @advice("Go elsewhere.") @severity("low") @owner("desk")'
         ' forbid (principal, action == Action::"model.promote", resource is ModelVersion) when { context.region == "nowhere" };'
     )
-    published = world.client(f"{bank}/sam").act("policy.publish", bank, {"packs": [], "policies": closed}).require()
-    world.client(f"{bank}/all").act("policy.activate", published.result["ref"], {}).require()
+    published = world.publish(f"{bank}/sam", {"packs": [], "policies": closed})
+    world.client(f"{bank}/all").act("policy.activate", published, {}).require()
     asked = {"version": version, "alarms": [{"kind": "error-rate", "threshold_micro": 20_000, "window_s": 60}]}
     denied = ci.ask("endpoint.deploy", f"{bank}/lapsed", asked)
     assert deciding(denied) == {"guardrail.endpoints.approved"}

@@ -32,7 +32,7 @@ from licet_engine.log.fsck_named import Against
 from licet_engine.log.last_signed import SignersWord
 from licet_engine.store.access import Role, open_database
 
-_TENANTS = ("northbank", "lakeside", "platform")
+_TENANTS = ("northbank", "lakeside", "platform", "~directory")
 _MAX_LAG_S = 2
 
 

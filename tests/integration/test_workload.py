@@ -32,7 +32,6 @@ from licet_engine.store.db import tenant_session
 sys.path.append(str(Path(__file__).parent))
 from service_world import Installation, poll, problem  # The line above finds it.
 
-from databases import KINDS
 from postgres_server import PostgresServer
 
 pytestmark = pytest.mark.slow
@@ -105,7 +104,7 @@ class Issuer:
         self._server.server_close()
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Two tenants with their people, whose worker may reach this machine."""
     urls = ""

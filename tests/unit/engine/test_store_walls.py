@@ -161,7 +161,7 @@ def test_the_sequencer_reads_heads_leaves_tiles_and_budgets_and_of_the_rest_only
     engine = open_as(postgres, name, Role.SEQUENCER)
     whole = {t.name for t in TENANT_TABLES if may(engine, f'SELECT * FROM "{t.name}"') is not None}  # noqa: S608 - as above.
     # Of four tables every column is a key, a state or a number.
-    assert whole == {*walls.SEQUENCER_READS, "api_token", "device_allotment", "policy_shadow", "tenant"}
+    assert whole == {*walls.SEQUENCER_READS, "used_id_token", "device_allotment", "policy_shadow", "tenant"}
     for hidden in (
         *("SELECT record FROM log_record", "SELECT salt FROM log_record", "SELECT body FROM fact_blob"),
         *("SELECT purpose FROM dataset", "SELECT parameters FROM operation", "SELECT envelope FROM attestation"),
@@ -191,7 +191,7 @@ def test_the_api_writes_telemetry_removes_what_is_over_its_time_and_changes_no_f
     # Devices and who waits for them are nobody else's to write.
     over_its_time = {"device", "device_wait", "metric", "log_checkpoint", "idempotency_key", "traffic_event"}
     over_its_time |= {"log_cosignature", "invocation_batch", "webhook_message", "webhook_try"}
-    over_its_time |= {"policy_flip", "policy_shadow", "policy_shadow_count"}
+    over_its_time |= {"used_id_token", "policy_flip", "policy_shadow", "policy_shadow_count"}
     telemetry = {
         "device",
         "device_wait",
