@@ -114,6 +114,38 @@ def tenant_of(uid: Any) -> str | None:
     return tenant if slash else None
 
 
+class IsolationCount:
+    """Counts a tenant's entries, one after another.
+
+    Args:
+        tenant: Whose log they are of.
+    """
+
+    def __init__(self, tenant: str) -> None:
+        self._tenant = tenant
+        self._foreign: dict[str, dict[str, int]] = {}
+        self._operators: dict[str, dict[str, int]] = {}
+        self._outward = 0
+
+    def take(self, leaf: Leaf, record: Mapping[str, Any] | None) -> None:
+        """Count an entry; ``record`` is None where it is erased."""
+        outcome = _outcome(leaf, record)
+        if leaf.actor == self._tenant:
+            if outcome == "allow" and self._tenant != PLATFORM and record is not None:
+                self._outward += tenant_of(record.get("resource")) not in (None, self._tenant, PLATFORM)
+            return
+        if leaf.actor == PLATFORM:
+            action = str(record["action"]) if record is not None and "action" in record else leaf.kind
+            counts = self._operators.setdefault(action, {})
+        else:
+            counts = self._foreign.setdefault(leaf.actor, {})
+        counts[outcome] = counts.get(outcome, 0) + 1
+
+    def answer(self) -> Isolation:
+        """The answer over what was counted."""
+        return Isolation(self._tenant, self._foreign, self._operators, self._outward)
+
+
 def isolation(tenant: str, entries: Iterable[tuple[Leaf, Mapping[str, Any] | None]]) -> Isolation:
     """Compute the isolation answer.
 
@@ -121,22 +153,10 @@ def isolation(tenant: str, entries: Iterable[tuple[Leaf, Mapping[str, Any] | Non
         tenant: Whose log the entries are of.
         entries: Each leaf with its record, or None where that is erased.
     """
-    foreign: dict[str, dict[str, int]] = {}
-    operators: dict[str, dict[str, int]] = {}
-    outward = 0
+    count = IsolationCount(tenant)
     for leaf, record in entries:
-        outcome = _outcome(leaf, record)
-        if leaf.actor == tenant:
-            target = tenant_of(record.get("resource")) if record is not None else None
-            outward += outcome == "allow" and tenant != PLATFORM and target not in (None, tenant, PLATFORM)
-            continue
-        if leaf.actor == PLATFORM:
-            action = str(record["action"]) if record is not None and "action" in record else leaf.kind
-            counts = operators.setdefault(action, {})
-        else:
-            counts = foreign.setdefault(leaf.actor, {})
-        counts[outcome] = counts.get(outcome, 0) + 1
-    return Isolation(tenant, foreign, operators, outward)
+        count.take(leaf, record)
+    return count.answer()
 
 
 def _outcome(leaf: Leaf, record: Mapping[str, Any] | None) -> str:

@@ -30,7 +30,7 @@ APPROVAL = "urn:licet:approval:v1"
 WARRANT = "urn:licet:warrant:v1"
 ISOLATION = "urn:licet:isolation:v1"
 ISOLATION_PAIR = "urn:licet:isolation:v2"
-EXPORT = "urn:licet:export:v1"
+EXPORT = "urn:licet:export:v2"
 DEPLOYMENT = "urn:licet:deployment:v1"
 
 PREDICATE_TYPES = frozenset(
