@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from licet_attestations import canonical, dsse, evidence, merkle
+from licet_attestations.archive import ArchiveWriter
 from licet_attestations.checkpoint import Checkpoint, sign_checkpoint
 from licet_attestations.keys import ED25519, P256, PrivateKey
 from licet_attestations.leaf import Leaf, commit
@@ -142,3 +144,19 @@ class MemoryLog:
             "exported_at_ms": self.now_ms,
         }
         return evidence.build_archive(out, **(arguments | changes))
+
+
+def read_files(path: Path) -> dict[str, bytes]:
+    """The files of an archive."""
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_files(path: Path, files: Mapping[str, bytes]) -> Path:
+    """An archive of the right form of these files; nothing in it need fit anything else."""
+    with path.open("w+b") as stream:
+        writer = ArchiveWriter(stream)
+        for name, data in files.items():
+            writer.add(name, data)
+        writer.finish()
+    return path

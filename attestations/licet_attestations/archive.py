@@ -96,6 +96,11 @@ def chunk_starts(first: int, end: int) -> Iterator[int]:
         first = (first // CHUNK + 1) * CHUNK
 
 
+def chunk_count(first: int, end: int) -> int:
+    """How many chunks the entries from ``first`` up to ``end`` come in."""
+    return 0 if first >= end else (end - 1) // CHUNK - first // CHUNK + 1
+
+
 def chunk_end(start: int, end: int) -> int:
     """The entry after the last of the chunk that begins with ``start``, where the entries end at ``end``."""
     return min(end, (start // CHUNK + 1) * CHUNK)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from licet_attestations import archive, canonical, dsse, isolation, statement
 from licet_attestations.entries import Chunk, Entries, Entry
-from licet_attestations.errors import FormatError, VerificationError
+from licet_attestations.errors import FormatError, VerificationError, WarrantError
 from licet_attestations.leaf import Leaf, verify_commitment
 from licet_attestations.statement import Statement
 from licet_attestations.warrant import (
@@ -25,6 +25,7 @@ from licet_attestations.warrant import (
     verify_logged,
     verify_touched,
 )
+from licet_attestations.window import moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,6 +104,12 @@ class Records(EntryStep):
         super().__init__(over)
         self._erased = 0
 
+    def begin(self) -> None:
+        """See that there is a line for each entry, before any of them is looked up."""
+        self._over.where = self._over.chunk.name(archive.RECORDS)
+        for _ in self._over.chunk.lines():
+            pass
+
     def take(self, entry: Entry) -> None:
         """Verify the commitment."""
         if entry.salt is None or entry.data is None:
@@ -158,7 +165,7 @@ class Headers(EntryStep):
         after = self._over.outside.get(self._over.window.end)
         if after is not None and after.leaf.time_ms < self.last_ms:
             raise VerificationError(f"entry {after.index} is before the last one of the archive", where=archive.OUTSIDE)
-        self.detail = "no entries" if self._is_empty else f"last entry at {self.last_ms} ms"
+        self.detail = "no entries" if self._is_empty else f"last entry at {moment(self.last_ms)}"
 
 
 class Decisions(EntryStep):
@@ -312,8 +319,13 @@ class Warrants(EntryStep):
         if claim is None or claim.predicate_type != statement.WARRANT:
             return
         self._over.where = f"{self._over.chunk.name(archive.ATTESTATIONS)}, entry {entry.index}"
-        warrant = Warrant.from_statement(claim)
         self._count += 1
+        try:
+            self._verify(Warrant.from_statement(claim))
+        except WarrantError as error:
+            raise VerificationError(str(error)) from error  # It names no file.
+
+    def _verify(self, warrant: Warrant) -> None:
         if warrant.tenant != self._over.window.tenant:
             raise VerificationError(f"the warrant is of tenant {warrant.tenant!r}")
         if warrant.operation not in OPERATIONS_OF.get(warrant.action, frozenset()):

@@ -310,7 +310,7 @@ class _Builder:
             if record is not None and leaf.kind == "decision":
                 facts.update(record["facts"])
             elif record is not None and leaf.kind == "attestation":
-                attestations[record["digest"]] = None
+                attestations[str(record.get("digest"))] = None
         if index != end:
             raise FormatError(f"entries end at {index}, {end} are due")
         self._writer.add(archive.chunk_name(archive.LEAVES, start), bytes(leaves))
@@ -335,6 +335,9 @@ class _Builder:
         kept.isolation.take(entry.leaf, entry.record)
         kept.erased += entry.record is None
         if entry.record is not None and entry.leaf.kind == "decision":
+            facts, bundle = entry.record.get("facts"), entry.record.get("bundle")
+            if not isinstance(facts, list) or not all(statement.is_sha256_hex(name) for name in (*facts, bundle)):
+                raise FormatError(f"decision {entry.index} does not name what it was made on by SHA-256")
             kept.bundles.add(entry.record["bundle"])
 
     def _note_warrant(self, envelope: bytes) -> None:

@@ -11,7 +11,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -144,19 +144,6 @@ class IsolationCount:
     def answer(self) -> Isolation:
         """The answer over what was counted."""
         return Isolation(self._tenant, self._foreign, self._operators, self._outward)
-
-
-def isolation(tenant: str, entries: Iterable[tuple[Leaf, Mapping[str, Any] | None]]) -> Isolation:
-    """Compute the isolation answer.
-
-    Args:
-        tenant: Whose log the entries are of.
-        entries: Each leaf with its record, or None where that is erased.
-    """
-    count = IsolationCount(tenant)
-    for leaf, record in entries:
-        count.take(leaf, record)
-    return count.answer()
 
 
 def _outcome(leaf: Leaf, record: Mapping[str, Any] | None) -> str:

@@ -34,7 +34,6 @@ Rules kept here:
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -48,7 +47,7 @@ from licet_attestations.entry_steps import Decisions, EntryStep, Headers, Isolat
 from licet_attestations.errors import FormatError, LicetAttestationError, VerificationError
 from licet_attestations.evidence import export_statement
 from licet_attestations.leaf import Leaf
-from licet_attestations.window import Outside, Window
+from licet_attestations.window import Outside, Window, moment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -236,8 +235,8 @@ class Report:
         """What the archive is of, in words."""
         entries = f"entries {self.first} to {self.end - 1}" if self.first < self.end else "no entries"
         times = [
-            *([] if self.from_ms is None else [f"from {_time_text(self.from_ms)}"]),
-            *([] if self.to_ms is None else [f"to {_time_text(self.to_ms)}"]),
+            *([] if self.from_ms is None else [f"from {moment(self.from_ms)}"]),
+            *([] if self.to_ms is None else [f"to {moment(self.to_ms)}"]),
         ]
         window = f", all {' '.join(times)}" if times else ""
         return f"{self.origin}, {entries}{window}"
@@ -441,6 +440,10 @@ class _Verification:
     def _expect_chunks(self) -> None:
         """See that there are chunks of leaves and records for the range, and no chunks but those."""
         window, members = self._state.window, self._state.archive.members
+        if archive.chunk_count(window.first, window.end) > len(members):
+            raise VerificationError(
+                f"the range has {window.end - window.first} entries, and the archive has not the chunks"
+            )
         starts = set(archive.chunk_starts(window.first, window.end))
         due = {archive.chunk_name(folder, s) for folder in (archive.LEAVES, archive.RECORDS) for s in starts}
         may = due | {archive.chunk_name(folder, s) for folder in (archive.FACTS, archive.ATTESTATIONS) for s in starts}
@@ -515,13 +518,15 @@ class _Verification:
                     now = step
                     step.begin()
                 now = steps[0]
-                over.where = chunk.name(archive.RECORDS)
+                name = chunk.name(archive.RECORDS)
+                over.where = f"{name}, entry {chunk.start}"
                 for entry in chunk.entries():
-                    over.where = f"{chunk.name(archive.RECORDS)}, entry {entry.index}"
                     for step in steps:
                         now = step
                         step.take(entry)
+                        over.where = f"{name}, entry {entry.index}"
                     now = steps[0]
+                    over.where = f"{name}, entry {entry.index + 1}"
                 for step in steps:
                     now = step
                     step.end()
@@ -565,7 +570,7 @@ class _Verification:
         erased = state.over.counts["erased"]
         if claim != export_statement(state.window, state.head.root, state.manifest_digest_hex, erased, at_ms):
             raise VerificationError("the export statement is about another tenant or range")
-        return f"exported at {_time_text(at_ms)}"
+        return f"exported at {moment(at_ms)}"
 
     # Step 12.
     def _isolation(self, answer: isolation.Isolation) -> str:
@@ -641,15 +646,6 @@ def _entries_text(window: Window) -> str:
 
 
 def _window_text(window: Window) -> str:
-    begins = "from the log's beginning" if window.from_ms is None else f"from {_time_text(window.from_ms)}"
-    ends = "to the checkpoint" if window.to_ms is None else f"to {_time_text(window.to_ms)}"
+    begins = "from the log's beginning" if window.from_ms is None else f"from {moment(window.from_ms)}"
+    ends = "to the checkpoint" if window.to_ms is None else f"to {moment(window.to_ms)}"
     return f"{begins} {ends}"
-
-
-def _time_text(time_ms: int) -> str:
-    """A moment as people read it, in UTC."""
-    try:
-        moment = dt.datetime.fromtimestamp(time_ms // 1000, dt.UTC)
-        return f"{moment:%Y-%m-%d %H:%M:%S}{f'.{time_ms % 1000:03d}' if time_ms % 1000 else ''} UTC"
-    except (OverflowError, ValueError, OSError):  # A time beyond the calendar is no reason to fail.
-        return f"{time_ms} ms after 1970"

@@ -11,6 +11,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -246,3 +247,12 @@ def _hashes(value: Any) -> tuple[bytes, ...]:
     if not isinstance(value, list) or len(value) > MAX_PROOF_HASHES or not all(is_sha256_hex(part) for part in value):
         raise FormatError(f"hashes are a list of at most {MAX_PROOF_HASHES} SHA-256 in hex")
     return tuple(bytes.fromhex(part) for part in value)
+
+
+def moment(time_ms: int) -> str:
+    """A moment as people read it, in UTC."""
+    try:
+        moment = dt.datetime.fromtimestamp(time_ms // 1000, dt.UTC)
+        return f"{moment:%Y-%m-%d %H:%M:%S}{f'.{time_ms % 1000:03d}' if time_ms % 1000 else ''} UTC"
+    except (OverflowError, ValueError, OSError):  # A time beyond the calendar is no reason to fail.
+        return f"{time_ms} ms after 1970"

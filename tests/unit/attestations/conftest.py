@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from archives import TENANT, MemoryLog, digest_of
+from archives import TENANT, MemoryLog, digest_of, read_files
 from licet_attestations import canonical, dsse, isolation, merkle, statement
 from licet_attestations.archive import MANIFEST, UNLISTED, ArchiveWriter
+from licet_attestations.entries import record_line
 from licet_attestations.keys import PrivateKey
 from licet_attestations.tlogproof import TlogProof
 from licet_attestations.warrant import DecisionRef, Warrant, sign_warrant
+from licet_attestations.window import Outside
 
 PARAMETERS = {"epochs": 3}
 ENTITY = {"uid": {"type": "Dataset", "id": "northbank/hmda"}, "attrs": {"archived": False}, "parents": []}
@@ -106,6 +107,21 @@ class World(MemoryLog):
     def log_warrant(self, warrant: Warrant, key: PrivateKey | None = None) -> bytes:
         return self.log_attestation(sign_warrant(warrant, key or self.warrant), statement.WARRANT)
 
+    def sign_isolation(self, answer: isolation.Isolation) -> bytes:
+        claim = statement.Statement((statement.Subject("log", "1" * 64),), statement.ISOLATION, answer.to_predicate())
+        return self.sign_export(claim.to_bytes())
+
+    def outside(self, index: int) -> bytes:
+        return Outside(index=index, leaf=self.leaves[index], proof=self.proof(index)).to_bytes()
+
+    def add_last(self, files: dict[str, bytes]) -> None:
+        """Add the newest entry to the files of an archive of all before, as a forger would who holds the log key."""
+        leaf, (salt, record) = self.leaves[-1], self.records[-1]
+        files["leaves/000000000000.jsonl"] += leaf.to_bytes() + b"\n"
+        files["records/000000000000.jsonl"] += record_line(salt, record) + b"\n"
+        files["log/range.json"] = self.window().to_bytes()
+        files["checkpoint.txt"] = self.note().encode()
+
     def isolation(self, first: int = 0, end: int | None = None) -> isolation.Isolation:
         count = isolation.IsolationCount(TENANT)
         for index in range(first, len(self.leaves) if end is None else end):
@@ -115,8 +131,7 @@ class World(MemoryLog):
     def files(self, folder: Path, **changes: Any) -> dict[str, bytes]:
         """The files of an archive, made in a folder."""
         self.build(folder / "files.zip", **changes)
-        with zipfile.ZipFile(folder / "files.zip") as archive:
-            return {name: archive.read(name) for name in archive.namelist()}
+        return read_files(folder / "files.zip")
 
 
 def fill(world: World) -> World:
@@ -136,6 +151,22 @@ def fill(world: World) -> World:
 @pytest.fixture
 def world() -> World:
     return fill(World())
+
+
+@pytest.fixture(scope="session")
+def long_world() -> World:
+    """A log of 2,500 entries, with warrants and other attestations in each of its chunks."""
+    world = World()
+    for number in range(2500):
+        if number % 400 == 7:
+            world.attest(statement.TEST_RESULT, {"tenant": TENANT, "number": number})
+        elif number % 100 == 5:
+            fact = canonical.dumps({"uid": {"type": "Dataset", "id": f"northbank/{number}"}})
+            world.facts[digest_of(fact)] = fact
+            world.decide("deny", "dataset.read", facts=[digest_of(fact)])
+        else:
+            world.append("hold", {"v": 1, "type": "hold", "number": number})
+    return world
 
 
 @pytest.fixture

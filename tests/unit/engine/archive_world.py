@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from archives import MemoryLog
+from archives import MemoryLog, read_files, write_files
 from licet_attestations import canonical
 from licet_engine.decide import CompiledBundle, Fact, FactSet, Request, build_record, decide
 from licet_engine.decide.entities import EntityUid
@@ -49,11 +50,21 @@ class Recorded:
                 )
             )
 
-    def write(self, path: Path, erased: tuple[int, ...] = ()) -> Path:
-        """An archive of them."""
+    def write(
+        self,
+        path: Path,
+        erased: tuple[int, ...] = (),
+        changed: Callable[[dict[str, bytes]], object] | None = None,
+        times: int = 1,
+    ) -> Path:
+        """An archive of them, some times over; ``changed`` makes files other than they should be."""
         log = MemoryLog(facts=dict(self.facts), bundles={self.bundle_hex: bundle()}, erased=set(erased))
-        for record in self.records:
+        for record in self.records * times:
             log.append("decision", record, time_ms=1_900_000_000_000)
         log.append("people", {"v": 1, "type": "people"}, time_ms=1_900_000_000_000)
         log.build(path)
+        if changed is not None:
+            files = read_files(path)
+            changed(files)
+            write_files(path, files)
         return path
