@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +19,9 @@ import pytest
 
 from licet_adapters.conformance import World
 from licet_attestations import canonical
+from licet_attestations.archive import RANGE, Archive
+from licet_attestations.entries import Entries
+from licet_attestations.window import Window
 from licet_engine.decide.bundle import CompiledBundle
 from licet_engine.decide.errors import ReplayMismatch
 from licet_engine.decide.record import replay
@@ -83,20 +85,17 @@ def played() -> Iterator[Played]:
 
 @pytest.fixture(scope="module")
 def evidence(played: Played) -> Evidence:
-    with zipfile.ZipFile(played.archive) as archive:
-        kinds = [json.loads(leaf)["kind"] for leaf in archive.read("log/leaves.jsonl").splitlines()]
-        records = {
-            index: canonical.dumps(json.loads(archive.read(f"records/{index}.json"))["record"])
-            for index, kind in enumerate(kinds)
-            if kind == "decision"
-        }
-
-        def content(kind: str) -> dict[str, bytes]:
-            names = [name for name in archive.namelist() if name.startswith(f"{kind}/")]
-            return {name.removeprefix(f"{kind}/").removesuffix(".json"): archive.read(name) for name in names}
-
-        bundles = {digest: CompiledBundle.from_bytes(data) for digest, data in content("bundles").items()}
-        return Evidence(records, content("facts"), bundles)
+    with Archive(played.archive) as archive:
+        window = Window.from_json(canonical.loads(archive.read(RANGE, canonical.MAX_BYTES)))
+        records: dict[int, bytes] = {}
+        facts: dict[str, bytes] = {}
+        for chunk in Entries(archive, window).chunks():
+            facts |= chunk.facts
+            records |= {e.index: e.data for e in chunk.entries() if e.leaf.kind == "decision" and e.data is not None}
+        names = archive.names("bundles/")
+        bodies = {name[-69:-5]: b"".join(archive.chunks(name)) for name in names}
+    bundles = {digest: CompiledBundle.from_bytes(data) for digest, data in bodies.items()}
+    return Evidence(records, facts, bundles)
 
 
 def test_every_outcome_of_the_demo_is_the_expected_one(played: Played) -> None:
