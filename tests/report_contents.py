@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
 from sqlalchemy import Engine
 from sqlmodel import select
@@ -37,21 +38,22 @@ def hexed(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+@cache
+def composed(mode: Literal["enforce", "observe"], own: str) -> Mapping[str, Any]:
+    packs = (PackChoice("sr-11-7", mode=mode), PackChoice("residency", mode=mode, parameters={"regions": ["us"]}))
+    return compose(packs, own)
+
+
 class MadeUp:
     """A log that holds one of everything, with names of one's choice."""
 
     def __init__(self, name: str = "credit", *, own: str = "", rounds: int = 1, step_ms: int = 60_000) -> None:
         self.name = name
+        self.tenant = TENANT
         self.step_ms = step_ms
         self.seen: list[Seen] = []
         self.statements: list[tuple[str, int, Statement]] = []
-        self.bundles = {
-            hexed(mode): compose(
-                (PackChoice("sr-11-7", mode=mode), PackChoice("residency", mode=mode, parameters={"regions": ["us"]})),
-                own,
-            )
-            for mode in ("observe", "enforce")
-        }
+        self.bundles = {hexed(mode): composed(mode, own) for mode in ("observe", "enforce")}
         self.observing, self.enforcing = self.bundles
         for round_ in range(rounds):
             self._live(round_)
@@ -60,7 +62,7 @@ class MadeUp:
     def scope(self) -> Scope:
         return Scope(
             instance=self.name,
-            tenant=TENANT,
+            tenant=self.tenant,
             origin=f"example/log/{TENANT}",
             first=0,
             end=len(self.seen),

@@ -18,6 +18,7 @@ from licet_engine.evidence.contents import Contents
 from licet_engine.evidence.report.bundles import Summary, summary_of
 from licet_engine.evidence.report.index import index_bytes
 from licet_engine.evidence.report.lineage import lineage_of
+from licet_engine.evidence.report.page import page
 from licet_engine.evidence.report.rows import row_of
 from licet_engine.evidence.report.sheet import lines
 from licet_engine.evidence.report.story import Story, story_of
@@ -35,6 +36,7 @@ def derived(contents: Contents) -> Iterator[tuple[str, Iterable[bytes]]]:
     story, lineage = story_of(contents), lineage_of(contents)
     bundles = _bundles(contents, story)
     yield "index.json", (index_bytes(contents.scope, contents.isolation, story, lineage, bundles),)
+    yield "report.html", page(contents.scope, contents.isolation, story, lineage, bundles)
 
 
 def _bundles(contents: Contents, story: Story) -> dict[str, Summary]:

@@ -25,7 +25,8 @@ from licet_attestations.statement import (
 )
 from licet_engine.evidence.contents import Contents
 from licet_engine.evidence.report.counting import Kept
-from licet_engine.evidence.report.rows import mapping, text, texts
+from licet_engine.evidence.report.rows import mapping, number, text, texts
+from licet_engine.evidence.report.text import moment
 
 MAX_VERSIONS: Final = 200
 _MAX_RUNS: Final = 1000
@@ -160,13 +161,17 @@ def _take_traffic(lineage: Lineage, digest_hex: str, index: int, claim: Statemen
     cause = mapping(predicate, "cause")
     why = text(cause, "kind") or text(cause, "reason")
     detail = f"{text(predicate, 'event')}{': ' if why else ''}{why}"
-    said = Mark(
-        text(predicate, "endpoint")[:_MAX_NAME], detail[:_MAX_NAME], text(predicate, "at")[:64], digest_hex, index
-    )
+    said = Mark(text(predicate, "endpoint")[:_MAX_NAME], detail[:_MAX_NAME], _at(predicate), digest_hex, index)
     for subject in claim.subject[:_MAX_OF_ONE]:
         tenant = f"{text(predicate, 'tenant')}/"
         name = subject.name if subject.name.startswith(tenant) else tenant + subject.name
         lineage.of(name, subject.sha256_hex).deployments.add(said)
+
+
+def _at(predicate: Mapping[str, Any]) -> str:
+    """When, as engine or router say it."""
+    at_ms = number(predicate, "at_ms")
+    return text(predicate, "at")[:64] if at_ms is None else moment(at_ms)
 
 
 def _keep_check(version: Version, predicate: Mapping[str, Any], digest_hex: str, index: int) -> None:
@@ -179,7 +184,7 @@ def _keep_check(version: Version, predicate: Mapping[str, Any], digest_hex: str,
 def _keep_approval(version: Version, predicate: Mapping[str, Any], digest_hex: str, index: int) -> None:
     said = f"{text(predicate, 'verdict')} by {text(predicate, 'approver')}"
     version.approvals.add(
-        Mark(text(predicate, "track")[:_MAX_NAME], said[:_MAX_NAME], text(predicate, "at")[:64], digest_hex, index)
+        Mark(text(predicate, "track")[:_MAX_NAME], said[:_MAX_NAME], _at(predicate), digest_hex, index)
     )
 
 
@@ -196,7 +201,7 @@ def _keep_deployment(version: Version, predicate: Mapping[str, Any], digest_hex:
     why = text(cause, "kind") or text(predicate, "strategy")
     said = f"{text(predicate, 'event')}{': ' if why else ''}{why}"
     version.deployments.add(
-        Mark(text(predicate, "endpoint")[:_MAX_NAME], said[:_MAX_NAME], text(predicate, "at")[:64], digest_hex, index)
+        Mark(text(predicate, "endpoint")[:_MAX_NAME], said[:_MAX_NAME], _at(predicate), digest_hex, index)
     )
 
 
