@@ -10,20 +10,17 @@ Rules kept here:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Final
 
-from licet_attestations.statement import is_sha256_hex
 from licet_engine.evidence.contents import Contents
-from licet_engine.evidence.report.bundles import Summary, summary_of
+from licet_engine.evidence.report import places
 from licet_engine.evidence.report.index import index_bytes
-from licet_engine.evidence.report.lineage import lineage_of
+from licet_engine.evidence.report.oscal import oscal_bytes
 from licet_engine.evidence.report.page import page
+from licet_engine.evidence.report.reading import read
 from licet_engine.evidence.report.rows import row_of
 from licet_engine.evidence.report.sheet import lines
-from licet_engine.evidence.report.story import Story, story_of
-
-_MAX_TITLED: Final = 200
 
 
 def derived(contents: Contents) -> Iterator[tuple[str, Iterable[bytes]]]:
@@ -32,15 +29,18 @@ def derived(contents: Contents) -> Iterator[tuple[str, Iterable[bytes]]]:
     Args:
         contents: Read three times: for the rows, for the figures, and its attestations for the lineage.
     """
-    yield "entries.csv", lines(row_of(seen) for seen in contents.entries())
-    story, lineage = story_of(contents), lineage_of(contents)
-    bundles = _bundles(contents, story)
-    yield "index.json", (index_bytes(contents.scope, contents.isolation, story, lineage, bundles),)
-    yield "report.html", page(contents.scope, contents.isolation, story, lineage, bundles)
+    digests: dict[str, str] = {}
+    yield places.ENTRIES, _hashed(places.ENTRIES, lines(row_of(seen) for seen in contents.entries()), digests)
+    reading = read(contents)
+    yield places.INDEX, _hashed(places.INDEX, (index_bytes(reading),), digests)
+    yield places.REPORT, _hashed(places.REPORT, page(reading), digests)
+    yield places.OSCAL, (oscal_bytes(reading, digests),)
 
 
-def _bundles(contents: Contents, story: Story) -> dict[str, Summary]:
-    shown, _, _ = story.refusing.top(_MAX_TITLED)
-    wanted = frozenset(each.name for each in shown)
-    named = (digest for digest in story.bundles if is_sha256_hex(digest))
-    return {digest: summary_of(digest, contents.bundle(digest), wanted) for digest in named}
+def _hashed(name: str, chunks: Iterable[bytes], digests: dict[str, str]) -> Iterator[bytes]:
+    """The same chunks; when all were taken, the digest of the file is known."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+    digests[name] = digest.hexdigest()

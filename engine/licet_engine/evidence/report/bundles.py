@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from licet_engine.evidence.report.rows import text
-from licet_policies import PLATFORM_SOURCES
+from licet_policies import PLATFORM_SOURCES, controls
 from licet_policies.errors import PolicySourceError
 from licet_policies.source import parse_policies
 
@@ -38,6 +38,11 @@ class Summary:
     modes: Mapping[str, str]
     titles: Mapping[str, str]
     named: Mapping[str, tuple[str, ...]]
+
+
+def mapped_policies() -> frozenset[str]:
+    """Ids of all shipped policies that are mapped to a clause of a framework."""
+    return frozenset(policy for control in controls() for policy in (*control.policies, *control.also))
 
 
 def summary_of(digest_hex: str, document: Mapping[str, Any], wanted: frozenset[str]) -> Summary:

@@ -16,7 +16,7 @@ from licet_attestations import canonical
 from licet_engine.evidence.contents import Scope
 from licet_engine.evidence.report.bundles import Summary
 from licet_engine.evidence.report.counting import Kept, Tally
-from licet_engine.evidence.report.lineage import Lineage
+from licet_engine.evidence.report.reading import Reading
 from licet_engine.evidence.report.story import Span, Story, Told
 from licet_engine.evidence.report.text import moment, visible
 
@@ -24,10 +24,9 @@ _MOST: Final = 100
 _MAX_SPANS: Final = 200
 
 
-def index_bytes(
-    scope: Scope, isolation: Mapping[str, Any], story: Story, lineage: Lineage, bundles: Mapping[str, Summary]
-) -> bytes:
+def index_bytes(reading: Reading) -> bytes:
     """The file."""
+    scope, isolation, story, lineage = reading.scope, reading.isolation, reading.story, reading.lineage
     return canonical.dumps(
         {
             "v": 1,
@@ -51,7 +50,7 @@ def index_bytes(
                 "by_policy_that_refused": _tally(story.refusing),
                 "foreign_by_tenant": _tally(story.tenants),
             },
-            "bundles": _bundles(story, bundles),
+            "bundles": _bundles(story, reading.bundles),
             "approvals": _list(story.approvals, _approval),
             "operations": _tally(story.operations),
             "operations_not_done": _list(story.failed, _operation),

@@ -21,9 +21,9 @@ from licet_attestations.isolation import LIMITS
 from licet_attestations.leaf import is_tenant
 from licet_engine.evidence.contents import Scope
 from licet_engine.evidence.report import places, sections
-from licet_engine.evidence.report.bundles import Summary
 from licet_engine.evidence.report.lineage import Lineage
 from licet_engine.evidence.report.markup import Markup, code, el, name, plural, table, text, when
+from licet_engine.evidence.report.reading import Reading
 from licet_engine.evidence.report.story import Story
 
 _NAV: Final = (
@@ -66,10 +66,15 @@ def _style() -> str:
     return resources.files("licet_engine.evidence.report").joinpath("report.css").read_text("utf-8")
 
 
-def page(
-    scope: Scope, isolation: Mapping[str, Any], story: Story, lineage: Lineage, bundles: Mapping[str, Summary]
-) -> Iterator[bytes]:
+def page(reading: Reading) -> Iterator[bytes]:
     """The page, part by part."""
+    scope, isolation, story, lineage, bundles = (
+        reading.scope,
+        reading.isolation,
+        reading.story,
+        reading.lineage,
+        reading.bundles,
+    )
     yield _head(scope).encode()
     yield _header(scope, story).encode()
     nav = el(
@@ -170,7 +175,11 @@ def _header(scope: Scope, story: Story) -> Markup:
             {"class": "lead"},
             "Who asked for what, what policy answered, what was done under it, and on which data: as the tenant's log has it.",
         ),
-        el("dl", {"class": "facts"}, ((el("dt", None, said), el("dd", None, value)) for said, value in facts)),
+        el(
+            "dl",
+            {"class": "facts"},
+            (part for said, value in facts for part in (el("dt", None, said), el("dd", None, value))),
+        ),
     )
 
 

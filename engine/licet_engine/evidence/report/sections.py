@@ -143,7 +143,7 @@ def approvals(story: Story) -> Markup:
             name(_said(t.more, "track")),
             name(t.row.principal),
             name(_said(t.more, "on_behalf_of")),
-            name(_said(t.more, "reason"), 160),
+            name(_said(t.more, "reason") or _said(t.more, "changed"), 160),
             code(_said(t.more, "binding")),
         )
         for t in listed

@@ -24,6 +24,8 @@ MAX_BUNDLES: Final = 200
 MAX_SPANS: Final = 400
 _MAX_LISTED: Final = 200
 _MAX_REASONS: Final = 12
+_MAX_GROUPS: Final = 4_000
+_MAX_TOGETHER: Final = 64
 
 _QUIET: Final = frozenset({"read", "explain", "invoke", "list"})
 """Last words of actions that change nothing."""
@@ -70,6 +72,8 @@ class Story:
         principals: The same, by principal.
         tenants: Attempts of others, by tenant and outcome.
         refusing: Decisions by the policies that refused (``deny``) or only would have (``observed``).
+        refusals: Decisions by the policies that refused and those that only would have, together.
+        ungrouped: Decisions beyond the bound of these.
         operations: Operations by action and how they ended.
         attestations: By predicate type.
         times: Decisions by time and outcome; attempts of others as ``foreign``.
@@ -99,6 +103,8 @@ class Story:
     principals: Tally = field(default_factory=Tally)
     tenants: Tally = field(default_factory=Tally)
     refusing: Tally = field(default_factory=Tally)
+    refusals: Counter[tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=Counter)
+    ungrouped: int = 0
     operations: Tally = field(default_factory=Tally)
     attestations: Tally = field(default_factory=Tally)
     times: Buckets = field(default_factory=Buckets)
@@ -180,7 +186,9 @@ def _take_decided(story: Story, tenant: str, row: Row, record: Mapping[str, Any]
     story.actions.add(row.action, outcome)
     story.principals.add(row.principal, outcome)
     _take_bundle(story, row, outcome)
-    for policy in texts(record, "observed"):
+    observed = texts(record, "observed")
+    _take_refusal(story, reasons if outcome == "deny" else (), tuple(observed))
+    for policy in observed:
         story.refusing.add(policy, "observed")
     if outcome == "deny":
         story.denied.add(told)
@@ -188,6 +196,19 @@ def _take_decided(story: Story, tenant: str, row: Row, record: Mapping[str, Any]
             story.refusing.add(policy, "deny")
     elif row.operation or (row.action.startswith("policy.") and row.action.rpartition(".")[2] not in _QUIET):
         story.done.add(told)
+
+
+def _take_refusal(story: Story, reasons: tuple[str, ...], observed: tuple[str, ...]) -> None:
+    """Count a decision once under all the policies that refused it, so that none is counted twice where policies are added up."""
+    key = (reasons, observed)
+    if not any(key):
+        return
+    if len(reasons) + len(observed) > _MAX_TOGETHER or (
+        key not in story.refusals and len(story.refusals) >= _MAX_GROUPS
+    ):
+        story.ungrouped += 1
+        return
+    story.refusals[key] += 1
 
 
 def _take_bundle(story: Story, row: Row, outcome: str) -> None:

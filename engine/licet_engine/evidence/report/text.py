@@ -25,7 +25,7 @@ _BLANK_LETTERS: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 _MARKS: Final = frozenset({"Mn", "Me"})
 _MAX_MARKS: Final = 3
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_MS: Final = 253_402_300_799_999
+LAST_MS: Final = 253_402_300_799_999
 """The last millisecond of the year 9999, after which RFC 3339 has no form."""
 
 
@@ -84,7 +84,7 @@ def fitting(text: str, max_columns: int) -> str:
 
 def moment(time_ms: int) -> str:
     """A time as RFC 3339; one that has no such form as its milliseconds."""
-    if not 0 <= time_ms <= _LAST_MS:
+    if not 0 <= time_ms <= LAST_MS:
         return f"{time_ms} ms"
     at = _EPOCH + timedelta(milliseconds=time_ms)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
