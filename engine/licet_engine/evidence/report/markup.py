@@ -29,6 +29,8 @@ class Markup(str):
     __slots__ = ()
 
 
+_MAX_NAME_CHARS: Final = 80
+"""Of what is a name; more than that is a sentence, and is given more room."""
 _WORD: Final = re.compile(r"[a-z][A-Za-z0-9-]*")
 _HREF: Final = re.compile(r"#[a-z][a-z0-9-]*|[a-z]+\.(?:csv|json|html|txt)|[a-z]+/[0-9a-f]{64}(?:\.dsse)?\.json")
 _FORBIDDEN: Final = frozenset(
@@ -83,12 +85,13 @@ def _child(child: str | Iterable[str]) -> str:
     return "".join(map(_child, child))
 
 
-def name(value: str, max_chars: int = 80) -> Markup:
+def name(value: str, max_chars: int = _MAX_NAME_CHARS) -> Markup:
     """A name: cut, with the rest shown when it is pointed at."""
     if not value:
         return el("span", {"class": "none"}, "none")
     whole = visible(value, 600) if len(value) > max_chars else None
-    return el("bdi", {"class": "name", "title": whole}, text(value, max_chars))
+    kind = "name" if max_chars <= _MAX_NAME_CHARS else "name long"
+    return el("bdi", {"class": kind, "title": whole}, text(value, max_chars))
 
 
 def code(value: str, shown: int = 12) -> Markup:

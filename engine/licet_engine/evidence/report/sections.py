@@ -302,7 +302,7 @@ def refused(story: Story, bundles: Mapping[str, Summary]) -> Markup:
             ("policy", "what it says", "refused", "would have"),
             by_policy,
             names,
-            rest=f" ({entries} times)",
+            rest=f" ({plural(entries, 'time')})",
         ),
         table("Denied to the tenant's own", ("time", "who", "asked for", "on", "refused by"), denied, more),
     )

@@ -49,8 +49,14 @@ _DASHES: Final = "\u2010\u2011\u2012\u2013\u2014\u2212"
 _BEGINS: Final = re.compile(f'((?:^|[,;|:"])\\s*)([{_SIGNS}{re.escape(_LOOKALIKES)}{_DASHES}])')
 
 
+_HARMLESS: Final = re.compile(r"[0-9A-Za-z]+(?:[._/:@-][0-9A-Za-z]+){0,40}")
+"""Most cells: words, numbers, times and references, of which nothing needs to be looked at."""
+
+
 def cell(value: str) -> str:
     """A cell of the file, quoted, that no spreadsheet takes for a formula."""
+    if len(value) <= MAX_CELL_CHARS and _HARMLESS.fullmatch(value):
+        return f'"{value}"'
     safe = _BEGINS.sub(r"\1'\2", visible(value, MAX_CELL_CHARS))
     return '"' + safe.replace('"', '""') + '"'
 
