@@ -22,7 +22,8 @@ from licet_attestations import canonical, dsse, evidence
 from licet_attestations.statement import TEST_RESULT, Statement, Subject
 from licet_attestations.window import Window
 from licet_engine.decide import CompiledBundle, build_record, decide
-from licet_engine.evidence.export import StoredLog
+from licet_engine.evidence.export import ArchiveContents, StoredLog
+from licet_engine.evidence.report import derived
 from licet_engine.log import store
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
@@ -118,6 +119,7 @@ class Log:
             checkpoint_note=self.note,
             sign_export=lambda claim: self.world.signer.attest(TENANT, claim),
             exported_at_ms=self.world.clock(),
+            derive=lambda contents: derived(ArchiveContents(contents, "bench")),
         )
 
 

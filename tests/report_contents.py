@@ -4,7 +4,7 @@ the real log of a database."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from sqlmodel import select
 
 from licet_attestations import canonical, dsse
-from licet_attestations.isolation import isolation
+from licet_attestations.isolation import IsolationCount
 from licet_attestations.leaf import Leaf, commit
 from licet_attestations.statement import (
     APPROVAL,
@@ -42,6 +42,13 @@ def hexed(text: str) -> str:
 def composed(mode: Literal["enforce", "observe"], own: str) -> Mapping[str, Any]:
     packs = (PackChoice("sr-11-7", mode=mode), PackChoice("residency", mode=mode, parameters={"regions": ["us"]}))
     return compose(packs, own)
+
+
+def isolation_of(tenant: str, entries: Iterable[Seen]) -> Mapping[str, Any]:
+    count = IsolationCount(tenant)
+    for each in entries:
+        count.take(each.leaf, each.record)
+    return count.answer().to_predicate()
 
 
 class MadeUp:
@@ -75,7 +82,7 @@ class MadeUp:
 
     @property
     def isolation(self) -> Mapping[str, Any]:
-        return isolation(TENANT, ((each.leaf, each.record) for each in self.seen)).to_predicate()
+        return isolation_of(TENANT, self.seen)
 
     def entries(self) -> Iterator[Seen]:
         return iter(self.seen)
@@ -261,7 +268,7 @@ class Stored:
             to_ms=None,
             exported_at_ms=head.last_time_ms,
         )
-        self.isolation = isolation(tenant, ((each.leaf, each.record) for each in self.entries())).to_predicate()
+        self.isolation = isolation_of(tenant, self.entries())
 
     def entries(self) -> Iterator[Seen]:
         for first in range(0, self.scope.size, 500):

@@ -89,15 +89,17 @@ class Chunk:
         """
         return zip(self.leaves(), self._counted(archive.RECORDS, _LINE_BYTES), strict=True)
 
-    def entries(self) -> Iterator[Entry]:
-        """The entries, in order.
+    def entries(self, kind: str | None = None) -> Iterator[Entry]:
+        """The entries, in order; of one kind, if one is given.
 
         Raises:
             VerificationError: There are more or fewer lines than entries.
             FormatError: A line is not an entry's.
         """
         for index, (text, line) in enumerate(self.lines(), start=self.start):
-            yield _entry(index, text, line)
+            leaf = Leaf.from_bytes(text)
+            if kind in {None, leaf.kind}:
+                yield _entry(index, text, leaf, line)
 
     def _counted(self, folder: str, max_bytes: int) -> Iterator[bytes]:
         count = self.end - self.start
@@ -173,14 +175,13 @@ class Entries:
             raise IndexError(index)
         start = max(self._first, index // archive.CHUNK * archive.CHUNK)
         text, line = self._kept(start)[index - start]
-        return _entry(index, text, line)
+        return _entry(index, text, Leaf.from_bytes(text), line)
 
     def _read_chunk(self, start: int) -> list[tuple[bytes, bytes]]:
         return list(Chunk(self._files, start, archive.chunk_end(start, self._end)).lines())
 
 
-def _entry(index: int, text: bytes, line: bytes) -> Entry:
-    leaf = Leaf.from_bytes(text)
+def _entry(index: int, text: bytes, leaf: Leaf, line: bytes) -> Entry:
     if line == ERASED:
         return Entry(index, text, leaf, None, None, None)
     found = _RECORD.fullmatch(line)

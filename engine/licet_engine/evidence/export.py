@@ -10,19 +10,22 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import Engine, select
 
 from licet_adapters.guard import WarrantGuard
-from licet_attestations import evidence
+from licet_attestations import canonical, dsse, evidence
 from licet_attestations.checkpoint import parse_note
+from licet_attestations.entry_steps import MAX_BUNDLE_BYTES
 from licet_attestations.isolation import Isolation
 from licet_attestations.statement import ISOLATION, Statement, Subject
 from licet_attestations.trustroot import TrustRoot
 from licet_attestations.window import Window
 from licet_engine.domain.errors import Unavailable
+from licet_engine.evidence.contents import Scope, Seen
+from licet_engine.evidence.report import derived
 from licet_engine.log import store
 from licet_engine.store.db import read_transaction
 from licet_engine.store.tables import Attestation, FactBlob, PolicyBundle
@@ -137,6 +140,7 @@ class Exporter:
             exported_at_ms=deed.now_ms(),
             sign_isolation=sign_isolation,
             directory=None if opening is None else opening.encode(),
+            derive=lambda contents: derived(ArchiveContents(contents, self._trust_root.instance)),
             progress=deed.went_on,
         )
 
@@ -161,6 +165,52 @@ class Exporter:
                 consistency=[] if end in {0, size} else store.consistency_proof(connection, tenant, end, size),
             )
         return window, note
+
+
+class ArchiveContents:
+    """What is in an archive, as those see it who make reports of it.
+
+    Args:
+        contents: What is written.
+        instance: The installation.
+    """
+
+    def __init__(self, contents: evidence.Contents, instance: str) -> None:
+        window = contents.window
+        self._contents = contents
+        self.isolation: Mapping[str, Any] = contents.isolation.to_predicate()
+        self.scope = Scope(
+            instance=instance,
+            tenant=window.tenant,
+            origin=window.origin,
+            first=window.first,
+            end=window.end,
+            size=window.size,
+            root_hex=contents.root.hex(),
+            from_ms=window.from_ms,
+            to_ms=window.to_ms,
+            exported_at_ms=contents.exported_at_ms,
+        )
+
+    def entries(self) -> Iterator[Seen]:
+        """See `Contents`."""
+        for entry in self._contents.entries():
+            yield Seen(entry.index, entry.leaf, entry.record)
+
+    def attestations(self) -> Iterator[tuple[str, int, Statement]]:
+        """See `Contents`."""
+        for chunk in self._contents.entries().chunks():
+            for entry in chunk.entries("attestation") if chunk.attestations else ():
+                if entry.record is not None:
+                    digest_hex = str(entry.record["digest"])
+                    payload = dsse.Envelope.from_json(chunk.attestations[digest_hex]).payload
+                    yield digest_hex, entry.index, Statement.from_bytes(payload)
+
+    def bundle(self, digest_hex: str) -> Mapping[str, Any]:
+        """See `Contents`."""
+        data = self._contents.files.read(f"bundles/{digest_hex}.json", MAX_BUNDLE_BYTES)
+        bundle: Mapping[str, Any] = canonical.loads(data, max_bytes=MAX_BUNDLE_BYTES)
+        return bundle
 
 
 class StoredLog:

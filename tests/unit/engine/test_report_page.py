@@ -19,7 +19,7 @@ from licet_engine.evidence.report.text import visible
 from report_contents import MadeUp
 
 LINK = re.compile(
-    r"#[a-z]+|(?:entries\.csv|index\.json|oscal\.json|manifest\.json|checkpoint\.txt)|(?:attestations/[0-9a-f]{64}\.dsse|bundles/[0-9a-f]{64})\.json"
+    r"#[a-z]+|(?:entries\.csv|index\.json|oscal\.json|manifest\.json|checkpoint\.txt)|attestations/[0-9]{12}\.jsonl|bundles/[0-9a-f]{64}\.json"
 )
 HOSTILE = (
     "<script>document.title='taken'</script>",

@@ -32,7 +32,9 @@ class Markup(str):
 _MAX_NAME_CHARS: Final = 80
 """Of what is a name; more than that is a sentence, and is given more room."""
 _WORD: Final = re.compile(r"[a-z][A-Za-z0-9-]*")
-_HREF: Final = re.compile(r"#[a-z][a-z0-9-]*|[a-z]+\.(?:csv|json|html|txt)|[a-z]+/[0-9a-f]{64}(?:\.dsse)?\.json")
+_HREF: Final = re.compile(
+    r"#[a-z][a-z0-9-]*|[a-z]+\.(?:csv|json|html|txt)|attestations/[0-9]{12}\.jsonl|bundles/[0-9a-f]{64}\.json"
+)
 _FORBIDDEN: Final = frozenset(
     {"script", "style", "iframe", "object", "embed", "form", "base", "link", "image", "img", "use"}
 )
@@ -101,11 +103,11 @@ def code(value: str, shown: int = 12) -> Markup:
     return el("code", {"title": visible(value, 200)}, text(value[:shown]))
 
 
-def attested(digest_hex: str) -> Markup:
-    """A link to an attestation of the archive."""
+def attested(digest_hex: str, index: int, first: int) -> Markup:
+    """A link to where an attestation of the archive is: the one that entry ``index`` names, in a window that begins with ``first``."""
     if not is_sha256_hex(digest_hex):
         return code(digest_hex)
-    return el("a", {"href": places.attestation(digest_hex)}, el("code", None, digest_hex[:12]))
+    return el("a", {"href": places.attestations(index, first)}, el("code", None, digest_hex[:12]), f" of entry {index}")
 
 
 def when(time_ms: int) -> Markup:

@@ -318,15 +318,16 @@ class _Document:
             yield self._resource(path, described, digests.get(path))
         for digest in self._bundles:
             yield self._resource(places.bundle(digest), "A policy bundle that decided.", digest)
-        found = [run.attestation for run in lineage.runs.values()]
+        found = [(run.attestation, run.index) for run in lineage.runs.values()]
         for version in lineage.versions.values():
             marks = (*version.checks, *version.approvals, *version.promotions, *version.deployments)
-            found += [mark.attestation for mark in marks]
-        for digest in list(dict.fromkeys(filter(is_sha256_hex, found)))[-_MAX_ATTESTATIONS:]:
-            resource = self._resource(
-                places.attestation(digest), "A signed in-toto statement in a DSSE envelope.", None
-            )
-            yield resource | {"props": [_prop("payload-sha256", digest)]}
+            found += [(mark.attestation, mark.index) for mark in marks]
+        known = {digest: index for digest, index in found if is_sha256_hex(digest)}
+        for digest, index in list(known.items())[-_MAX_ATTESTATIONS:]:
+            path = places.attestations(index, self._scope.first)
+            resource = self._resource(path, "A signed in-toto statement in a DSSE envelope, a line of this file.", None)
+            props = [_prop("payload-sha256", digest), _prop("entry", index)]
+            yield resource | {"uuid": self._id("attestation", digest), "props": props}
 
     def _resource(self, path: str, described: str, digest_hex: str | None) -> dict[str, Any]:
         link: dict[str, Any] = {"href": path, "media-type": _MEDIA[path.rpartition(".")[2]]}
@@ -335,7 +336,13 @@ class _Document:
         return {"uuid": self._id("resource", path), "title": path, "description": described, "rlinks": [link]}
 
 
-_MEDIA: Final = {"csv": "text/csv", "json": "application/json", "html": "text/html", "txt": "text/plain"}
+_MEDIA: Final = {
+    "csv": "text/csv",
+    "json": "application/json",
+    "jsonl": "application/jsonl",
+    "html": "text/html",
+    "txt": "text/plain",
+}
 _DESCRIBED: Final = {
     places.ENTRIES: "One row for each entry of the window.",
     places.INDEX: "What the archive holds, in figures.",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from licet_attestations import archive
+
 ENTRIES: Final = "entries.csv"
 INDEX: Final = "index.json"
 REPORT: Final = "report.html"
@@ -12,9 +14,9 @@ CHECKPOINT: Final = "checkpoint.txt"
 MANIFEST: Final = "manifest.json"
 
 
-def attestation(digest_hex: str) -> str:
-    """The envelope whose payload has this digest."""
-    return f"attestations/{digest_hex}.dsse.json"
+def attestations(index: int, first: int) -> str:
+    """The envelopes that an entry and its neighbours name, in a window that begins with ``first``."""
+    return archive.chunk_name(archive.ATTESTATIONS, max(first, index // archive.CHUNK * archive.CHUNK))
 
 
 def bundle(digest_hex: str) -> str:

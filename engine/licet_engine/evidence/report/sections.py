@@ -231,7 +231,7 @@ def lineages(scope: Scope, found: Lineage) -> Markup:
         parts += [
             el("h3", None, name(version.name), " ", code(version.model_hex)),
             el("div", {"class": "wide"}, pictures.lineage(f"lineage-{number}", version, found, scope.tenant)),
-            folded("What attests it", _attested(version, found)),
+            folded("What attests it", _attested(version, found, scope.first)),
         ]
     left_out = len(versions) - len(shown) + len(found.left_out)
     if left_out:
@@ -251,15 +251,27 @@ def _natural(name_: str) -> tuple[str, int, str]:
     )
 
 
-def _attested(version: Version, found: Lineage) -> Markup:
+def _attested(version: Version, found: Lineage, first: int) -> Markup:
     def rows() -> Iterable[tuple[str, ...]]:
         for run in found.runs_of(version):
             data = ", ".join(dataset for dataset, _ in run.datasets)
-            yield "training run", name(run.name), name(data), name(run.finished), attested(run.attestation)
+            yield (
+                "training run",
+                name(run.name),
+                name(data),
+                name(run.finished),
+                attested(run.attestation, run.index, first),
+            )
         kinds = (("check", version.checks), ("verdict", version.approvals), ("promotion", version.promotions))
         for said, marks in (*kinds, ("endpoint", version.deployments)):
             for mark in marks:
-                yield said, name(mark.name), name(mark.detail), name(_time(mark)), attested(mark.attestation)
+                yield (
+                    said,
+                    name(mark.name),
+                    name(mark.detail),
+                    name(_time(mark)),
+                    attested(mark.attestation, mark.index, first),
+                )
 
     more = sum(kept.more for kept in (version.checks, version.approvals, version.promotions, version.deployments))
     return table("Attestations of this version", ("what", "name", "says", "time", "attestation"), rows(), more)
