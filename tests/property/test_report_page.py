@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from typing import Any
 
@@ -81,3 +82,16 @@ def shape(hostile: str) -> Counter[tuple[str, str, tuple[str, ...]]]:
 @settings(max_examples=30, deadline=None)
 def test_the_whole_page_has_one_shape(hostile: str) -> None:
     assert shape(hostile) == shape("ordinary")
+
+
+@given(HOSTILE)
+@settings(max_examples=30, deadline=None)
+def test_no_file_has_a_character_that_cannot_be_seen(hostile: str) -> None:
+    for found, chunks in derived(MadeUp(hostile)):
+        unseen = {
+            char
+            for char in b"".join(chunks).decode()
+            if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+        }
+        # The rows of the table end so, and the style sheet has lines.
+        assert unseen <= {"entries.csv": {"\r", "\n"}, "report.html": {"\n"}}.get(found, set())

@@ -16,8 +16,9 @@ from licet_engine.evidence.report import derived
 from licet_engine.evidence.report.counting import MAX_NAMES, Buckets, Kept, Tally
 from licet_engine.evidence.report.rows import row_of
 from licet_engine.evidence.report.sheet import COLUMNS, lines
+from licet_engine.evidence.report.story import MAX_BUNDLES, MAX_SPANS
 from licet_engine.evidence.report.text import cut, fitting, moment, visible
-from report_contents import BEGAN_MS, MadeUp
+from report_contents import BEGAN_MS, MadeUp, hexed
 
 
 def files(made: MadeUp) -> dict[str, bytes]:
@@ -124,6 +125,28 @@ def test_the_index_says_which_bundle_decided_when() -> None:
         made.observing: "observe",
         made.enforcing: "enforce",
     }
+
+
+def test_of_many_intervals_the_newest_are_kept_and_none_reaches_over_another() -> None:
+    made = MadeUp(rounds=0)
+    for number in range(MAX_SPANS + 51):
+        made.decide("model.read", "allow", bundle=(made.observing, made.enforcing)[number % 2])
+    found = canonical.loads(files(made)["index.json"])["bundles"]
+    assert {each["decisions"] for each in found["intervals"]} == {1}
+    assert found["intervals"][-1]["last_entry"] == len(made.seen) - 1
+    assert len(found["intervals"]) + found["more_intervals"] == len(made.seen)
+
+
+def test_a_bundle_beyond_the_bound_ends_the_interval_before_it() -> None:
+    made = MadeUp(rounds=0)
+    for number in range(MAX_BUNDLES):
+        made.bundles[hexed(f"b{number}")] = made.bundles[made.enforcing]
+        made.decide("model.read", "allow", bundle=hexed(f"b{number}"))
+    for digest in (hexed("one more"), hexed(f"b{MAX_BUNDLES - 1}")):
+        made.decide("model.read", "allow", bundle=digest)
+    found = canonical.loads(files(made)["index.json"])["bundles"]
+    assert found["decisions_not_counted"] == 1
+    assert [each["first_entry"] for each in found["intervals"][-2:]] == [MAX_BUNDLES - 1, MAX_BUNDLES + 1]
 
 
 def test_the_index_follows_a_version_from_its_run_to_its_endpoint() -> None:

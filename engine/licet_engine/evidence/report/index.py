@@ -150,7 +150,7 @@ def _bundles(story: Story, bundles: Mapping[str, Summary]) -> dict[str, Any]:
     return {
         "list": [_bundle(digest, counts, bundles.get(digest)) for digest, counts in shown.items()],
         "more": len(story.bundles) - len(shown),
-        "intervals": [_span(span) for span in story.spans[-_MAX_SPANS:]],
+        "intervals": [_span(span) for span in list(story.spans)[-_MAX_SPANS:]],
         "more_intervals": max(0, len(story.spans) - _MAX_SPANS) + story.uncounted_spans,
         "decisions_not_counted": story.uncounted_bundles,
     }

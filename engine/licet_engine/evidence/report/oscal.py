@@ -33,6 +33,7 @@ VERSION: Final = "1.1.3"
 NAMESPACE: Final = "urn:licet:oscal:v1"
 _UUIDS: Final = uuid.uuid5(uuid.NAMESPACE_URL, NAMESPACE)
 _MAX_ATTESTATIONS: Final = 300
+_MAX_NAMED: Final = 60
 
 _DISCLAIMER: Final = (
     "Made by a policy engine from its own log. It states which policies were enforced and what they refused. It is no statement of"
@@ -238,7 +239,7 @@ class _Document:
         for (reasons, watched), count in self._story.refusals.items():
             refused += count if clause.policies & set(reasons) else 0
             observed += count if clause.policies & set(watched) else 0
-        policies = sorted(clause.policies)
+        policies = sorted(clause.policies)[:_MAX_NAMED]
         props = [
             _prop("framework", clause.framework),
             _prop("clause", clause.clause),

@@ -196,7 +196,7 @@ def _answer(isolation: Mapping[str, Any], story: Story, lineage: Lineage) -> Mar
         ("bundles in force", len(story.bundles)),
         ("model versions attested", len(lineage.versions) + len(lineage.left_out)),
         ("alarms and roll-backs", story.traffic.total),
-        ("looks behind the glass", sum(t.row.action == "looked" for t in story.glass)),
+        ("looks behind the glass", story.looks),
         ("records erased", story.erased.total()),
     )
     return sections.section(

@@ -9,7 +9,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -78,13 +78,16 @@ class Story:
         attestations: By predicate type.
         times: Decisions by time and outcome; attempts of others as ``foreign``.
         bundles: Decisions by bundle.
-        spans: Bundles in force, in order.
+        spans: Bundles in force, in order; the newest.
+        deciding: The bundle of the last decision.
         uncounted_bundles: Decisions under bundles beyond the bound.
+        uncounted_spans: Older spans that are left out.
         approvals: Verdicts, and what became of them.
         done: What was allowed and changed something.
         denied: Decisions that denied the tenant's own principals.
         attempts: What others tried.
         operators: What operators did to the tenant, break-glass left out.
+        looks: How often operators looked behind the glass.
         glass: Break-glass.
         traffic: What routers reported but ordinary steps: returns, failures.
         holds: Legal holds.
@@ -109,7 +112,8 @@ class Story:
     attestations: Tally = field(default_factory=Tally)
     times: Buckets = field(default_factory=Buckets)
     bundles: dict[str, Counter[str]] = field(default_factory=dict)
-    spans: list[Span] = field(default_factory=list)
+    spans: deque[Span] = field(default_factory=deque)
+    deciding: str | None = None
     uncounted_bundles: int = 0
     uncounted_spans: int = 0
     approvals: Kept[Told] = field(default_factory=lambda: Kept(_MAX_LISTED))
@@ -117,6 +121,7 @@ class Story:
     denied: Kept[Told] = field(default_factory=lambda: Kept(_MAX_LISTED))
     attempts: Kept[Told] = field(default_factory=lambda: Kept(_MAX_LISTED))
     operators: Kept[Told] = field(default_factory=lambda: Kept(_MAX_LISTED))
+    looks: int = 0
     glass: Kept[Told] = field(default_factory=lambda: Kept(_MAX_LISTED))
     traffic: Kept[Told] = field(default_factory=lambda: Kept(_MAX_LISTED))
     holds: Kept[Told] = field(default_factory=lambda: Kept(_MAX_LISTED))
@@ -160,6 +165,7 @@ def _take_told(story: Story, tenant: str, row: Row, record: Mapping[str, Any]) -
         if row.outcome not in _STEPS:
             story.traffic.add(Told(row, more=_kept(mapping(record, "cause"))))
     elif row.kind in _LISTED:
+        story.looks += row.kind == "break-glass" and row.action == "looked"
         listed: Kept[Told] = getattr(story, _LISTED[row.kind])
         listed.add(Told(row, more=_kept(record)))
     elif row.actor != tenant:
@@ -212,15 +218,16 @@ def _take_refusal(story: Story, reasons: tuple[str, ...], observed: tuple[str, .
 
 
 def _take_bundle(story: Story, row: Row, outcome: str) -> None:
+    before, story.deciding = story.deciding, row.bundle
     if row.bundle not in story.bundles and len(story.bundles) >= MAX_BUNDLES:
         story.uncounted_bundles += 1
         return
     story.bundles.setdefault(row.bundle, Counter())[outcome] += 1
-    if not story.spans or story.spans[-1].bundle != row.bundle:
-        if len(story.spans) >= MAX_SPANS:
-            story.uncounted_spans += 1
-            return
+    if not story.spans or before != row.bundle:
         story.spans.append(Span(row.bundle, row.index, row.index, row.time_ms, row.time_ms))
+        if len(story.spans) > MAX_SPANS:
+            story.spans.popleft()
+            story.uncounted_spans += 1
     span = story.spans[-1]
     span.last, span.last_ms, span.decisions = row.index, row.time_ms, span.decisions + 1
 
