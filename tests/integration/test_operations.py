@@ -525,14 +525,15 @@ def test_every_decision_is_the_same_again_from_its_record_alone(exported: tuple[
     replayed = {"allow": 0, "deny": 0}
     with zipfile.ZipFile(exported[0]) as archive:
         held = {name: archive.read(name) for name in archive.namelist()}
-    facts = {name[6:-5]: body for name, body in held.items() if name.startswith("facts/")}
+    lines = [(name, line) for name, body in held.items() for line in body.splitlines()]
+    facts = {hashlib.sha256(line).hexdigest(): line for name, line in lines if name.startswith("facts/")}
     bundles = {
         name[8:-5]: CompiledBundle.from_bytes(body) for name, body in held.items() if name.startswith("bundles/")
     }
-    for name, body in held.items():
+    for name, line in lines:
         if not name.startswith("records/"):
             continue
-        record = json.loads(body)["record"]
+        record = json.loads(line)["record"]
         if "reasons" not in record:
             continue  # Not a decision.
         decision = replay(canonical.dumps(record), facts, bundles[record["bundle"]])
