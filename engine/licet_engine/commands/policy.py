@@ -10,7 +10,7 @@ import click
 from licet_engine.commands.data import lister
 from licet_engine.commands.desk import immediate, local, mutation, refuse_present, remote
 from licet_engine.commands.flips import flip_lines
-from licet_engine.commands.options import JSON_PAIR, MOMENT, read_json_object, read_text
+from licet_engine.commands.options import FOLDER, JSON_PAIR, MOMENT, read_json_object, read_text
 from licet_engine.commands.published import bundle_lines
 from licet_engine.commands.text import clean, labelled, value_text
 
@@ -190,9 +190,7 @@ def _counted_line(counted: dict[str, Any]) -> str:
 
 @policy.command()
 @click.argument("tenant")
-@click.option(
-    "--project", "folder", metavar="DIR", type=click.Path(path_type=Path), help="The policy project in this folder."
-)
+@click.option("--project", "folder", metavar="DIR", type=FOLDER, help="The policy project in this folder.")
 @PACKS_OPTIONS
 @click.option(
     "--packs-file", type=click.Path(path_type=Path), help='JSON object {"packs": [{"name", "mode", "parameters"}]}.'
@@ -290,9 +288,7 @@ def flips(desk: Desk, tenant: str, limit: int) -> None:
 @click.argument("ref", metavar="TENANT[/BUNDLE]")
 @click.option("--text", "is_whole", is_flag=True, help="Show the text of every policy, too.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the bundle there: JSON that has the digest.")
-@click.option(
-    "--project", "folder", metavar="DIR", type=click.Path(path_type=Path), help="Write the project that was sent there."
-)
+@click.option("--project", "folder", metavar="DIR", type=FOLDER, help="Write the project that was sent there.")
 @immediate
 def show(desk: Desk, ref: str, *, is_whole: bool, out: Path | None, folder: Path | None) -> None:
     """Show a bundle in short: who is behind it, what is in it, and what was found when it was published.

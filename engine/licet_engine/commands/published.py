@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from licet_engine.commands.text import clean, labelled, time_text, value_text
+from licet_engine.commands.text import clean, labelled, request_lines, time_text, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,7 +35,7 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def finding_lines(findings: Iterable[Mapping[str, Any]], left_out: int = 0) -> list[str]:
-    """Findings as compilers write theirs, each with its explanation, or with the request that refutes."""
+    """Findings as compilers write theirs, each with its explanation, or with the request that refutes as `policy prove` shows it."""
     lines = []
     for one in findings:
         place = clean(one.get("file") or "")
@@ -45,7 +45,10 @@ def finding_lines(findings: Iterable[Mapping[str, Any]], left_out: int = 0) -> l
         word = click.style(severity, fg=_COLOUR.get(severity, "red"), bold=True)
         told = f"{word}: {clean(one.get('message'))} [{clean(one.get('step'))}, {clean(one.get('rule'))}]"
         lines.append(f"  {place}: {told}" if place else f"  {told}")
-        lines += [f"    {line}" for line in clean(one.get("detail") or "", lines=True).splitlines()]
+        if one.get("shown"):
+            lines += request_lines(one["shown"], indent=4)
+        else:
+            lines += [f"    {line}" for line in clean(one.get("detail") or "", lines=True).splitlines()]
     return [*lines, f"  and {left_out} more"] if left_out else lines
 
 

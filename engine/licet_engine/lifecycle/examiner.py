@@ -31,8 +31,9 @@ from licet_adapters.guard import WarrantGuard
 from licet_adapters.sandbox_limits import Limits, make_control_groups
 from licet_attestations import canonical
 from licet_attestations.errors import LicetAttestationError
-from licet_engine.domain.errors import InvalidInput, Unavailable
+from licet_engine.domain.errors import Unavailable
 from licet_engine.workbench.document import ProjectDocument
+from licet_engine.workbench.verdict import ended_early
 
 ADAPTER: Final = "workbench"
 """The instance that warrants for an examination name."""
@@ -215,36 +216,4 @@ def _judge(status: int, answer: bytes, said: bytes) -> Examined:
 
 
 def _refused(rule: str, message: str) -> Examined:
-    """The report of an examination that came to no end of its own."""
-    finding = {
-        "step": "examination",
-        "rule": rule,
-        "severity": "error",
-        "message": message,
-        "file": "",
-        "line": 0,
-        "column": 0,
-        "detail": "",
-    }
-    return Examined({"v": 1, "findings": [finding], "findings_left_out": 0}, None)
-
-
-def document_of(asked: Mapping[str, Any], digest_hex: str) -> ProjectDocument:
-    """The project that was sent to be published.
-
-    Args:
-        asked: The body of the question, as it was stored.
-        digest_hex: Of the project that was decided on.
-
-    Raises:
-        InvalidInput: What was stored is not what was decided on.
-    """
-    sent = asked.get("project")
-    document = (
-        ProjectDocument.from_json(sent)
-        if sent is not None
-        else ProjectDocument.of_parts(asked.get("packs", []), asked.get("policies", ""))
-    )
-    if document.digest_hex != digest_hex:
-        raise InvalidInput("the project that is stored is not the one that was decided on: send it again")
-    return document
+    return Examined(ended_early(rule, message), None)

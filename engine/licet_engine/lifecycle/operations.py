@@ -208,7 +208,7 @@ class Operations:
                 "decision": row.decision_id,
                 "principal": row.principal,
                 "parameters": row.parameters,
-                "asked": row.asked,
+                "asked": row.asked if VERBS[row.action].reads_asked else {},
                 "created_at_ms": row.created_at_ms,
             }
 

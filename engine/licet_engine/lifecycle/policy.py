@@ -7,8 +7,8 @@ from typing import Any
 from licet_attestations import canonical
 from licet_engine.domain.errors import Conflict
 from licet_engine.domain.refs import Ref
-from licet_engine.lifecycle.examiner import document_of
 from licet_engine.lifecycle.facts import BUNDLE_PREFIX_CHARS, View
+from licet_engine.lifecycle.publication import document_of
 from licet_engine.lifecycle.shadow import ending
 from licet_engine.lifecycle.verbs import Body, Change, Ids, NoBody, Note, Proposal, RefForm, Update, Verb, Who
 from licet_engine.store.tables import Approval, PolicyBundle, Publication, Tenant

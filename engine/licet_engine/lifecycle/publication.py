@@ -12,8 +12,7 @@ Rules kept here:
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -47,7 +46,7 @@ from licet_engine.lifecycle.verbs import (
 from licet_engine.store.tables import Operation, PolicyBundle, Publication
 from licet_engine.workbench.document import MAX_DOCUMENT_FILES, ProjectDocument
 from licet_engine.workbench.errors import ProjectError
-from licet_engine.workbench.verdict import passes, steps, summary
+from licet_engine.workbench.verdict import bounded, ended_early, passes, steps, summary
 from licet_policies import pack
 from licet_policies.bundle import MAX_OWN_CHARS
 from licet_policies.errors import PackError
@@ -103,6 +102,27 @@ class PublishPolicies(Body):
             return ProjectDocument.of_parts([chosen.model_dump() for chosen in self.packs], self.policies)
         except (ProjectError, PackError) as error:
             raise InvalidInput(f"this cannot be published: {error}") from error
+
+
+def document_of(asked: Mapping[str, Any], digest_hex: str) -> ProjectDocument:
+    """The project that was sent to be published.
+
+    Args:
+        asked: The body of the question, as it was stored.
+        digest_hex: Of the project that was decided on.
+
+    Raises:
+        InvalidInput: What was stored is not what was decided on.
+    """
+    sent = asked.get("project")
+    document = (
+        ProjectDocument.from_json(sent)
+        if sent is not None
+        else ProjectDocument.of_parts(asked.get("packs", []), asked.get("policies", ""))
+    )
+    if document.digest_hex != digest_hex:
+        raise InvalidInput("the project that is stored is not the one that was decided on: send it again")
+    return document
 
 
 def author_of(view: View, who: Who) -> str:
@@ -161,7 +181,7 @@ def do_publish(deed: Deed) -> Mapping[str, Any]:
     began_ms = deed.now_ms()
 
     def examine(warrant: bytes, _attempt: int) -> dict[str, Any]:
-        examined = deed.examine_policies(warrant)
+        examined = deed.examine_policies(warrant, document_of(deed.asked, project_hex))
         return {
             "report": dict(examined.report),
             "bundle": examined.bundle,
@@ -187,17 +207,8 @@ def do_publish(deed: Deed) -> Mapping[str, Any]:
     if is_published:
         told["ref"] = f"{deed.tenant}/{bundle_hex[:BUNDLE_PREFIX_CHARS]}"
     else:
-        told["findings"] = list(_findings(report["findings"]))
+        told["findings"] = bounded(report["findings"], most=_TOLD_FINDINGS, chars=_TOLD_CHARS)
     return told
-
-
-def _findings(found: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The first findings, with their explanations as far as there is room for them."""
-    left = _TOLD_CHARS
-    for one in itertools.islice(found, _TOLD_FINDINGS):
-        detail = one["detail"] if len(one["detail"]) <= left else ""
-        left -= len(detail)
-        yield {**one, "detail": detail}
 
 
 def publication_statement(deed: Deed, found: Mapping[str, Any]) -> Statement:
@@ -312,21 +323,8 @@ def _bundle_change(view: View, row: Publication, body: bytes, digest_hex: str, n
 
 def abandon_publish(_view: View, operation: Operation, error: Mapping[str, Any], now_ms: int) -> Change:
     """What could not be examined is not published."""
-    finding = {
-        "step": "examination",
-        "rule": str(error.get("code", "failed")),
-        "severity": "error",
-        "message": str(error.get("message", "it could not be examined")),
-        "file": "",
-        "line": 0,
-        "column": 0,
-        "detail": "",
-    }
-    values = {
-        "state": "refused",
-        "report": {"v": 1, "findings": [finding], "findings_left_out": 0},
-        "ended_at_ms": now_ms,
-    }
+    rule, message = error.get("code", "failed"), error.get("message", "it could not be examined")
+    values = {"state": "refused", "report": ended_early(str(rule), str(message)), "ended_at_ms": now_ms}
     return Change(updates=(Update(Publication, {"id": operation.id, "state": "checking"}, values),))
 
 
@@ -342,6 +340,7 @@ VERBS = (
         abandon=abandon_publish,
         refuses=refuses,
         sketch=sketch_publish,
+        reads_asked=True,
         creates=True,
     ),
 )

@@ -210,6 +210,7 @@ class Verb:
         abandon: What a failed or refused operation leaves, as rows.
         refuses: Of what was done, why it counts as refused; None where it does not. What is told then is told with the result.
         creates: Whether its resource does not exist before.
+        reads_asked: Whether `do` reads what was sent, beside the operation's parameters; it may be long.
         sketch: Where `propose` is costly: the resource as far as policy looks at it. A proposal is made only if it is allowed.
     """
 
@@ -223,4 +224,5 @@ class Verb:
     abandon: Finish | None = None
     refuses: Callable[[Mapping[str, Any]], str | None] = lambda _result: None
     creates: bool = False
+    reads_asked: bool = False
     sketch: Sketch | None = None

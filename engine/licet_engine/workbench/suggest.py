@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Of who is deactivated, or of a suspended tenant, a tenant's own policies are not asked.
 _HEARD: Final = '@id("workbench.heard") permit (principal, action, resource) when { principal.active && !principal.tenant.suspended };'
-FOLDER: Final = "tests/suggested"
+SUGGESTED_FOLDER: Final = "tests/suggested"
 _LIMIT: Final = (1 << 53) - 1
 _ROLE: Final = "Role"
 
@@ -252,7 +252,7 @@ def _case(body: dict[str, Any], gap: Gap, number: int) -> tuple[Case, dict[str, 
         | {key: body[key] for key in ("principal", "action", "resource", "context")}
         | {"changes": {}, "expect": "deny", "because": [], "time": body["time"]}
     )
-    name = f"{FOLDER}/{gap.policy}-{number}.yaml"
+    name = f"{SUGGESTED_FOLDER}/{gap.policy}-{number}.yaml"
     case = Case(name, 1, 1, label, asked, body["time"], body["entities"], {})
     return case, {"entities": body["entities"], "tests": [test]}
 

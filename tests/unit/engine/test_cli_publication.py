@@ -135,7 +135,7 @@ def test_a_bundle_is_shown_in_short_and_its_text_when_it_is_asked_for(
         "pack sr-11-7 1, observe: auc_min_micro_low=600000",
         "own policy team.x",
         "others 1 of the platform and its packs",
-        "lint 0 errors and 2 warnings, 1 switched off with a reason",
+        "lint 0 errors and 2 warnings, 1 passed over for a reason",
         "tests 3 of 3 pass",
         "coverage 97 %, demanded are 90 %",
         "proofs 1 of 1 proved",
