@@ -196,6 +196,48 @@ def test_a_job_has_a_token_for_its_account_and_every_decision_says_which_job_it_
         assert all(secret not in json.dumps(record) for _, record in trusted.entries("northbank"))
 
 
+def test_a_token_that_is_sent_again_is_no_allow_and_who_administers_sees_why(
+    trusted: Installation, issuer: Issuer
+) -> None:
+    token = issuer.token()
+    assert post(trusted, token).status_code == 200
+    time.sleep(2.1)  # As many are logged as one a second.
+    decided = exchanges(trusted)
+    size = trusted.size("northbank")
+    for _ in range(5):
+        refused(post(trusted, token))
+    assert exchanges(trusted) == decided
+    # Whoever sends it again and again fills no log with it.
+    assert trusted.size("northbank") - size <= 3
+    row = listed(trusted, "northbank")
+    assert row["refused_because"] == "this ID token was exchanged before"
+    assert time.time() * 1000 - row["refused_at_ms"] < 60_000
+    (noted,) = people_notes(trusted, "northbank", "exchange-refused")[-1:]
+    assert noted["reason"] == row["refused_because"]
+
+
+def exchanges(world: Installation) -> list[str]:
+    rows = world.client("northbank/admin").list("northbank", "decisions", limit=1000)
+    return [row["id"] for row in rows if row["action"] == "token.exchange"]
+
+
+def test_an_account_whose_owner_is_deactivated_exchanges_nothing(trusted: Installation, issuer: Issuer) -> None:
+    admin = trusted.client("northbank/admin")
+    trusted.person("northbank/leaver", roles=["data-scientist"])
+    trusted.person("northbank/orphan", kind="service", roles=["security-engineer"], owner="leaver")
+    claims = {"repository": REPOSITORY}
+    admin.issuer.trust(
+        "northbank/orphaned", "https://ci.example", account="orphan", claims=claims, keys=issuer.published()
+    ).require()
+    wanted = {"iss": "https://ci.example", "aud": "licet:northbank/orphaned"}
+    assert post(trusted, issuer.token(**wanted), audience="northbank/orphaned").status_code == 200
+    admin.person.administer("northbank/leaver", roles=["data-scientist"], active=False).require()
+    time.sleep(2.1)
+    refused(post(trusted, issuer.token(**wanted), audience="northbank/orphaned"))
+    (noted,) = people_notes(trusted, "northbank", "exchange-refused")[-1:]
+    assert noted["reason"].startswith("leaver, who answers for northbank/orphan, is deactivated")
+
+
 def test_nobody_may_claim_to_be_a_workload(trusted: Installation) -> None:
     body = {"action": "policy.publish", "resource": "northbank", "claimed": {"workload.repository": REPOSITORY}}
     answer = problem(trusted.http("northbank/sam").post("/v1/ask", json=body), 400, "invalid-input")

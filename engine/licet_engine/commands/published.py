@@ -23,6 +23,8 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
     lines = [labelled("bundle", bundle, indent=2, label_chars=_LABEL_CHARS)] if bundle else []
     if result.get("state") == "published":
         lines.append(labelled("attestation", result.get("attestation"), indent=2, label_chars=_LABEL_CHARS))
+        if result.get("in_force"):
+            return [*lines, "  It is in force already: nothing is left to do."]
         lines.append("  Somebody who did not write it goes on with:")
         lines.append(f"    licet policy show {clean(tenant)}/{clean(bundle[:_PREFIX_CHARS])}")
         lines.append(f"    licet policy activate {clean(tenant)}/{clean(bundle[:_PREFIX_CHARS])}")
@@ -103,7 +105,9 @@ def bundle_lines(tenant: str, shown: Mapping[str, Any]) -> list[str]:
         rows.append(("author", shown.get("author")))
     if shown.get("activated_at_ms"):
         by = shown.get("activated_by") or "came with the tenant"
-        rows.append(("in force", f"{by}, since {time_text(int(shown['activated_at_ms']))}"))
+        # One that was put aside was in force once; it may have been published again since.
+        label, since = ("in force", "since ") if state == "active" else ("was in force", "from ")
+        rows.append((label, f"{by}, {since}{time_text(int(shown['activated_at_ms']))}"))
     lines += [labelled(label, text, indent=2, label_chars=_LABEL_CHARS) for label, text in rows]
     lines += _part_lines(shown)
     if report:

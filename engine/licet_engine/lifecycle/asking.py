@@ -32,7 +32,7 @@ from licet_engine.decide.decision import Decision, Request, decide
 from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.record import Operation as OperationPart
 from licet_engine.domain.errors import Busy, Conflict, InvalidInput, LicetError
-from licet_engine.domain.refs import PLATFORM, VOID_LOG, Ref, new_id, parse_ref, parse_tenant
+from licet_engine.domain.refs import PLATFORM, VOID_LOG, Ref, new_id, parse_bundle_ref, parse_ref, parse_tenant
 from licet_engine.lifecycle import deploying
 from licet_engine.lifecycle import facts as facts_of
 from licet_engine.lifecycle.devices import devices_of
@@ -267,6 +267,8 @@ def _has_nul(value: Any) -> bool:
 def _parse_ref(form: RefForm, text: str) -> Ref:
     if form is RefForm.TENANT:
         return Ref(parse_tenant(text), "")
+    if form is RefForm.BUNDLE:
+        return parse_bundle_ref(text)
     if form is RefForm.NAME_OR_VERSION:
         return parse_ref(text, versioned="@" in text)
     return parse_ref(text, versioned=form is RefForm.VERSION)

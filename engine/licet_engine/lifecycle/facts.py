@@ -14,11 +14,11 @@ Rules kept here:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import func, or_
 from sqlalchemy.orm import defer
-from sqlmodel import col, select
+from sqlmodel import SQLModel, col, select
 
 from licet_attestations import canonical
 from licet_engine.domain.binding import binding_parts
@@ -60,6 +60,7 @@ from licet_engine.store.tables import (
     WebhookMessage,
 )
 
+_Row = TypeVar("_Row", bound=SQLModel)
 Entity = dict[str, Any]
 """A Cedar entity in JSON: uid, attrs, parents."""
 
@@ -348,12 +349,15 @@ class View:
         Raises:
             InvalidInput: There are several.
         """
+        return self._by_prefix(PolicyBundle, PolicyBundle.digest_hex, prefix, "bundles")
+
+    def _by_prefix(self, table: type[_Row], column: Any, prefix: str, what: str) -> _Row | None:
+        """The one row whose identifier begins so."""
         if len(prefix) < LEAST_PREFIX_CHARS:
             return None
-        query = select(PolicyBundle).where(col(PolicyBundle.digest_hex).startswith(prefix, autoescape=True))
-        found = self._session.exec(query.limit(2)).all()
+        found = self._session.exec(select(table).where(col(column).startswith(prefix, autoescape=True)).limit(2)).all()
         if len(found) > 1:
-            raise _ambiguous(prefix, "bundles")
+            raise _ambiguous(prefix, what)
         return found[0] if found else None
 
     def publication(self, identifier: str) -> Publication | None:
@@ -366,13 +370,16 @@ class View:
         Raises:
             InvalidInput: There are several.
         """
+        return self._by_prefix(Publication, Publication.id, prefix, "publications")
+
+    def refused_by_prefix(self, prefix: str) -> Publication | None:
+        """The publication that was refused last, of those whose bundle's digest begins with these hex characters."""
         if len(prefix) < LEAST_PREFIX_CHARS:
             return None
-        query = select(Publication).where(col(Publication.id).startswith(prefix, autoescape=True))
-        found = self._session.exec(query.limit(2)).all()
-        if len(found) > 1:
-            raise _ambiguous(prefix, "publications")
-        return found[0] if found else None
+        query = select(Publication).where(
+            col(Publication.bundle_hex).startswith(prefix, autoescape=True), Publication.state == "refused"
+        )
+        return self._session.exec(query.order_by(col(Publication.created_at_ms).desc(), col(Publication.id))).first()
 
     def last_publication(self, bundle_hex: str) -> Publication | None:
         """The publication of a bundle that ended last: of one that is published, the one that published it."""

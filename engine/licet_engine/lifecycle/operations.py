@@ -495,6 +495,8 @@ class Operations:
                 _fence(row, attempt)
                 ends = _End.of(row, state, result, error)
                 change = self._change_at_end(view, row, result, error, view.now_ms, is_last=len(made) >= MAX_TRIES)
+                if change.told and ends.result is not None:
+                    ends = replace(ends, result={**ends.result, **change.told})
                 if ends.state == "failed":
                     change = replace(change, events=(*change.events, _failed(tenant, row, error)))
                 mailing = mailing_of(view) if change.events else Mailing()

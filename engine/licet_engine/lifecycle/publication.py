@@ -315,10 +315,11 @@ def _bundle_change(view: View, row: Publication, body: bytes, digest_hex: str, n
         return Change(inserts=(Insert(PolicyBundle, made),))
     if present.state == "superseded":
         # It was put aside. Who wants it back is behind it now, whoever wrote it first.
-        values = {"author": row.author, "state": "published", "proved": True, "created_at_ms": now_ms}
+        values = {"author": row.author, "state": "published", "proved": True}
         return Change(updates=(Update(PolicyBundle, where | {"state": "superseded"}, values),))
     # It was published before, and stays its author's; it may not have been examined then.
-    return Change(updates=(Update(PolicyBundle, where, {"proved": True}),))
+    told = {"in_force": True} if present.state == "active" else {}
+    return Change(updates=(Update(PolicyBundle, where, {"proved": True}),), told=told)
 
 
 def abandon_publish(_view: View, operation: Operation, error: Mapping[str, Any], now_ms: int) -> Change:

@@ -129,13 +129,18 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an allow writes, in the tenant that owns the resource."""
+    """What an allow writes, in the tenant that owns the resource.
+
+    Attributes:
+        told: At the end of an operation: what its result tells beside what the worker says.
+    """
 
     inserts: Sequence[Insert] = ()
     updates: Sequence[Update] = ()
     notes: Sequence[Note] = ()
     spends: Sequence[Spend] = ()
     events: Sequence[Event] = ()
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 NOTHING = Change()
@@ -182,6 +187,7 @@ class RefForm(Enum):
 
     TENANT = "TENANT"
     NAME = "TENANT/NAME"
+    BUNDLE = "TENANT/BUNDLE"
     VERSION = "TENANT/NAME@VERSION"
     NAME_OR_VERSION = "TENANT/NAME[@VERSION]"
 
