@@ -116,7 +116,7 @@ def bundle_lines(tenant: str, shown: Mapping[str, Any]) -> list[str]:
     else:
         told = (
             "being examined"
-            if state == "checking"
+            if state == "examining"
             else "was not examined: it is made of the platform's parts alone, or older"
         )
         lines.append(labelled("examination", told, indent=2, label_chars=_LABEL_CHARS))

@@ -28,7 +28,7 @@ from licet_engine.domain.rates import Buckets
 from licet_engine.domain.refs import Ref, now_ms, parse_ref
 from licet_engine.lifecycle.asking import Asked, Desk
 from licet_engine.lifecycle.tenants import Tenants
-from licet_engine.lifecycle.verbs import Who
+from licet_engine.lifecycle.verbs import Who, claims_of
 from licet_engine.lifecycle.workload import EXCHANGE, MAX_ISSUERS, Exchange, Worthless, mismatch, workload_of
 from licet_engine.log.errors import LogError
 from licet_engine.log.sequencer import Sequencer
@@ -251,8 +251,7 @@ class Exchanger:
 
     def _ask(self, ref: Ref, row: Issuer, verified: idtoken.IdToken, workload: dict[str, str]) -> dict[str, Any]:
         subject = idtoken.text_of(verified.claims.get("sub")) or ""
-        claims = tuple(sorted((f"workload.{name}", value) for name, value in workload.items()))
-        who = Who(ref.tenant, row.account, "service", "", claims)
+        who = Who(ref.tenant, row.account, "service", "", claims_of(workload))
         asked = Asked(
             verb=EXCHANGE,
             ref=Ref(ref.tenant, row.account),

@@ -395,7 +395,7 @@ class View:
     def publications_under_way(self) -> list[Publication]:
         """The publications that are being examined."""
         self.is_passing = True
-        return list(self._session.exec(select(Publication).where(Publication.state == "checking")).all())
+        return list(self._session.exec(select(Publication).where(Publication.state == "examining")).all())
 
     def has_budget(self, name: str) -> bool:
         """Whether a budget of that name was set."""

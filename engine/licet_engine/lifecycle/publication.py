@@ -142,7 +142,7 @@ def _sent(tenant: str, project_hex: str, author: str, now_ms: int) -> PolicyBund
         tenant_id=tenant,
         digest_hex=project_hex,
         author=author,
-        state="checking",
+        state="examining",
         proved=False,
         body=b"",
         created_at_ms=now_ms,
@@ -160,7 +160,7 @@ def ask_publish(view: View, who: Who, ref: Ref, body: PublishPolicies, ids: Ids)
         project_hex=digest_hex,
         published_by=who.id,
         author=author,
-        state="checking",
+        state="examining",
         created_at_ms=ids.now_ms,
     )
     conflict = None
@@ -265,7 +265,7 @@ def finish_publish(view: View, operation: Operation, result: Mapping[str, Any], 
         "attestation_hex": result["attestation"],
         "ended_at_ms": now_ms,
     }
-    where = {"id": operation.id, "state": "checking"}
+    where = {"id": operation.id, "state": "examining"}
     told = {"publication": operation.id, "bundle": bundle_hex or "", "attestation": result["attestation"]}
     if result["state"] != "published":
         note = Note("policy", {"event": "policy-refused", **told, "found": result["found"]})
@@ -326,7 +326,7 @@ def abandon_publish(_view: View, operation: Operation, error: Mapping[str, Any],
     """What could not be examined is not published."""
     rule, message = error.get("code", "failed"), error.get("message", "it could not be examined")
     values = {"state": "refused", "report": ended_early(str(rule), str(message)), "ended_at_ms": now_ms}
-    return Change(updates=(Update(Publication, {"id": operation.id, "state": "checking"}, values),))
+    return Change(updates=(Update(Publication, {"id": operation.id, "state": "examining"}, values),))
 
 
 VERBS = (

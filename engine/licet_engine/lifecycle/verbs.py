@@ -30,6 +30,11 @@ WORKLOAD = "workload."
 """What the names of claims begin with that the service itself makes of who a workload was found to be; nobody else may claim them."""
 
 
+def claims_of(workload: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What is known of a workload, as claims."""
+    return tuple(sorted((f"{WORKLOAD}{name}", value) for name, value in workload.items()))
+
+
 class Body(BaseModel):
     """What may be sent with a verb; anything undeclared is refused."""
 

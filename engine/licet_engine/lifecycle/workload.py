@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 
 from licet_engine.domain import idtoken
 from licet_engine.domain.errors import Conflict, InvalidInput
+from licet_engine.domain.exchanging import audience_of
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle.data import Hex, Word
 from licet_engine.lifecycle.people import new_token
@@ -55,11 +56,6 @@ RECORDED: Final = (
 _MAX_CHARS: Final = 256
 _Claim = Annotated[str, Field(min_length=1, max_length=_MAX_CHARS)]
 _ClaimName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-
-
-def audience_of(ref: Ref) -> str:
-    """The audience that ID tokens must be made for, if an administrator names no other."""
-    return f"licet:{ref}"
 
 
 class TrustIssuer(Body):
@@ -150,7 +146,7 @@ def ask_trust(view: View, who: Who, ref: Ref, body: TrustIssuer, ids: Ids) -> Pr
     keys = [] if body.keys is None else idtoken.read_keys(body.keys)
     values: dict[str, Any] = {
         "url": body.url,
-        "audience": body.audience or audience_of(ref),
+        "audience": body.audience or audience_of(str(ref)),
         "account": body.account,
         "claims": dict(sorted(body.claims.items())),
         "keys": keys,

@@ -47,6 +47,7 @@ def test_every_verb_takes_its_own_form_of_reference_and_no_other(verb: Verb) -> 
     forms = {
         RefForm.TENANT: ["northbank"],
         RefForm.NAME: ["northbank/x"],
+        RefForm.BUNDLE: ["northbank/x", f"northbank/{'a' * 64}"],
         RefForm.VERSION: ["northbank/x@3"],
         RefForm.NAME_OR_VERSION: ["northbank/x", "northbank/x@3"],
     }
@@ -56,7 +57,15 @@ def test_every_verb_takes_its_own_form_of_reference_and_no_other(verb: Verb) -> 
         asked = parse_asked(verb, text, parameters)
         assert asked.ref.tenant == "northbank"
         assert asked.ref.version == (3 if "@" in text else None)
-    for text in {"northbank", "northbank/x", "northbank/x@3", "x@3", "northbank/x@0", "northbank/x/y"} - set(good):
+    for text in {
+        "northbank",
+        "northbank/x",
+        "northbank/x@3",
+        "x@3",
+        "northbank/x@0",
+        "northbank/x/y",
+        f"northbank/{'a' * 64}",
+    } - set(good):
         with pytest.raises(InvalidInput):
             parse_asked(verb, text, parameters)
 

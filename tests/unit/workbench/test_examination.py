@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hard_invariant import HARD
 from licet_attestations import canonical
 from licet_engine.commands.published import finding_lines, report_lines
 from licet_engine.domain.errors import InvalidInput
@@ -23,21 +24,6 @@ from licet_engine.workbench.examination import examine
 from licet_engine.workbench.project import load_project
 from licet_engine.workbench.scaffold import write_project
 from licet_engine.workbench.verdict import passes, steps, summary
-
-HARD = """
-@id("desk.invariant.hard")
-@title("Somebody finds a cube that is the sum of two cubes")
-@never
-permit (principal is Person, action == Action::"training.launch", resource is Run)
-when {
-  resource.cost > 0 && resource.cost < 100000 &&
-  resource.budget_remaining > 0 && resource.budget_remaining < 100000 &&
-  context.now_ms > 0 && context.now_ms < 100000 &&
-  resource.cost * resource.cost * resource.cost +
-  resource.budget_remaining * resource.budget_remaining * resource.budget_remaining ==
-  context.now_ms * context.now_ms * context.now_ms
-};
-"""
 
 
 @pytest.fixture
