@@ -90,7 +90,7 @@ def bundle(folder: Path, out: Path | None) -> None:
     data = canonical.dumps(load_project(folder).bundle())
     if out is None:
         # Its bytes and no more: what they are piped into sees the digest.
-        click.get_binary_stream("stdout").write(data)
+        click.echo(data, nl=False)
     else:
         out.write_bytes(data)
     click.echo(hashlib.sha256(data).hexdigest(), err=True)

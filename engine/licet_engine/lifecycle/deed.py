@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from licet_adapters.ports import (
     InputFile,
+    IssuerKeySource,
     Metric,
     ModelChecker,
     ModelRegistry,
@@ -135,6 +136,7 @@ class Tools:
     export: Callable[[Deed, bytes], dict[str, Any]]
     examiner: Examiner
     notifier: Notifier | None = None
+    issuer_keys: IssuerKeySource | None = None
 
 
 @dataclass(frozen=True, slots=True)

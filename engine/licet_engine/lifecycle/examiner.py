@@ -11,9 +11,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 import selectors
 import signal
@@ -25,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from licet_adapters import sandbox_launch
 from licet_adapters.errors import JobFailed
 from licet_adapters.guard import WarrantGuard
-from licet_adapters.sandbox_limits import Limits, make_control_groups
+from licet_adapters.sandbox_limits import Limits
+from licet_adapters.sandbox_process import launched, require_launched
 from licet_attestations import canonical
 from licet_attestations.errors import LicetAttestationError
 from licet_engine.domain.errors import Unavailable
@@ -44,7 +42,6 @@ _MAX_ANSWER_BYTES: Final = 8 << 20
 _MAX_ERROR_BYTES: Final = 8 << 10
 _MEMORY_BYTES: Final = 2 << 30
 _TO_END_S: Final = 5.0
-_LAUNCHER: Final = Path(sandbox_launch.__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,37 +111,22 @@ def run(root: Path, *, longest_s: float, memory_bytes: int = _MEMORY_BYTES) -> E
         Unavailable: It could not be started.
     """
     question_s = min(_QUESTION_S, longest_s / 4)
-    limits = Limits(
-        cpu_s=int(longest_s) + 1, memory_bytes=memory_bytes, file_bytes=0, open_files=64, processes=64
-    ).resource_limits(own_user=False)
-    with contextlib.ExitStack() as stack:
-        groups = make_control_groups(Limits(memory_bytes=memory_bytes, processes=64))
-        stack.callback(groups.remove)
-        plan = {
-            "parent": os.getpid(),
-            # Of its address space, too: it starts no threads, and maps no more than it uses.
-            "limits": limits | {"RLIMIT_AS": memory_bytes},
-            "uid": None,
-            "gid": None,
-            "mounts": {},
-            "cgroup_procs": groups.procs_files(),
-            "program": sys.executable,
-            "arguments": [
-                *(sys.executable, "-I", "-B", "-m", "licet_engine.workbench.examination"),
-                *(str(root), str(question_s), str(longest_s)),
-            ],
-            "environment": {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"},
-            "directory": str(root),
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_LAUNCHER), json.dumps(plan)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={},
-            start_new_session=True,
-        )
-        stack.callback(_end, process)
+    limits = Limits(cpu_s=int(longest_s) + 1, memory_bytes=memory_bytes, file_bytes=0, open_files=64, processes=64)
+    plan = {
+        # Of its address space, too: it starts no threads, and maps no more than it uses.
+        "limits": limits.resource_limits(own_user=False) | {"RLIMIT_AS": memory_bytes},
+        "uid": None,
+        "gid": None,
+        "mounts": {},
+        "program": sys.executable,
+        "arguments": [
+            *(sys.executable, "-I", "-B", "-m", "licet_engine.workbench.examination"),
+            *(str(root), str(question_s), str(longest_s)),
+        ],
+        "environment": {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"},
+        "directory": str(root),
+    }
+    with launched(plan, limits, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as (process, _):
         answer, said, fault = _read(process, time.monotonic() + longest_s)
         if fault is None:
             try:
@@ -154,17 +136,6 @@ def run(root: Path, *, longest_s: float, memory_bytes: int = _MEMORY_BYTES) -> E
     if fault is not None:
         return _refused(*fault)
     return _judge(process.returncode, answer, said)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process, if it has not ended, and whatever it may have started."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    for stream in (process.stdout, process.stderr):
-        if stream is not None:
-            stream.close()
 
 
 def _read(process: subprocess.Popen[bytes], until_s: float) -> tuple[bytes, bytes, tuple[str, str] | None]:
@@ -191,8 +162,7 @@ def _read(process: subprocess.Popen[bytes], until_s: float) -> tuple[bytes, byte
 
 
 def _judge(status: int, answer: bytes, said: bytes) -> Examined:
-    if status == sandbox_launch.FAILED_STATUS and b"sandbox launch:" in said:
-        raise Unavailable(f"the examination could not be started: {said.decode('utf-8', 'replace').strip()[-300:]}")
+    require_launched(status, said.decode("utf-8", "replace"), "the examination")
     if status == -signal.SIGKILL:
         raise JobFailed("the examination was killed, most likely for want of memory", code="job.killed")
     if status == -signal.SIGXCPU:
