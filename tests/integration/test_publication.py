@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -349,6 +351,26 @@ def test_another_tenant_sees_nothing_of_it(world: Installation, desk: str, proje
     own = published(world, project, "lakeside/sam")
     assert own.result["bundle"] == ended.result["bundle"]
     assert own.result["attestation"] != ended.result["attestation"]
+
+
+def test_no_more_is_examined_at_once_than_there_is_memory_for(
+    world: Installation, desk: str, project: Path, tmp_path: Path
+) -> None:
+    (project / "invariants" / "hard.cedar").write_text(HARD)
+    sent = []
+    for number, who in enumerate((f"{desk}/sam", f"{desk}/sam", "lakeside/sam", "lakeside/sam")):
+        folder = tmp_path / f"n-{number}"
+        shutil.copytree(project, folder)
+        change(folder, "licet.toml", "threshold = 80", f"threshold = {70 + number}")
+        operation = send(world, folder, who).require().operation
+        assert operation is not None
+        sent.append((who, operation))
+    most = 0
+    for who, operation in sent:
+        while not world.client(who).operation(operation.tenant, operation.id).is_final:
+            most = max(most, len(examinations(world)))
+            time.sleep(0.05)
+    assert most == world.settings.examinations == 2
 
 
 def test_a_publication_that_is_under_way_is_not_begun_twice(world: Installation, desk: str, project: Path) -> None:
