@@ -98,6 +98,8 @@ def _is_named_as_refused(world: Installation, ended: Operation) -> None:
     names = [ended.result["publication"].partition("/")[2]]
     names += [ended.result["bundle"][:8]] if "bundle" in ended.result else []
     for name in names:
+        told = world.client(f"{DESK}/all").policy.read(f"{DESK}/{name}").require().result["publication"]
+        assert told["state"] == "refused"
         assert deciding(world.client(f"{DESK}/all").policy.activate(f"{DESK}/{name}")) == {
             "guardrail.publication.proved"
         }

@@ -364,18 +364,15 @@ class View:
         """The publication of that identifier."""
         return self._session.exec(select(Publication).where(Publication.id == identifier)).first()
 
-    def publication_by_prefix(self, prefix: str) -> Publication | None:
-        """The publication whose identifier begins with these hex characters: at least eight of them.
+    def publication_named(self, prefix: str) -> Publication | None:
+        """The publication whose identifier begins with these hex characters; else the last one of such a bundle that was refused.
 
         Raises:
             InvalidInput: There are several.
         """
-        return self._by_prefix(Publication, Publication.id, prefix, "publications")
-
-    def refused_by_prefix(self, prefix: str) -> Publication | None:
-        """The publication that was refused last, of those whose bundle's digest begins with these hex characters."""
-        if len(prefix) < LEAST_PREFIX_CHARS:
-            return None
+        found = self._by_prefix(Publication, Publication.id, prefix, "publications")
+        if found is not None or len(prefix) < LEAST_PREFIX_CHARS:
+            return found
         query = select(Publication).where(
             col(Publication.bundle_hex).startswith(prefix, autoescape=True), Publication.state == "refused"
         )

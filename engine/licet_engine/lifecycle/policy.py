@@ -49,7 +49,7 @@ def ask_activate(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Pro
 
 def _not_published(view: View, ref: Ref) -> Proposal | None:
     """What is to be activated and is no bundle: it was refused, or it is a publication that is named."""
-    sent = view.publication_by_prefix(ref.name) or view.refused_by_prefix(ref.name)
+    sent = view.publication_named(ref.name)
     if sent is None:
         return None
     row = None if sent.bundle_hex is None else view.bundle(sent.bundle_hex)
@@ -118,7 +118,7 @@ def _coming_into_force(
 def ask_read(view: View, _who: Who, ref: Ref, body: ReadPolicies, _ids: Ids) -> Proposal | None:
     """What a bundle is, who is behind it, and what was found when it was published; or a publication that came to none."""
     row = view.bundle_by_prefix(ref.name)
-    publication = view.publication_by_prefix(ref.name) if row is None else view.last_publication(row.digest_hex)
+    publication = view.publication_named(ref.name) if row is None else view.last_publication(row.digest_hex)
     if row is None and publication is not None and publication.state == "published" and publication.bundle_hex:
         row = view.bundle(publication.bundle_hex)
     result: dict[str, Any] = {"publication": None if publication is None else _told(view, publication)}
