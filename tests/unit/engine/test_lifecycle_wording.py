@@ -17,6 +17,7 @@ from licet_engine.lifecycle.wording import pattern_text
 REFERENCE = {
     RefForm.TENANT: "acme",
     RefForm.NAME: "acme/x",
+    RefForm.BUNDLE: "acme/x",
     RefForm.VERSION: "acme/x@1",
     RefForm.NAME_OR_VERSION: "acme/x",
 }
