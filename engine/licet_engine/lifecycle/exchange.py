@@ -26,7 +26,8 @@ from licet_engine.domain import idtoken
 from licet_engine.domain.errors import InvalidInput, LicetError
 from licet_engine.domain.rates import Buckets
 from licet_engine.domain.refs import Ref, now_ms, parse_ref
-from licet_engine.lifecycle.asking import Asked, Desk
+from licet_engine.lifecycle.asked import Asked
+from licet_engine.lifecycle.asking import Desk
 from licet_engine.lifecycle.tenants import Tenants
 from licet_engine.lifecycle.verbs import Who, claims_of
 from licet_engine.lifecycle.workload import EXCHANGE, MAX_ISSUERS, Exchange, Worthless, mismatch, workload_of

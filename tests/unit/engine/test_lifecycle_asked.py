@@ -12,8 +12,9 @@ from pydantic import TypeAdapter
 from licet_engine.decide import EntityUid, Fact, FactSet
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.lifecycle import asking
-from licet_engine.lifecycle.asking import parse_asked
+from licet_engine.lifecycle.asked import parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
+from licet_engine.lifecycle.committing import Question
 from licet_engine.lifecycle.verbs import Ids, RefForm, Verb, Who
 
 READ = VERBS["dataset.read"]
@@ -147,10 +148,10 @@ def test_a_remembered_question_weighs_what_was_sent_with_it() -> None:
     """Ten thousand of them with all the claims that are taken would be more than half a gigabyte of text alone."""
     claims = {f"c{number:02d}": "x" * 1000 for number in range(64)}
 
-    def question(claimed: dict[str, str]) -> asking._Question:
+    def question(claimed: dict[str, str]) -> Question:
         tenant = EntityUid("Tenant", "northbank")
         fact = Fact.from_entity({"uid": tenant.to_json(), "attrs": {"region": "us"}, "parents": []})
-        return asking._Question(
+        return Question(
             who=Who(tenant="northbank", name="ana", kind="person"),
             asked=parse_asked(READ, "northbank/x", {}, claimed=claimed, is_dry=True),
             in_force=cast("Any", None),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from licet_engine.domain.errors import InvalidInput
-from licet_engine.lifecycle.asking import parse_asked
+from licet_engine.lifecycle.asked import parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.verbs import RefForm
 from licet_engine.lifecycle.wording import pattern_text
