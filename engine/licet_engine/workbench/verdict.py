@@ -8,6 +8,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -58,14 +59,16 @@ def finding(
 
 
 def bounded(findings: Iterable[Mapping[str, Any]], *, most: int, chars: int) -> list[dict[str, Any]]:
-    """The first findings, with their explanations as long as there is room for them."""
+    """The first findings, with what is for people and then their explanations, as long as there is room for them."""
     told = []
-    for number, one in enumerate(findings):
-        if number >= most:
-            break
-        detail = one["detail"] if len(one["detail"]) <= chars else ""
-        chars -= len(detail)
-        told.append({**one, "detail": detail})
+    for one in itertools.islice(findings, most):
+        kept = dict(one)
+        for member, size in (("shown", sum(map(len, itertools.chain(*one["shown"])))), ("detail", len(one["detail"]))):
+            if size > chars:
+                kept[member] = type(one[member])()
+            else:
+                chars -= size
+        told.append(kept)
     return told
 
 

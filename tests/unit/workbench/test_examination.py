@@ -23,7 +23,7 @@ from licet_engine.workbench.document import ProjectDocument
 from licet_engine.workbench.examination import examine
 from licet_engine.workbench.project import load_project
 from licet_engine.workbench.scaffold import write_project
-from licet_engine.workbench.verdict import passes, steps, summary
+from licet_engine.workbench.verdict import bounded, finding, passes, steps, summary
 
 
 @pytest.fixture
@@ -165,6 +165,17 @@ def test_what_refutes_is_shown_to_people_as_prove_shows_it(project: Path) -> Non
     assert 'action Action::"dataset.read"' in told
     assert "because desk.open" in told
     assert "{" not in told
+
+
+def test_what_is_told_of_findings_is_bounded_one_by_one_and_all_together() -> None:
+    long = finding("proofs", "refuted", "x" * 9000, line=3, detail="d" * 99_999, shown=[("reads", "y" * 9000)] * 99)
+    assert (len(long["message"]), len(long["detail"]), len(long["shown"]), len(long["shown"][0][1])) == (
+        *(2000, 20_000),
+        *(40, 300),
+    )
+    short = finding("proofs", "refuted", "x", detail="d" * 10, shown=[("reads", "y" * 5)])
+    told = bounded([short, long, short, short], most=3, chars=45)
+    assert [(len(one["shown"]), len(one["detail"])) for one in told] == [(1, 10), (0, 0), (1, 10)]
 
 
 def test_a_project_without_own_policies_has_nothing_to_cover(tmp_path: Path) -> None:
