@@ -22,7 +22,6 @@ import os
 import secrets
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -31,7 +30,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from licet_adapters import sandbox_launch
 from licet_adapters.errors import Conflict, JobFailed, Unavailable
 from licet_adapters.ports import InputFile, SandboxReport
 from licet_adapters.sandbox_bwrap import (
@@ -43,8 +41,9 @@ from licet_adapters.sandbox_bwrap import (
     judge,
     sandbox_arguments,
 )
-from licet_adapters.sandbox_limits import ControlGroups, Limits, make_control_groups
+from licet_adapters.sandbox_limits import ControlGroups, Limits
 from licet_adapters.sandbox_outputs import collect_outputs, stage_input
+from licet_adapters.sandbox_process import launched, require_launched
 from licet_adapters.sandbox_watch import Watch
 from licet_attestations import canonical
 from licet_attestations.signer.files import make_private_directory
@@ -56,7 +55,6 @@ JOB_UID = 64_201
 """Who jobs are when the worker is root: a number without a name, used for nothing else."""
 
 _JOBS_DIR = Path(__file__).parent / "jobs"
-_LAUNCHER = Path(sandbox_launch.__file__)
 _HUB = "/tmp"  # noqa: S108  # Covered in a mount namespace of the launcher's own; nothing is written there.
 _LOCK_WAIT_S = 10.0
 _LOCK_PAUSE_S = 0.05
@@ -338,17 +336,13 @@ class Sandbox:
             run.output_dir.chmod(0o700)
             if owner_uid != os.geteuid():
                 os.chown(run.output_dir, owner_uid, owner_uid)
-            groups = make_control_groups(run.limits)
-            stack.callback(groups.remove)
             report_r, report_w = _pipe(stack)
             error_r, error_w = _pipe(stack)
             fds = [report_w.fileno(), lock_fd]
             plan = self._plan(bubblewrap, run, staged, report_w.fileno(), lock_fd)
-            plan["cgroup_procs"] = groups.procs_files()
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_LAUNCHER), json.dumps(plan)],
-                stdin=subprocess.DEVNULL, stdout=error_w, stderr=error_w, pass_fds=fds, env={}, start_new_session=True,
-            )  # fmt: skip
+            process, groups = stack.enter_context(
+                launched(plan, run.limits, stdout=error_w.fileno(), stderr=error_w.fileno(), pass_fds=fds)
+            )
             report_w.close()
             error_w.close()
             watch = Watch(
@@ -360,10 +354,7 @@ class Sandbox:
                 on_line=on_line,
             )
             stopped = watch.follow(should_stop)
-        if process.returncode == sandbox_launch.FAILED_STATUS and "sandbox launch:" in watch.stderr_tail:
-            raise Unavailable(
-                f"the job could not be started: {watch.stderr_tail.strip()[-300:]}", code="sandbox.launch"
-            )
+        require_launched(process.returncode, watch.stderr_tail, "the job")
         return JobEnd(
             status=process.returncode,
             stopped=stopped,
@@ -387,7 +378,6 @@ class Sandbox:
         command = [sys.executable, "-I", "-B", str(root / "code" / run.code.entry), "--inputs", str(root / "in")]
         command += ["--output", str(output), "--report-fd", str(report_fd), *run.arguments]
         plan: dict[str, Any] = {
-            "parent": os.getpid(),
             "limits": run.limits.resource_limits(own_user=confined and self._drop_to is not None),
             "uid": self._drop_to if confined else None,
             "gid": self._drop_to if confined else None,

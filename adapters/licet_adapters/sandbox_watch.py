@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 from licet_adapters.errors import JobFailed
 from licet_adapters.sandbox_outputs import measure_outputs
+from licet_adapters.sandbox_process import end
 
 if TYPE_CHECKING:
     import subprocess
@@ -81,9 +81,7 @@ class Watch:
             return self._follow(should_stop)
         finally:
             # Killing bubblewrap's first process kills all: each dies with its parent, and with the first of its namespace.
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            end(self._process)
 
     def _follow(self, should_stop: Callable[[], bool]) -> bool:
         started_s = asked_s = measured_s = time.monotonic()

@@ -28,7 +28,8 @@ from licet_engine.api.routes import build_app
 from licet_engine.api.services import Services
 from licet_engine.domain.rates import Buckets
 from licet_engine.evidence.isolation import PairAnswers
-from licet_engine.lifecycle.asking import Desk, Enqueued
+from licet_engine.lifecycle.asked import Enqueued
+from licet_engine.lifecycle.asking import Desk
 from licet_engine.lifecycle.devices import DeviceLeases, pool_states, waiting_operations
 from licet_engine.lifecycle.exchange import Exchanger, IssuerKeys
 from licet_engine.lifecycle.operations import Operations

@@ -68,6 +68,7 @@ from licet_engine.client_values import (
     StillRunning,
     Upload,
 )
+from licet_engine.domain.exchanging import GRANT_TYPE, ID_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -111,7 +112,6 @@ _LONGEST_POLL_S = 1.0
 _OK, _CREATED, _ACCEPTED = 200, 201, 202
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _CONFLICT, _SERVER_ERROR, _UNAVAILABLE = 400, 401, 403, 409, 500, 503
 _GATEWAY_TIMEOUT = 504
-_BAD_REQUEST = 400
 _TOO_MANY = 429
 
 
@@ -274,8 +274,8 @@ class LicetClient:
             ServerUnavailable: No answer.
         """
         form = {
-            "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
-            "subject_token_type": "urn:ietf:params:oauth:token-type:id_token",
+            "grant_type": GRANT_TYPE,
+            "subject_token_type": ID_TOKEN,
             "subject_token": id_token,
             "audience": issuer,
         }

@@ -8,7 +8,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from licet_engine.client_values import Answer, Enforced, Explanation, LogHead, ServerFault, Upload
 
@@ -511,15 +511,6 @@ class TokenVerbs(Verbs):
         return self._act("token.list", tenant, sent)
 
 
-_NAME_CHARS: Final = 63
-
-
-def _bundle_ref(ref: str) -> str:
-    """How a bundle is named to the server: a name has a character less than a digest, which is as good as all of it."""
-    tenant, slash, name = ref.partition("/")
-    return f"{tenant}{slash}{name[:_NAME_CHARS]}" if len(name) == _NAME_CHARS + 1 else ref
-
-
 class PolicyVerbs(Verbs):
     """Policy bundles."""
 
@@ -543,7 +534,7 @@ class PolicyVerbs(Verbs):
 
     def activate(self, ref: str, **sent: Unpack[Sent]) -> Answer:
         """Bring a published bundle into force."""
-        return self._act("policy.activate", _bundle_ref(ref), sent)
+        return self._act("policy.activate", ref, sent)
 
     def roll_back(self, tenant: str, **sent: Unpack[Sent]) -> Answer:
         """Bring back the bundle that was in force right before the present one; ``result["ref"]`` names it."""
@@ -559,7 +550,7 @@ class PolicyVerbs(Verbs):
 
     def read(self, ref: str, *, body: bool = False, project: bool = False, **sent: Unpack[Sent]) -> Answer:
         """What a bundle is and what was found when it was published; with ``body`` itself, with ``project`` what was sent."""
-        return self._act("policy.read", _bundle_ref(ref), sent, body=body or None, project=project or None)
+        return self._act("policy.read", ref, sent, body=body or None, project=project or None)
 
 
 class EvidenceVerbs(Verbs):

@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from licet_adapters.errors import AdapterError
+from licet_adapters.ports import IssuerKeySource
 from licet_attestations import rpc
 from licet_attestations.errors import LicetAttestationError
 from licet_engine.domain.errors import LicetError
@@ -29,12 +30,12 @@ class KeyFetcher:
 
     Args:
         door: The internal door of the api.
-        fetch: Fetches the keys of an issuer by its URL, and whether plain http is meant.
+        keys: Where the keys of issuers are fetched from.
     """
 
-    def __init__(self, door: Door, fetch: Callable[[str, bool], Mapping[str, Any]]) -> None:
+    def __init__(self, door: Door, keys: IssuerKeySource) -> None:
         self._door = door
-        self._fetch = fetch
+        self._keys = keys
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="licet-keys")
         self._thread = threading.Thread(target=self._run, name="licet-keys", daemon=True)
 
@@ -55,7 +56,7 @@ class KeyFetcher:
 
     def _fetched(self, issuer: Mapping[str, Any]) -> None:
         try:
-            keys = self._fetch(issuer["url"], issuer["unsafe_http"])
+            keys = self._keys.fetch(issuer["url"], unsafe_http=issuer["unsafe_http"])
             self._door.call(
                 "issuer_keys", tenant=issuer["tenant"], issuer=issuer["issuer"], url=issuer["url"], keys=dict(keys)
             )

@@ -135,6 +135,7 @@ def probes(tenant: str) -> Iterator[Probe]:
     resources = {
         RefForm.TENANT: tenant,
         RefForm.NAME: f"{tenant}/{CANARY}",
+        RefForm.BUNDLE: f"{tenant}/{CANARY}",
         RefForm.VERSION: f"{tenant}/{CANARY}@1",
         RefForm.NAME_OR_VERSION: f"{tenant}/{CANARY}",
     }

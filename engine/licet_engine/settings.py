@@ -43,6 +43,7 @@ class Settings:
         max_tenant_uploads_bytes: What the waiting uploads of all principals of a tenant may take together.
         upload_ttl_s: How long an unused upload or an artifact stays.
         examination_s: Longest examination of policies that are to be published; what takes longer is refused.
+        examinations: How many examinations go on at once in one worker; each may take 2 GiB of memory, and a processor.
         decision_max_age_s: How old a decision may be when a warrant is asked for, before it is decided again.
         lease_s: How long long-running work goes on before it is decided again.
         checkpoint_interval_s: How often changed logs get a signed checkpoint.
@@ -112,6 +113,7 @@ class Settings:
     max_tenant_uploads_bytes: int = 8 << 30
     upload_ttl_s: int = 3600
     examination_s: int = 120
+    examinations: int = 2
     decision_max_age_s: int = 45
     lease_s: int = 30
     checkpoint_interval_s: float = 1.0
@@ -325,7 +327,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     settings = replace(settings, data=settings.data.absolute())
     for name in (
         *("max_body_bytes", "max_upload_bytes", "max_uploads_per_principal", "upload_ttl_s"),
-        *("max_tenant_uploads_bytes", "examination_s"),
+        *("max_tenant_uploads_bytes", "examination_s", "examinations"),
         *("decision_max_age_s", "lease_s", "checkpoint_interval_s", "api_threads", "uid_base", "slot"),
         *("max_requests", "max_waiting_requests", "rate_per_token", "rate_per_tenant", "drain_s", "min_free_bytes"),
         *("idempotency_ttl_s", "telemetry_ttl_s", "failed_work_ttl_s", "workflow_ttl_s", "warrant_mark_ttl_s"),

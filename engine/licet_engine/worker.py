@@ -37,7 +37,7 @@ from dbos import _serialization as dbos_serialization
 from licet_adapters.errors import AdapterError
 from licet_adapters.errors import Unavailable as AdapterUnavailable
 from licet_adapters.guard import WarrantGuard
-from licet_adapters.identity.oidc import fetch_keys
+from licet_adapters.identity.oidc import OidcKeys
 from licet_adapters.loader import load_adapters
 from licet_adapters.outbound import parse_networks
 from licet_adapters.ports import AdapterContext
@@ -68,7 +68,15 @@ from licet_engine.storage import StorageWatch
 from licet_engine.store.access import Role, open_database
 from licet_engine.store.db import always_writing
 from licet_engine.witness_asker import WitnessAsker
-from licet_engine.workflow import APPLICATION, DEVICE_QUEUE, LONG_QUEUE, SHORT_QUEUE, WORKFLOW, WORKFLOW_VERSION
+from licet_engine.workflow import (
+    APPLICATION,
+    DEVICE_QUEUE,
+    EXAMINATION_QUEUE,
+    LONG_QUEUE,
+    SHORT_QUEUE,
+    WORKFLOW,
+    WORKFLOW_VERSION,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -319,6 +327,7 @@ def build_tools(settings: Settings) -> Tools:
             tickets=loaded.get(settings.tickets),
         ),
         notifier=loaded.get("standard-webhooks"),
+        issuer_keys=OidcKeys(context),
         spool=Spool(
             settings.spool,
             max_bytes=settings.max_upload_bytes,
@@ -338,12 +347,8 @@ def _reach_out(settings: Settings, tools: Tools) -> None:
     """Start what tells and asks others beside operations: receivers, issuers, witnesses, and the api of our devices."""
     if tools.notifier is not None:
         Courier(Door(settings.api_socket, patience_s=5.0), tools.notifier).start()
-    networks = parse_networks(settings.outbound_networks)
-    timeout_s = float(settings.outbound_timeout_s)
-    KeyFetcher(
-        Door(settings.api_socket, patience_s=5.0),
-        lambda url, unsafe: fetch_keys(url, networks=networks, unsafe_http=unsafe, timeout_s=timeout_s),
-    ).start()
+    if tools.issuer_keys is not None:
+        KeyFetcher(Door(settings.api_socket, patience_s=5.0), tools.issuer_keys).start()
     policy = load_policy(settings.witness_policy)
     for witness in policy.witnesses.values() if policy is not None else ():
         reach = parse_networks(settings.witness_networks)
@@ -395,11 +400,13 @@ def main(settings: Settings | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     # What is to run on devices is left to the workers that have some.
-    DBOS.listen_queues([LONG_QUEUE, SHORT_QUEUE, *([DEVICE_QUEUE] if settings.device_uuids else [])])
+    DBOS.listen_queues([LONG_QUEUE, SHORT_QUEUE, EXAMINATION_QUEUE, *([DEVICE_QUEUE] if settings.device_uuids else [])])
     DBOS.launch()
     for queue, at_once, of_one_tenant in (
         (LONG_QUEUE, _LONG_AT_ONCE, _OF_ONE_TENANT),
         (SHORT_QUEUE, _SHORT_AT_ONCE, _OF_ONE_TENANT),
+        # One tenant's leave a place to others, where there is more than one.
+        (EXAMINATION_QUEUE, settings.examinations, max(1, settings.examinations - 1)),
         (DEVICE_QUEUE, _DEVICES_AT_ONCE, _DEVICES_OF_ONE_TENANT),
     ):
         DBOS.register_queue(

@@ -16,7 +16,7 @@ from licet_engine.workbench.scaffold import write_project
 
 sys.path.append(str(Path(__file__).parents[1] / "integration"))
 from service_world import Installation, poll
-from test_workload import Issuer
+from token_issuer import Issuer
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from sqlmodel import select
 from licet_engine.api.services import Services
 from licet_engine.app import build_services
 from licet_engine.domain.errors import InvalidInput
-from licet_engine.lifecycle.asking import Answer, parse_asked
+from licet_engine.lifecycle.asked import Answer, parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.verbs import Who
 from licet_engine.store import tables

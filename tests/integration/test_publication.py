@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -28,25 +30,12 @@ from licet_engine.workbench.scaffold import write_project
 sys.path.append(str(Path(__file__).parent))
 from service_world import Installation, poll, problem  # The line above finds it.
 
+from hard_invariant import HARD
+
 pytestmark = pytest.mark.slow
 
 DESK = "desk"
 NUMBERS = count()
-# That no cube of a whole number is the sum of two others is true, and nothing that a solver tells in a few seconds.
-HARD = """
-@id("desk.invariant.hard")
-@title("Somebody finds a cube that is the sum of two cubes")
-@never
-permit (principal is Person, action == Action::"training.launch", resource is Run)
-when {
-  resource.cost > 0 && resource.cost < 100000 &&
-  resource.budget_remaining > 0 && resource.budget_remaining < 100000 &&
-  context.now_ms > 0 && context.now_ms < 100000 &&
-  resource.cost * resource.cost * resource.cost +
-  resource.budget_remaining * resource.budget_remaining * resource.budget_remaining ==
-  context.now_ms * context.now_ms * context.now_ms
-};
-"""
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +88,23 @@ def refused(world: Installation, folder: Path) -> list[Mapping[str, Any]]:
     statement = attested(world, ended.result["attestation"])
     assert statement.predicate["result"] == "FAILED"
     findings: list[Mapping[str, Any]] = told["publication"]["report"]["findings"]
+    _is_named_as_refused(world, ended)
     assert [one["message"] for one in findings] == [one["message"] for one in ended.result["findings"]]
     return findings
+
+
+def _is_named_as_refused(world: Installation, ended: Operation) -> None:
+    """Whoever would activate what was refused is told by a policy, and not as of what is nowhere."""
+    names = [ended.result["publication"].partition("/")[2]]
+    names += [ended.result["bundle"][:8]] if "bundle" in ended.result else []
+    for name in names:
+        told = world.client(f"{DESK}/all").policy.read(f"{DESK}/{name}").require().result["publication"]
+        assert told["state"] == "refused"
+        assert deciding(world.client(f"{DESK}/all").policy.activate(f"{DESK}/{name}")) == {
+            "guardrail.publication.proved"
+        }
+        # Of another tenant's nothing is told.
+        assert deciding(world.client("lakeside/all").policy.activate(f"{DESK}/{name}")) == set()
 
 
 def bundles(world: Installation) -> set[str]:
@@ -158,6 +162,32 @@ def test_what_passes_is_published_under_the_digest_that_was_known_and_activated_
     # What the logs say of it, in this order: that it was asked, the warrant, the statement, the end, that it came into force.
     events = [r.get("event") for _, r in world.entries(desk) if r.get("bundle") == known and r.get("type") == "policy"]
     assert events == ["policy-published", "policy-activated"]
+
+
+def test_what_is_in_force_already_is_told_as_such_and_keeps_its_times(
+    world: Installation, desk: str, project: Path, tmp_path: Path
+) -> None:
+    first = published(world, project)
+    other = world.client(f"{desk}/all")
+    other.policy.activate(first.result["ref"]).require()
+    again = published(world, project)
+    assert (again.state, again.result["in_force"]) == ("done", True)
+    assert "in_force" not in first.result
+    # Put aside, and published once more: it was made and in force before, and its times still say so.
+    write_project(tmp_path / "next")
+    change(tmp_path / "next", "licet.toml", "threshold = 100", "threshold = 70")
+    other.policy.activate(published(world, tmp_path / "next").result["ref"]).require()
+    before = row(world, first.result["bundle"])
+    assert before["state"] == "superseded"
+    assert "in_force" not in published(world, project).result
+    after = row(world, first.result["bundle"])
+    assert after["state"] == "published"
+    assert after["created_at_ms"] == before["created_at_ms"] <= after["activated_at_ms"] == before["activated_at_ms"]
+
+
+def row(world: Installation, digest_hex: str) -> dict[str, Any]:
+    listed = world.client(f"{DESK}/all").list(DESK, "bundles", limit=1000)
+    return next(dict(row) for row in listed if row["digest_hex"] == digest_hex)
 
 
 def test_a_bundle_that_was_not_examined_is_not_activated(world: Installation, desk: str, project: Path) -> None:
@@ -325,6 +355,26 @@ def test_another_tenant_sees_nothing_of_it(world: Installation, desk: str, proje
     assert own.result["attestation"] != ended.result["attestation"]
 
 
+def test_no_more_is_examined_at_once_than_there_is_memory_for(
+    world: Installation, desk: str, project: Path, tmp_path: Path
+) -> None:
+    (project / "invariants" / "hard.cedar").write_text(HARD)
+    sent = []
+    for number, who in enumerate((f"{desk}/sam", f"{desk}/sam", "lakeside/sam", "lakeside/sam")):
+        folder = tmp_path / f"n-{number}"
+        shutil.copytree(project, folder)
+        change(folder, "licet.toml", "threshold = 80", f"threshold = {70 + number}")
+        operation = send(world, folder, who).require().operation
+        assert operation is not None
+        sent.append((who, operation))
+    most = 0
+    for who, operation in sent:
+        while not world.client(who).operation(operation.tenant, operation.id).is_final:
+            most = max(most, len(examinations(world)))
+            time.sleep(0.05)
+    assert most == world.settings.examinations == 2
+
+
 def test_a_publication_that_is_under_way_is_not_begun_twice(world: Installation, desk: str, project: Path) -> None:
     (project / "invariants" / "hard.cedar").write_text(HARD)
     first = send(world, project).require().operation
@@ -346,6 +396,7 @@ def test_a_beginning_that_two_bundles_share_names_neither(world: Installation, d
             ("ab" * 4, 400, "ambiguous"),
             ("ab" * 5, 400, "ambiguous"),
             (digests[0][:11], 409, "conflict"),
+            (digests[0], 409, "conflict"),
             ("ab" * 3, 403, "denied"),
         ):
             problem(http.post("/v1/policy/activate", json={"resource": f"{desk}/{prefix}"}), status, code)

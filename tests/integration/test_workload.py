@@ -7,21 +7,15 @@ import os
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import httpx
-import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from jwt.algorithms import RSAAlgorithm
 from sqlmodel import col, select
 
 from licet_engine.api.exchange import ACCESS_TOKEN, GRANT_TYPE
@@ -32,77 +26,13 @@ from licet_engine.store.db import tenant_session
 
 sys.path.append(str(Path(__file__).parent))
 from service_world import Installation, poll, problem  # The line above finds it.
+from token_issuer import REPOSITORY, Issuer  # As above.
 
 from postgres_server import PostgresServer
 
 pytestmark = pytest.mark.slow
 
-NUMBERS = count()
-REPOSITORY = "northbank/policies"
-AUDIENCE = "licet:northbank/github"
 ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
-
-
-class Issuer:
-    """An issuer of ID tokens on loopback: discovery, keys, and a door like that of GitHub Actions."""
-
-    def __init__(self) -> None:
-        self.keys = {"one": rsa.generate_private_key(65537, 2048)}
-        self.asked = 0
-        issuer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                parts = urlsplit(self.path)
-                told: Any = {"issuer": issuer.url, "jwks_uri": f"{issuer.url}/keys"}
-                if parts.path == "/keys":
-                    issuer.asked += 1
-                    told = issuer.published()
-                elif parts.path == "/id-token":
-                    assert self.headers["Authorization"] == "Bearer runner"
-                    told = {"value": issuer.token(aud=parse_qs(parts.query)["audience"][0])}
-                body = json.dumps(told).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def published(self) -> dict[str, Any]:
-        return {
-            "keys": [
-                {**RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig"}
-                for kid, key in self.keys.items()
-            ]
-        }
-
-    def token(self, kid: str = "one", **changes: Any) -> str:
-        now_s = int(time.time())
-        claims: dict[str, Any] = {
-            "iss": self.url,
-            "aud": AUDIENCE,
-            "sub": f"repo:{REPOSITORY}:ref:refs/heads/main",
-            "repository": REPOSITORY,
-            "ref": "refs/heads/main",
-            "sha": "0123456789abcdef",
-            "run_id": "4711",
-            "event_name": "push",
-            "iat": now_s,
-            "exp": now_s + 300,
-            "jti": str(next(NUMBERS)),
-        }
-        return jwt.encode(claims | changes, self.keys[kid], "RS256", {"kid": kid})
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +124,48 @@ def test_a_job_has_a_token_for_its_account_and_every_decision_says_which_job_it_
     for secret in (told["access_token"], id_token.rpartition(".")[2]):
         assert secret not in trusted.output()
         assert all(secret not in json.dumps(record) for _, record in trusted.entries("northbank"))
+
+
+def test_a_token_that_is_sent_again_is_no_allow_and_who_administers_sees_why(
+    trusted: Installation, issuer: Issuer
+) -> None:
+    token = issuer.token()
+    assert post(trusted, token).status_code == 200
+    time.sleep(2.1)  # As many are logged as one a second.
+    decided = exchanges(trusted)
+    size = trusted.size("northbank")
+    for _ in range(5):
+        refused(post(trusted, token))
+    assert exchanges(trusted) == decided
+    # Whoever sends it again and again fills no log with it.
+    assert trusted.size("northbank") - size <= 3
+    row = listed(trusted, "northbank")
+    assert row["refused_because"] == "this ID token was exchanged before"
+    assert time.time() * 1000 - row["refused_at_ms"] < 60_000
+    (noted,) = people_notes(trusted, "northbank", "exchange-refused")[-1:]
+    assert noted["reason"] == row["refused_because"]
+
+
+def exchanges(world: Installation) -> list[str]:
+    rows = world.client("northbank/admin").list("northbank", "decisions", limit=1000)
+    return [row["id"] for row in rows if row["action"] == "token.exchange"]
+
+
+def test_an_account_whose_owner_is_deactivated_exchanges_nothing(trusted: Installation, issuer: Issuer) -> None:
+    admin = trusted.client("northbank/admin")
+    trusted.person("northbank/leaver", roles=["data-scientist"])
+    trusted.person("northbank/orphan", kind="service", roles=["security-engineer"], owner="leaver")
+    claims = {"repository": REPOSITORY}
+    admin.issuer.trust(
+        "northbank/orphaned", "https://ci.example", account="orphan", claims=claims, keys=issuer.published()
+    ).require()
+    wanted = {"iss": "https://ci.example", "aud": "licet:northbank/orphaned"}
+    assert post(trusted, issuer.token(**wanted), audience="northbank/orphaned").status_code == 200
+    admin.person.administer("northbank/leaver", roles=["data-scientist"], active=False).require()
+    time.sleep(2.1)
+    refused(post(trusted, issuer.token(**wanted), audience="northbank/orphaned"))
+    (noted,) = people_notes(trusted, "northbank", "exchange-refused")[-1:]
+    assert noted["reason"].startswith("leaver, who answers for northbank/orphan, is deactivated")
 
 
 def test_nobody_may_claim_to_be_a_workload(trusted: Installation) -> None:

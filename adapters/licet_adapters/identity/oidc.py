@@ -1,4 +1,4 @@
-"""The public keys of an issuer of ID tokens, as OpenID Connect publishes them.
+"""``OidcKeys``: the public keys of an issuer of ID tokens, as OpenID Connect publishes them.
 
 Rules kept here:
 
@@ -18,40 +18,39 @@ from licet_adapters import outbound
 from licet_adapters.errors import InputRefused, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from licet_adapters.ports import AdapterContext
 
 _DISCOVERY = "/.well-known/openid-configuration"
 _MAX_BYTES = 256 * 1024
 _OK = 200
 
 
-def fetch_keys(
-    issuer: str, *, networks: Sequence[outbound.Network], unsafe_http: bool, timeout_s: float
-) -> dict[str, Any]:
-    """Fetch the JWK set of an issuer.
+class OidcKeys:
+    """Fetches keys from issuers.
 
     Args:
-        issuer: Its URL, as its tokens have it in ``iss``.
-        networks: That may be reached beside the public ones.
-        unsafe_http: Whether plain http to this machine is meant.
-        timeout_s: For each of the two requests.
-
-    Returns:
-        The set, as parsed; what is in it was not looked at.
-
-    Raises:
-        InputRefused: An address that must not be asked, or an answer that is not what it should be.
-        Unavailable: No answer.
+        context: What every adapter is given.
     """
 
-    def get(url: str) -> dict[str, Any]:
+    def __init__(self, context: AdapterContext) -> None:
+        self._networks = outbound.parse_networks(context.option("outbound_networks"))
+        self._timeout_s = float(context.option("outbound_timeout_s", "10"))
+
+    def fetch(self, issuer: str, *, unsafe_http: bool) -> dict[str, Any]:
+        """See ``IssuerKeySource.fetch``; each of the two requests may take its time."""
+        told = self._get(issuer.removesuffix("/") + _DISCOVERY, unsafe_http=unsafe_http)
+        if told.get("issuer") != issuer or not isinstance(told.get("jwks_uri"), str):
+            raise InputRefused("the issuer's discovery document is another issuer's", code="identity.issuer")
+        return self._get(told["jwks_uri"], unsafe_http=unsafe_http)
+
+    def _get(self, url: str, *, unsafe_http: bool) -> dict[str, Any]:
         answer = outbound.request(
             "GET",
             url,
             headers={"Accept": "application/json", "User-Agent": "licet-keys/1"},
-            networks=networks,
+            networks=self._networks,
             unsafe_http=unsafe_http,
-            timeout_s=timeout_s,
+            timeout_s=self._timeout_s,
             max_bytes=_MAX_BYTES + 1,
         )
         if answer.status != _OK:
@@ -63,8 +62,3 @@ def fetch_keys(
         if not isinstance(found, dict):
             raise InputRefused("the issuer answered no JSON object, or too much", code="identity.form")
         return found
-
-    told = get(issuer.removesuffix("/") + _DISCOVERY)
-    if told.get("issuer") != issuer or not isinstance(told.get("jwks_uri"), str):
-        raise InputRefused("the issuer's discovery document is another issuer's", code="identity.issuer")
-    return get(told["jwks_uri"])

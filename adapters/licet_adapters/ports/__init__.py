@@ -27,6 +27,7 @@ from licet_adapters.ports.base import (
 )
 from licet_adapters.ports.checks import CheckJob, CheckOutcome, CheckResult, ModelChecker
 from licet_adapters.ports.context import AdapterContext, DataKey, KeySource, ModelSigner, SignerPort, WebhookSigner
+from licet_adapters.ports.identity import IssuerKeySource
 from licet_adapters.ports.notices import Notice, NoticeOutcome, Notifier
 from licet_adapters.ports.objects import HoldOutcome, ObjectRef, ObjectStore, PutOutcome
 from licet_adapters.ports.registry import (
@@ -76,6 +77,7 @@ __all__ = [
     "Device",
     "HoldOutcome",
     "InputFile",
+    "IssuerKeySource",
     "KeySource",
     "Metric",
     "ModelChecker",

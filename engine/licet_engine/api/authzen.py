@@ -23,7 +23,7 @@ from litestar import Request, Response, get, post
 from licet_engine.api.authzen_forms import Evaluation, Evaluations
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.domain.refs import parse_ref
-from licet_engine.lifecycle.asking import Answer, Asked, parse_asked
+from licet_engine.lifecycle.asked import Answer, Asked, parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.verbs import Ids, NoBody, Proposal, RefForm, Verb, Who

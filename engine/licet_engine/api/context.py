@@ -21,7 +21,7 @@ from licet_engine.api import authzen_forms
 from licet_engine.api.services import Services
 from licet_engine.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
 from licet_engine.domain.refs import parse_tenant
-from licet_engine.lifecycle.asking import Answer, Asked, parse_asked
+from licet_engine.lifecycle.asked import Answer, Asked, parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.verbs import Verb, Who
 

@@ -15,7 +15,7 @@ from licet_engine.api.context import AnyRequest, Context
 from licet_engine.api.problems import denied
 from licet_engine.api.services import Services
 from licet_engine.domain.refs import now_ms
-from licet_engine.lifecycle.asking import parse_asked
+from licet_engine.lifecycle.asked import parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.store import tables
 from licet_engine.store.db import tenant_session

@@ -15,11 +15,9 @@ from litestar import Response, post
 
 from licet_engine.api.context import AnyRequest, Context, stream
 from licet_engine.domain.errors import TooLarge
+from licet_engine.domain.exchanging import ACCESS_TOKEN, GRANT_TYPE, ID_TOKENS
 from licet_engine.lifecycle.exchange import ExchangeRefused
 
-GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
-ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105  # A name of RFC 8693.
-ID_TOKENS: Final = frozenset({"urn:ietf:params:oauth:token-type:id_token", "urn:ietf:params:oauth:token-type:jwt"})
 _MAX_FORM_BYTES: Final = 24 * 1024
 _TAKEN: Final = frozenset({"grant_type", "subject_token", "subject_token_type", "audience", "requested_token_type"})
 _FORM: Final = "application/x-www-form-urlencoded"

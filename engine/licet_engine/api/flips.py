@@ -13,7 +13,7 @@ from licet_engine.api.lists import MAX_ROWS
 from licet_engine.api.problems import denied
 from licet_engine.api.services import Services
 from licet_engine.domain.refs import parse_tenant
-from licet_engine.lifecycle.asking import parse_asked
+from licet_engine.lifecycle.asked import parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.verbs import Who
 from licet_engine.store.db import tenant_session

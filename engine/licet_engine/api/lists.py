@@ -22,7 +22,7 @@ from licet_engine.decide.path import path_to_yes
 from licet_engine.decide.record import parse_record, recorded_request
 from licet_engine.domain.errors import InvalidInput, Unavailable
 from licet_engine.domain.refs import PLATFORM, now_ms
-from licet_engine.lifecycle.asking import Asked, parse_asked
+from licet_engine.lifecycle.asked import Asked, parse_asked
 from licet_engine.lifecycle.breakglass import state_of
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.facts import View

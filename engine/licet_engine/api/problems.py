@@ -17,7 +17,7 @@ from litestar.status_codes import (
 
 from licet_attestations.errors import LicetAttestationError, SignerError
 from licet_engine.domain.errors import LicetError, TooManyRequests
-from licet_engine.lifecycle.asking import Answer
+from licet_engine.lifecycle.asked import Answer
 
 logger = logging.getLogger(__name__)
 

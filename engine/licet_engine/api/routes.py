@@ -33,7 +33,7 @@ from licet_engine.api.problems import (
 from licet_engine.api.services import Services
 from licet_engine.domain.errors import InvalidInput, LicetError, Unauthenticated
 from licet_engine.domain.rates import Buckets
-from licet_engine.lifecycle.asking import Asked, parse_asked
+from licet_engine.lifecycle.asked import Asked, parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.verbs import Verb, Who
 

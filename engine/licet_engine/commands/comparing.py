@@ -12,8 +12,8 @@ import click
 from licet_engine.commands.desk import guarded
 from licet_engine.commands.failures import EXIT_DENIED
 from licet_engine.commands.options import format_option
-from licet_engine.commands.text import clean, labelled
-from licet_engine.commands.workbench import answer, folder_argument, shown
+from licet_engine.commands.text import clean, labelled, request_lines
+from licet_engine.commands.workbench import answer, folder_argument, shown, unread_told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -90,7 +90,8 @@ def bundle(folder: Path, out: Path | None) -> None:
 
     data = canonical.dumps(load_project(folder).bundle())
     if out is None:
-        click.echo(data.decode())
+        # Its bytes and no more: what they are piped into sees the digest.
+        click.echo(data, nl=False)
     else:
         out.write_bytes(data)
     click.echo(hashlib.sha256(data).hexdigest(), err=True)
@@ -104,6 +105,7 @@ def bundle(folder: Path, out: Path | None) -> None:
 )
 @format_option("json", "junit", "sarif")
 @guarded
+@unread_told("prove")
 def prove(folder: Path, time_limit_s: float, format_: str, *, is_verbose: bool) -> None:
     """Prove of every request that could be made: what is in DIR keeps every invariant, and none of its policies errs.
 
@@ -149,7 +151,7 @@ def _show_proofs(results: Sequence[ProofResult], found: Sequence[Finding], base:
     for result in results:
         if lines := proving.shown(result):
             click.echo(f"\n{clean(result.id)} does not hold of this request:")
-            click.echo("\n".join(labelled(label, text, indent=2, label_chars=11) for label, text in lines))
+            click.echo("\n".join(request_lines(lines, indent=2)))
             if is_verbose:
                 click.echo(clean(proving.detail(result), lines=True))
     words = [result.word for result in results]

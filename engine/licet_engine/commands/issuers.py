@@ -20,6 +20,7 @@ from licet_engine.commands.data import lister
 from licet_engine.commands.desk import immediate, remote
 from licet_engine.commands.options import PAIR, REFERENCE, SECONDS, read_json_object
 from licet_engine.commands.people import refuse_taken, token, write_token
+from licet_engine.domain.exchanging import MAX_TOKEN_CHARS, audience_of
 
 if TYPE_CHECKING:
     from licet_engine.commands.desk import Desk
@@ -29,7 +30,6 @@ _GITHUB_TOKEN: Final = "ACTIONS_ID_TOKEN_REQUEST_TOKEN"  # noqa: S105  # The nam
 _OF_ENVIRONMENT: Final = "LICET_ID_TOKEN"
 _PAUSE_S: Final = 5.0
 _TIMEOUT_S: Final = 20.0
-_MAX_CHARS: Final = 16 * 1024
 
 
 @click.group()
@@ -128,7 +128,7 @@ def exchange(
     desk.needs_token = False
     until_s = time.monotonic() + patience
     while True:
-        id_token = _id_token(id_token_file, audience or f"licet:{ref}")
+        id_token = _id_token(id_token_file, audience or audience_of(ref))
         try:
             made = desk.client.exchange(ref, id_token)
             break
@@ -144,10 +144,10 @@ def exchange(
 def _id_token(file: Path | None, audience: str) -> str:
     """The ID token of this job."""
     if file is not None:
-        text = file.read_text("utf-8", "replace")[: _MAX_CHARS + 1].strip()
+        text = file.read_text("utf-8", "replace")[: MAX_TOKEN_CHARS + 1].strip()
     else:
         text = os.environ.get(_OF_ENVIRONMENT, "").strip() or _of_github(audience)
-    if not text or len(text) > _MAX_CHARS or not text.isascii() or " " in text:
+    if not text or len(text) > MAX_TOKEN_CHARS or not text.isascii() or " " in text:
         raise click.UsageError(
             f"no ID token: name a file with --id-token-file, set {_OF_ENVIRONMENT}, or run in a job of GitHub Actions that has the"
             " permission id-token: write"

@@ -5,19 +5,29 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(s|m|h|d)?")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _MAX_FILE_BYTES = 8 << 20
+
+
+class Folder(click.Path):
+    """A folder. The empty text is none: it would be the one where the command runs."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See ``click.ParamType``."""
+        if value == "":
+            self.fail("the name is empty: name a folder, or . for the one where you are", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Moment(click.ParamType[int]):
@@ -126,6 +136,7 @@ class Reference(click.ParamType[str]):
         return text
 
 
+FOLDER = Folder(path_type=Path)
 MOMENT = Moment()
 REFERENCE = Reference()
 SECONDS = Seconds()

@@ -10,18 +10,21 @@ import click
 from licet_engine.commands.data import lister
 from licet_engine.commands.desk import immediate, local, mutation, refuse_present, remote
 from licet_engine.commands.flips import flip_lines
-from licet_engine.commands.options import JSON_PAIR, MOMENT, read_json_object, read_text
+from licet_engine.commands.options import FOLDER, JSON_PAIR, MOMENT, read_json_object, read_text
 from licet_engine.commands.published import bundle_lines
 from licet_engine.commands.text import clean, labelled, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from licet_engine.client_values import Answer
     from licet_engine.commands.desk import Desk
     from licet_policies import Control
 
 F = TypeVar("F", bound="Callable[..., Any]")
 _MODES = ("enforce", "observe")
+_LEAST_CHARS = 8
+_MOST_ROWS = 1000
 
 
 def PACKS_OPTIONS(function: F) -> F:  # noqa: N802  # Used as a decorator that stands for two options.
@@ -190,9 +193,7 @@ def _counted_line(counted: dict[str, Any]) -> str:
 
 @policy.command()
 @click.argument("tenant")
-@click.option(
-    "--project", "folder", metavar="DIR", type=click.Path(path_type=Path), help="The policy project in this folder."
-)
+@click.option("--project", "folder", metavar="DIR", type=FOLDER, help="The policy project in this folder.")
 @PACKS_OPTIONS
 @click.option(
     "--packs-file", type=click.Path(path_type=Path), help='JSON object {"packs": [{"name", "mode", "parameters"}]}.'
@@ -247,7 +248,7 @@ def publish(
 @immediate
 def activate(desk: Desk, ref: str) -> None:
     """Bring a published bundle into force; nobody activates what they wrote themselves."""
-    desk.finish(desk.client.policy.activate(ref, **desk.sent))
+    _finish_named(desk, ref, desk.client.policy.activate(ref, **desk.sent))
 
 
 @policy.command()
@@ -273,7 +274,7 @@ def shadow(desk: Desk, ref: str, *, off: bool) -> None:
     if off == bool(slash):
         fault = "--off ends the shadow of a tenant: name the TENANT alone" if off else "name it as TENANT/BUNDLE"
         raise click.BadParameter(f"{ref!r}: {fault}", param_hint="TENANT/BUNDLE")
-    desk.finish(desk.client.policy.shadow(tenant, bundle or None, off=off, **desk.sent))
+    _finish_named(desk, ref, desk.client.policy.shadow(tenant, bundle or None, off=off, **desk.sent))
 
 
 @policy.command()
@@ -290,9 +291,7 @@ def flips(desk: Desk, tenant: str, limit: int) -> None:
 @click.argument("ref", metavar="TENANT[/BUNDLE]")
 @click.option("--text", "is_whole", is_flag=True, help="Show the text of every policy, too.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the bundle there: JSON that has the digest.")
-@click.option(
-    "--project", "folder", metavar="DIR", type=click.Path(path_type=Path), help="Write the project that was sent there."
-)
+@click.option("--project", "folder", metavar="DIR", type=FOLDER, help="Write the project that was sent there.")
 @immediate
 def show(desk: Desk, ref: str, *, is_whole: bool, out: Path | None, folder: Path | None) -> None:
     """Show a bundle in short: who is behind it, what is in it, and what was found when it was published.
@@ -310,7 +309,7 @@ def show(desk: Desk, ref: str, *, is_whole: bool, out: Path | None, folder: Path
     named = ref if slash else _in_force(desk, tenant)
     answer = desk.client.policy.read(named, body=out is not None, project=folder is not None, **desk.sent)
     if not answer.allowed or answer.conflict is not None:
-        desk.finish(answer)
+        _finish_named(desk, ref, answer)
         return
     result = dict(answer.result)
     body, sent = result.pop("body", None), result.pop("project", None)
@@ -326,13 +325,43 @@ def show(desk: Desk, ref: str, *, is_whole: bool, out: Path | None, folder: Path
     desk.show({**answer.to_json(), "result": result}, lines)
 
 
+def _finish_named(desk: Desk, ref: str, answer: Answer) -> None:
+    """End as ever; where a bundle is denied without a reason, say first whether there is none of that name.
+
+    The service says no more than of another tenant's. Whoever may list the bundles of their own is told here.
+    """
+    tenant, _, name = ref.partition("/")
+    if name and not answer.allowed and not answer.policies:
+        if len(name) < _LEAST_CHARS:
+            told = f"{ref}: a bundle is named by at least {_LEAST_CHARS} characters of its digest"
+        elif _is_there(desk, tenant, name):
+            told = ""
+        else:
+            told = f"there is no bundle {ref}: licet policy list {tenant} shows those that there are"
+        if told:
+            click.echo(clean(told), err=True)
+    desk.finish(answer)
+
+
+def _is_there(desk: Desk, tenant: str, name: str) -> bool:
+    """Whether a bundle or a publication is called so; where that is not the asker's to know, it is taken for granted."""
+    from licet_engine.client_values import LicetClientError  # noqa: PLC0415  # Kept out of the start of other commands.
+
+    try:
+        known = [str(row.get("digest_hex")) for row in desk.client.list(tenant, "bundles", limit=_MOST_ROWS)]
+        known += [str(row.get("id")) for row in desk.client.list(tenant, "publications", limit=_MOST_ROWS)]
+    except LicetClientError:
+        return True
+    return any(one.startswith(name) for one in known)
+
+
 def _in_force(desk: Desk, tenant: str) -> str:
     """How the bundle in force is named.
 
     Raises:
         click.UsageError: It is not among those that are listed.
     """
-    for row in desk.client.list(tenant, "bundles", limit=1000):
+    for row in desk.client.list(tenant, "bundles", limit=_MOST_ROWS):
         if row.get("state") == "active":
             return f"{tenant}/{row.get('digest_hex')}"
     raise click.UsageError(f"no bundle of {tenant} in force is listed: name one, as {tenant}/BUNDLE")

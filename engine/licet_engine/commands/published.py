@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from licet_engine.commands.text import clean, labelled, time_text, value_text
+from licet_engine.commands.text import clean, labelled, request_lines, time_text, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,6 +23,8 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
     lines = [labelled("bundle", bundle, indent=2, label_chars=_LABEL_CHARS)] if bundle else []
     if result.get("state") == "published":
         lines.append(labelled("attestation", result.get("attestation"), indent=2, label_chars=_LABEL_CHARS))
+        if result.get("in_force"):
+            return [*lines, "  It is in force already: nothing is left to do."]
         lines.append("  Somebody who did not write it goes on with:")
         lines.append(f"    licet policy show {clean(tenant)}/{clean(bundle[:_PREFIX_CHARS])}")
         lines.append(f"    licet policy activate {clean(tenant)}/{clean(bundle[:_PREFIX_CHARS])}")
@@ -35,7 +37,7 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def finding_lines(findings: Iterable[Mapping[str, Any]], left_out: int = 0) -> list[str]:
-    """Findings as compilers write theirs, each with its explanation, or with the request that refutes."""
+    """Findings as compilers write theirs, each with its explanation, or with the request that refutes as `policy prove` shows it."""
     lines = []
     for one in findings:
         place = clean(one.get("file") or "")
@@ -45,7 +47,10 @@ def finding_lines(findings: Iterable[Mapping[str, Any]], left_out: int = 0) -> l
         word = click.style(severity, fg=_COLOUR.get(severity, "red"), bold=True)
         told = f"{word}: {clean(one.get('message'))} [{clean(one.get('step'))}, {clean(one.get('rule'))}]"
         lines.append(f"  {place}: {told}" if place else f"  {told}")
-        lines += [f"    {line}" for line in clean(one.get("detail") or "", lines=True).splitlines()]
+        if one.get("shown"):
+            lines += request_lines(one["shown"], indent=4)
+        else:
+            lines += [f"    {line}" for line in clean(one.get("detail") or "", lines=True).splitlines()]
     return [*lines, f"  and {left_out} more"] if left_out else lines
 
 
@@ -100,7 +105,9 @@ def bundle_lines(tenant: str, shown: Mapping[str, Any]) -> list[str]:
         rows.append(("author", shown.get("author")))
     if shown.get("activated_at_ms"):
         by = shown.get("activated_by") or "came with the tenant"
-        rows.append(("in force", f"{by}, since {time_text(int(shown['activated_at_ms']))}"))
+        # One that was put aside was in force once; it may have been published again since.
+        label, since = ("in force", "since ") if state == "active" else ("was in force", "from ")
+        rows.append((label, f"{by}, {since}{time_text(int(shown['activated_at_ms']))}"))
     lines += [labelled(label, text, indent=2, label_chars=_LABEL_CHARS) for label, text in rows]
     lines += _part_lines(shown)
     if report:
@@ -109,7 +116,7 @@ def bundle_lines(tenant: str, shown: Mapping[str, Any]) -> list[str]:
     else:
         told = (
             "being examined"
-            if state == "checking"
+            if state == "examining"
             else "was not examined: it is made of the platform's parts alone, or older"
         )
         lines.append(labelled("examination", told, indent=2, label_chars=_LABEL_CHARS))

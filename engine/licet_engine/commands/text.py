@@ -57,6 +57,11 @@ def time_text(time_ms: int) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def request_lines(shown: Sequence[Sequence[str]], *, indent: int = 0) -> list[str]:
+    """The request that refutes a property: who, what, on what, and what the policies that decided read of it."""
+    return [labelled(clean(label), text, indent=indent, label_chars=11) for label, text in shown]
+
+
 def micro_text(micro: int) -> str:
     """Millionths as a decimal."""
     sign = "-" if micro < 0 else ""

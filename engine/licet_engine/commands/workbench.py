@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from licet_engine.commands.desk import guarded
-from licet_engine.commands.failures import EXIT_DENIED
-from licet_engine.commands.options import format_option
+from licet_engine.commands.failures import EXIT_DENIED, describe
+from licet_engine.commands.options import FOLDER, format_option
 from licet_engine.commands.text import clean
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _COLOUR = {"error": "red", "warning": "yellow", "note": "blue"}
 
 def folder_argument(function: F) -> F:
     """``DIR``: a project's folder, by default where the command runs."""
-    return click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))(function)
+    return click.argument("folder", metavar="[DIR]", default=".", type=FOLDER)(function)
 
 
 def shown(finding: Finding, base: str) -> str:
@@ -55,8 +56,44 @@ def answer(
         click.echo(formats.to_junit(tool, checks))
 
 
+def unread_told(tool: str) -> Callable[[F], F]:
+    """Where a tool could not do its work, still write the file that a CI asked for: with one finding, which says why."""
+
+    def told(function: F) -> F:
+        @functools.wraps(function)
+        def run(folder: Path, format_: str, **kwargs: Any) -> None:
+            try:
+                function(folder=folder, format_=format_, **kwargs)
+            except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+                raise
+            except Exception as error:  # Whatever it was is told, and then fails the command as ever.
+                if format_ in {"junit", "sarif"}:
+                    _show_unread(tool, folder, format_, error)
+                raise
+
+        return run  # type: ignore[return-value]  # It takes and returns what the function does.
+
+    return told
+
+
+def _show_unread(tool: str, folder: Path, format_: str, error: Exception) -> None:
+    from licet_engine.workbench import formats  # noqa: PLC0415  # As above.
+    from licet_engine.workbench.files import CONFIG_FILE  # noqa: PLC0415  # As above.
+    from licet_engine.workbench.findings import Finding  # noqa: PLC0415  # As above.
+    from licet_engine.workbench.spans import Span  # noqa: PLC0415  # As above.
+
+    message = str(getattr(error, "said", "")) or describe(error)["message"]
+    line = getattr(error, "line", None) or 1
+    span = Span(getattr(error, "file", "") or CONFIG_FILE, line, 1, line, 1)
+    rule = formats.RuleText("unread", "error", "What is there can be read")
+    found = Finding(rule.id, rule.severity, message, span)
+    base = formats.shown_from(folder.resolve())
+    check = formats.Check(f"licet.policy.{tool}", rule.id, "broken", message, f"{base}{span}: {message}")
+    answer(tool, format_, rules=[rule], findings=[found], base=base, checks=[check])
+
+
 @click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=FOLDER)
 @guarded
 def init(folder: Path) -> None:
     """Write a policy project into DIR: policies, tests, an invariant and licet.toml, as an example to change.
@@ -77,6 +114,7 @@ def init(folder: Path) -> None:
 @click.option("--prove", "is_proving", is_flag=True, help="Ask the solver, too; needs 'licet[prove]'.")
 @format_option("json", "junit", "sarif")
 @guarded
+@unread_told("lint")
 def lint(folder: Path, format_: str, *, is_listing: bool, is_proving: bool) -> None:
     """Look for mistakes in the policies of the project in DIR, each with its place. docs/policy-lint.md has the rules.
 
@@ -158,6 +196,7 @@ def fmt(folder: Path, *, is_checking: bool) -> None:
 @click.option("--match", metavar="TEXT", default="", help="Only the tests whose file or name contains TEXT.")
 @format_option("json", "junit", "sarif")
 @guarded
+@unread_told("test")
 def test_policies(folder: Path, match: str, format_: str) -> None:
     """Decide every test of the project in DIR by the bundle that it is, and explain those that come out otherwise.
 
@@ -220,11 +259,12 @@ def _show_result(result: Result, base: str) -> None:
 )
 @format_option("json", "junit", "sarif")
 @guarded
+@unread_told("coverage")
 def coverage(folder: Path, threshold: int | None, format_: str, *, is_suggesting: bool) -> None:
     """Measure what the tests of the project in DIR reach: its policies, their conjuncts, and both outcomes of each.
 
     Exit codes: 0 the threshold is reached and all tests pass, 1 not, 2 it could not be told. With --suggest: 0 there is a test now
-    for whatever some request reaches, 1 for some of it there is none, 2 it could not be told.
+    for whatever some request reaches, 1 for some of it there is none or a test does not pass, 2 it could not be told.
     """
     if is_suggesting and format_ != "text":
         raise click.BadParameter("what --suggest does is told as text alone", param_hint="--format")
@@ -243,12 +283,11 @@ def coverage(folder: Path, threshold: int | None, format_: str, *, is_suggesting
     missed = sum(result.outcome != "passed" for result in results)
     base = formats.shown_from(project.root)
     if is_suggesting:
-        _write_suggestions(project, runner, measured, base)
+        _write_suggestions(project, runner, measured, base, missed=missed)
         return
     if format_ == "text":
         _show_coverage(measured, base, least)
-        if missed:
-            click.echo(f"{missed} of {len(results)} tests do not pass: see `licet policy test`", err=True)
+        _tell_missed(missed)
     elif format_ == "json":
         click.echo(formats.to_json("coverage", {**measured.to_json(), "threshold": least, "tests_missed": missed}))
     else:
@@ -260,14 +299,21 @@ def coverage(folder: Path, threshold: int | None, format_: str, *, is_suggesting
         raise click.exceptions.Exit(EXIT_DENIED)
 
 
-def _write_suggestions(project: Project, runner: Runner, measured: Coverage, base: str) -> None:
+def _tell_missed(missed: int) -> None:
+    if missed:
+        click.echo(f"{missed} of the tests do not pass: see `licet policy test`", err=True)
+
+
+def _write_suggestions(project: Project, runner: Runner, measured: Coverage, base: str, *, missed: int) -> None:
     from licet_engine.workbench.errors import FileExists  # noqa: PLC0415  # As above.
     from licet_engine.workbench.scaffold import write_new  # noqa: PLC0415  # As above.
-    from licet_engine.workbench.suggest import FOLDER, suggest  # noqa: PLC0415  # It needs the solver, an extra of its own.
+    from licet_engine.workbench.suggest import SUGGESTED_FOLDER, suggest  # noqa: PLC0415  # It needs the solver, an extra of its own.
 
     # Before the search, which takes its time.
-    if os.path.lexists(project.root / FOLDER):
-        raise FileExists(f"{FOLDER} is there already: name what is in it, move it, and ask again; nothing was written")
+    if os.path.lexists(project.root / SUGGESTED_FOLDER):
+        raise FileExists(
+            f"{SUGGESTED_FOLDER} is there already: name what is in it, move it, and ask again; nothing was written"
+        )
     found = list(suggest(project, runner, measured.gaps))
     written = [one for one in found if one.text]
     write_new(project.root, [(one.name, one.text) for one in written])
@@ -278,7 +324,8 @@ def _write_suggestions(project: Project, runner: Runner, measured: Coverage, bas
             click.echo(f"{clean(base)}{clean(one.gap.span)}: {clean(one.gap.message)}; {clean(one.reason)}")
     told = f"{len(written)} written for {len(measured.gaps)} gaps; what they expect is what is decided today"
     click.echo(told, err=True)
-    if len(written) < len(found):
+    _tell_missed(missed)
+    if missed or len(written) < len(found):
         raise click.exceptions.Exit(EXIT_DENIED)
 
 
@@ -298,7 +345,7 @@ def _show_coverage(measured: Coverage, base: str, least: int) -> None:
 
 @click.command()
 @click.argument("kind", type=click.Choice(["toml", "tests", "cedar"]))
-@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", metavar="[DIR]", required=False, type=FOLDER)
 @guarded
 def schema(kind: str, folder: Path | None) -> None:
     """Print a schema for an editor: the JSON schema of licet.toml or of the tests, or the Cedar schema.

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from licet_engine.domain.errors import InvalidInput
+from licet_engine.domain.exchanging import MAX_TOKEN_CHARS
 
-MAX_TOKEN_CHARS: Final = 16 * 1024
 MAX_KEYS: Final = 32
 _MIN_RSA_BITS: Final = 2048
 _MAX_RSA_BITS: Final = 8192

@@ -26,6 +26,7 @@ ELSEWHERE_TENANT = "~"
 
 _TENANT = re.compile(r"[a-z][a-z0-9-]{1,38}[a-z0-9]")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _ROLE = re.compile(r"[a-z][a-z-]{1,38}")
 
@@ -78,6 +79,18 @@ def parse_ref(text: str, *, versioned: bool = False) -> Ref:
     if versioned and not _VERSION.fullmatch(version):
         raise InvalidInput(f"{text!r} must end in a version number from 1, such as {tenant}/{name}@1")
     return Ref(tenant, name, int(version) if versioned else None)
+
+
+def parse_bundle_ref(text: str) -> Ref:
+    """Parse the reference of a policy bundle: its name may be all of its digest, a character more than other names have.
+
+    Raises:
+        InvalidInput: The text is no such reference.
+    """
+    tenant, _, name = text.partition("/")
+    if _DIGEST.fullmatch(name) and _TENANT.fullmatch(tenant):
+        return Ref(tenant, name)
+    return parse_ref(text)
 
 
 def parse_tenant(text: str) -> str:

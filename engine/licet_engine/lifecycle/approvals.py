@@ -44,8 +44,6 @@ from licet_engine.store.tables import Approval, ApprovalRequest, Delegation, Mod
 if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed
 
-"""The tracks on which approval is given."""
-
 Track = Annotated[str, Field(pattern="^(" + "|".join(TRACKS) + ")$")]
 
 

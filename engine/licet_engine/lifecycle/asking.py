@@ -19,45 +19,38 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from pydantic import ValidationError
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from licet_attestations import canonical
 from licet_engine.decide.cache import BoundedCache
 from licet_engine.decide.decision import Decision, Request, decide
 from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.record import Operation as OperationPart
-from licet_engine.domain.errors import Busy, Conflict, InvalidInput, LicetError
-from licet_engine.domain.refs import PLATFORM, VOID_LOG, Ref, new_id, parse_ref, parse_tenant
+from licet_engine.domain.errors import Busy, Conflict, LicetError
+from licet_engine.domain.refs import PLATFORM, VOID_LOG, new_id
 from licet_engine.lifecycle import deploying
 from licet_engine.lifecycle import facts as facts_of
-from licet_engine.lifecycle.devices import devices_of
-from licet_engine.lifecycle.entries import decision_entry, rows_of
+from licet_engine.lifecycle.asked import Answer, Asked
+from licet_engine.lifecycle.committing import Question, claims_about, policies_told, request_digest_hex, submission
+from licet_engine.lifecycle.entries import decision_entry
 from licet_engine.lifecycle.facts import Entity, View
-from licet_engine.lifecycle.outbox import Mailing, mailing_of, message_rows
+from licet_engine.lifecycle.outbox import Mailing, mailing_of
 from licet_engine.lifecycle.shadowing import Judged
 from licet_engine.lifecycle.tenants import InForce, Tenants
-from licet_engine.lifecycle.verbs import WORKLOAD, Body, Change, Ids, Note, Proposal, RefForm, Verb, Who
-from licet_engine.lifecycle.wording import sentence
+from licet_engine.lifecycle.verbs import Change, Ids, Proposal, Who
 from licet_engine.log.errors import SpendRefused, StaleFacts, SubmissionConflict
 from licet_engine.log.sequencer import MAX_TRIES, Sequencer
 from licet_engine.log.submission import (
-    Insert,
-    NewEntry,
     Receipt,
-    Spend,
     Submission,
     UnderLock,
-    Update,
     tenants_of,
 )
 from licet_engine.store import tables
 from licet_engine.store.db import tenant_session
-from licet_engine.telemetry import traceparent
 
 _MAX_REMEMBERED_QUESTIONS: Final = 10_000
 _MAX_REMEMBERED_BYTES: Final = 64 << 20
@@ -65,128 +58,13 @@ _BYTES_PER_QUESTION: Final = 4096
 """What a question takes beside its texts and facts, roughly."""
 _MAX_REMEMBERED_CHARS: Final = 4096
 _MAX_REMEMBERED_FACTS: Final = 200_000
-_MAX_CLAIMS: Final = 64
-_MAX_CLAIM_CHARS: Final = 1024
-_MAX_KEY_CHARS: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Enqueued:
-    """An accepted operation, handed to the workflow engine in the decision's own transaction."""
-
-    tenant: str
-    operation: str
-    action: str
-    traceparent: str = ""
-    """The trace that it belongs to, if there is one."""
-    needs_devices: bool = False
-    """Whether it may have to wait for devices, and so waits among its like."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is answered to a question, once its decision is durable.
-
-    Attributes:
-        decision_id: Under which the decision is recorded.
-        decision: The decision.
-        policies: For who may read policy: the deciding policies' id, title, advice and what they require.
-        operation: Identifier of the accepted operation, or None.
-        tenant: In whose log the decision stands.
-        result: What an allow answers at once.
-        secrets: Answered once and stored nowhere.
-        is_plain: Whether nothing but the decision's id and a no may be told.
-        conflict: Why it cannot be done, or could not be, although it is allowed.
-    """
-
-    decision_id: str
-    decision: Decision
-    tenant: str
-    policies: tuple[Mapping[str, Any], ...] = ()
-    operation: str | None = None
-    result: Mapping[str, Any] = field(default_factory=dict)
-    secrets: Mapping[str, Any] = field(default_factory=dict)
-    is_plain: bool = False
-    conflict: LicetError | None = None
-
-    def decision_json(self) -> dict[str, Any]:
-        """The decision as the API tells it."""
-        told: dict[str, Any] = {"id": self.decision_id, "decision": self.decision.word}
-        if not self.is_plain:
-            told |= {
-                "policies": [dict(policy) for policy in self.policies],
-                "errors": list(self.decision.errors),
-                "observed": list(self.decision.observed),
-            }
-        return told
-
-    def conflict_json(self) -> dict[str, str] | None:
-        """Why it cannot be done although it is allowed, as the API tells it to who only asks."""
-        return None if self.conflict is None else {"code": self.conflict.code, "detail": self.conflict.message}
-
-    def to_json(self) -> dict[str, Any]:
-        """The whole answer, with its secrets."""
-        operation = None
-        if self.operation is not None:
-            operation = {"id": self.operation, "tenant": self.tenant, "state": "accepted"}
-        return {
-            "decision": self.decision_json(),
-            "operation": operation,
-            "result": {**self.result, **self.secrets},
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question as it was sent, its form already verified.
-
-    Attributes:
-        verb: What is asked for.
-        ref: Of which resource.
-        sent: The resource as it was written.
-        body: The parameters.
-        claimed: What the asker asserts; never a fact.
-        is_dry: Whether only the decision is wanted.
-        key: Idempotency key, or empty.
-        context: Facts of the platform about the question itself, such as whether a decision is the asker's own.
-        subject: On whose behalf it is asked, if not the asker's own.
-        opens: Whether an allow opens a session: its record names an operation, of which no worker is told.
-    """
-
-    verb: Verb
-    ref: Ref
-    sent: str
-    body: Body
-    claimed: tuple[tuple[str, str], ...] = ()
-    is_dry: bool = False
-    key: str = ""
-    context: tuple[tuple[str, Any], ...] = ()
-    subject: Who | None = None
-    opens: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A question with everything that is known about it, at one facts version."""
-
-    who: Who
-    asked: Asked
-    in_force: InForce
-    facts: FactSet
-    resource: EntityUid
-    context: Mapping[str, Any]
-    proposal: Proposal | None
-    ids: Ids
-    owner: str
-    owner_version: int | None = None
-    mailing: Mailing = field(default_factory=Mailing)
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     submission: Submission
     answer: Answer
-    question: _Question
+    question: Question
     request: Request
 
 
@@ -217,74 +95,6 @@ def _too_fast(asked: Asked) -> Busy:
     return Busy(f"the facts of {asked.ref.tenant} change too fast to decide on; try again")
 
 
-def parse_asked(
-    verb: Verb,
-    resource: Any,
-    parameters: Any,
-    *,
-    claimed: Any = None,
-    is_dry: bool = False,
-    key: str = "",
-    subject: Who | None = None,
-) -> Asked:
-    """Verify the form of a question.
-
-    Raises:
-        InvalidInput: What was sent has not the form that the verb takes.
-    """
-    if not isinstance(resource, str):
-        fault = "is missing: it is" if resource is None else "must be"
-        raise InvalidInput(f"{verb.action}: resource {fault} text of the form {verb.form.value}")
-    try:
-        # The strict form of JSON: a list stays a list and a number a number; what is undeclared is refused.
-        body = verb.body.model_validate({} if parameters is None else parameters)
-    except ValidationError as error:
-        raise InvalidInput(f"{verb.action}: {sentence(error, verb.body)}") from error
-    if _has_nul(body.model_dump()):
-        raise InvalidInput(f"{verb.action}: a text has a NUL character, which no database keeps")
-    if len(key) > _MAX_KEY_CHARS or not key.isascii() or not key.isprintable():
-        raise InvalidInput(f"an Idempotency-Key has at most {_MAX_KEY_CHARS} printable ASCII characters")
-    return Asked(
-        verb=verb,
-        ref=_parse_ref(verb.form, resource),
-        sent=resource,
-        body=body,
-        claimed=_parse_claims(claimed),
-        is_dry=is_dry,
-        key=key,
-        subject=subject,
-    )
-
-
-def _has_nul(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(_has_nul(part) for pair in value.items() for part in pair)
-    if isinstance(value, (list, tuple)):
-        return any(map(_has_nul, value))
-    return isinstance(value, str) and "\0" in value
-
-
-def _parse_ref(form: RefForm, text: str) -> Ref:
-    if form is RefForm.TENANT:
-        return Ref(parse_tenant(text), "")
-    if form is RefForm.NAME_OR_VERSION:
-        return parse_ref(text, versioned="@" in text)
-    return parse_ref(text, versioned=form is RefForm.VERSION)
-
-
-def _parse_claims(claimed: Any) -> tuple[tuple[str, str], ...]:
-    if claimed is None:
-        return ()
-    if not isinstance(claimed, Mapping) or len(claimed) > _MAX_CLAIMS:
-        raise InvalidInput(f"claimed must be an object of at most {_MAX_CLAIMS} texts")
-    for name, value in claimed.items():
-        if not isinstance(name, str) or not isinstance(value, str) or len(name) + len(value) > _MAX_CLAIM_CHARS:
-            raise InvalidInput(f"a claim is a text under a name, both together at most {_MAX_CLAIM_CHARS} characters")
-        if name.startswith(WORKLOAD):
-            raise InvalidInput(f"claims under {WORKLOAD}* are the service's own, of what an ID token was exchanged for")
-    return tuple(sorted(claimed.items()))
-
-
 class Desk:
     """Where questions are answered.
 
@@ -313,7 +123,7 @@ class Desk:
         self._engine = engine
         self._sequencer = sequencer
         self.tenants = tenants
-        self._remembered: BoundedCache[Any, _Question] = BoundedCache(
+        self._remembered: BoundedCache[Any, Question] = BoundedCache(
             max_entries=_MAX_REMEMBERED_QUESTIONS, max_weight=_MAX_REMEMBERED_BYTES
         )
         self._stored_facts: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -361,7 +171,7 @@ class Desk:
 
     def _question_unless_replayed(
         self, who: Who, asked: Asked, verify: Callable[[Who], None] | None
-    ) -> _Question | Answer:
+    ) -> Question | Answer:
         """Read the facts of a question; give the answer to its key instead, if there is one by then.
 
         The same request may have been done since the key was looked for. What it made or used up is then among the
@@ -452,14 +262,14 @@ class Desk:
             asked.body.model_dump_json(),
         )
 
-    def _recalled(self, who: Who, asked: Asked) -> _Question | None:
+    def _recalled(self, who: Who, asked: Asked) -> Question | None:
         key = self._recall_key(who, asked)
         question = self._remembered.get(key)
         if question is None or question.in_force.facts_version != self.tenants.version(who.tenant):
             return None
         return question
 
-    def _question(self, who: Who, asked: Asked) -> _Question:
+    def _question(self, who: Who, asked: Asked) -> Question:
         """Read the facts of a question, from one consistent state."""
         with self.tenants.view(who.tenant) as found:
             if found is None:
@@ -479,13 +289,13 @@ class Desk:
         extra = facts_of.elsewhere_entities(asked.sent) if proposal is None else [proposal.resource, *proposal.entities]
         resource = extra[0]
         facts = FactSet(Fact.from_entity(entity) for entity in (*asker, *extra))
-        context: dict[str, Any] = {"claimed": [{"name": n, "value": v} for n, v in _claims(who, asked)]}
+        context: dict[str, Any] = {"claimed": [{"name": n, "value": v} for n, v in claims_about(who, asked)]}
         context |= dict(asked.context)
         if proposal is not None:
             context |= proposal.context
         elif asked.verb.action in _CONTEXT_OF_ELSEWHERE:
             context |= _CONTEXT_OF_ELSEWHERE[asked.verb.action](asked.body)
-        question = _Question(
+        question = Question(
             who=who,
             asked=asked,
             in_force=in_force,
@@ -549,7 +359,7 @@ class Desk:
     # --- may they, and remember ------------------------------------------------------------------------------------
 
     @staticmethod
-    def _request(question: _Question, now_ms: int) -> Request:
+    def _request(question: Question, now_ms: int) -> Request:
         return Request(
             principal=EntityUid.from_json((question.asked.subject or question.who).uid),
             action=question.asked.verb.action,
@@ -557,7 +367,7 @@ class Desk:
             context={**question.context, "now_ms": now_ms},
         )
 
-    def _prepare(self, question: _Question) -> _Prepared:
+    def _prepare(self, question: Question) -> _Prepared:
         """Decide, and write down everything that is to become durable with the decision."""
         who, asked, ids, proposal = question.who, question.asked, question.ids, question.proposal
         if asked.is_dry:
@@ -595,58 +405,16 @@ class Desk:
             decision_id=ids.decision,
             decision=decision,
             tenant=who.tenant,
-            policies=() if proposal is None else _policies(question.in_force, decision),
+            policies=() if proposal is None else policies_told(question.in_force, decision),
             operation=operation,
             result=proposal.result if does and proposal is not None else {},
             secrets=proposal.secrets if does and proposal is not None else {},
             is_plain=proposal is None,
             conflict=proposal.conflict if decision.allowed and proposal is not None else None,
         )
-        return _Prepared(self._submission(question, answer, change, entry, ids), answer, question, request)
-
-    def _submission(
-        self, question: _Question, answer: Answer, change: Change, entry: tuple[NewEntry, Insert], ids: Ids
-    ) -> Submission:
-        who, asked, proposal = question.who, question.asked, question.proposal
-        entries = [entry[0]]
-        if question.owner != who.tenant:
-            entries.append(
-                NewEntry(question.owner, "attempt", who.tenant, question.owner, _attempt(question, answer, ids))
-            )
-        entries += [
-            NewEntry(question.owner, note.kind, who.tenant, question.owner, _note(note, answer.decision_id))
-            for note in change.notes
-        ]
-        companions: list[Insert | Update] = [entry[1]]
         fresh = [f for f in question.facts if (who.tenant, f.digest_hex) not in self._stored_facts]
-        if fresh:
-            rows = [{"tenant_id": who.tenant, "digest_hex": f.digest_hex, "body": f.data} for f in fresh]
-            companions.append(Insert(tables.FactBlob, rows, if_absent=True))
-        companions += rows_of(change, question.owner)
-        companions += message_rows(question.owner, question.mailing, change.events, ids.now_ms, answer.decision_id)
-        enqueue: list[Enqueued] = []
-        if answer.operation is not None and proposal is not None and not asked.opens:
-            # What the decision changes itself is no reason to decide again.
-            stands_on = question.in_force.facts_version + (1 if _changes_facts(change) else 0)
-            companions.append(Insert(tables.Operation, [_operation_row(question, answer, stands_on)]))
-            needs_devices = devices_of(proposal.parameters or {}) > 0
-            enqueue.append(
-                Enqueued(who.tenant, answer.operation, asked.verb.action, traceparent(), needs_devices=needs_devices)
-            )
-        if asked.key and (change.inserts or change.updates or answer.operation):
-            companions.append(Insert(tables.IdempotencyKey, [_key_row(question, answer)]))
-        expect = {who.tenant: question.in_force.facts_version}
-        if question.owner_version is not None:
-            expect[question.owner] = question.owner_version
-        return Submission(
-            entries=entries,
-            expect=expect,
-            companions=companions,
-            # A new operator's half changes nothing of the operator's own tenant.
-            bump=(question.owner,) if _changes_facts(change) else (),
-            enqueue=enqueue,
-            spend=[Spend(question.owner, s.budget, s.amount) for s in change.spends],
-        )
+        made = submission(question, answer, change, entry, ids, fresh=fresh)
+        return _Prepared(made, answer, question, request)
 
     # --- the same request again ------------------------------------------------------------------------------------
 
@@ -663,7 +431,7 @@ class Desk:
             ).first()
         if row is None:
             return None
-        if row.request_digest_hex != _request_digest_hex(asked):
+        if row.request_digest_hex != request_digest_hex(asked):
             raise Conflict(
                 f"Idempotency-Key {asked.key!r} was used for another request; use a fresh key for each request",
                 code="idempotency-key-reused",
@@ -679,111 +447,11 @@ class Desk:
         )
 
 
-def _claims(who: Who, asked: Asked) -> tuple[tuple[str, str], ...]:
-    """What the asker claims, and what is known of the workload that it is."""
-    return (*asked.claimed, *who.workload)
-
-
-def _weight(question: _Question) -> int:
+def _weight(question: Question) -> int:
     """About how many bytes a remembered question holds: what was sent, as text and as context, and its facts twice."""
-    claims = sum(len(name) + len(value) for name, value in _claims(question.who, question.asked))
+    claims = sum(len(name) + len(value) for name, value in claims_about(question.who, question.asked))
     facts = sum(len(fact.data) for fact in question.facts)
     return _BYTES_PER_QUESTION + len(question.asked.sent) + 4 * 2 * claims + 4 * facts
-
-
-# --- the parts of a submission ----------------------------------------------------------------------------------------
-
-
-def _policies(in_force: InForce, decision: Decision) -> tuple[Mapping[str, Any], ...]:
-    told = []
-    for policy_id in (*decision.reasons, *decision.errors):
-        policy = in_force.bundle.policies_by_id.get(policy_id)
-        if policy is not None:
-            notes = policy.annotations
-            required = [word.strip() for word in notes.get("requires", "").split(",") if word.strip()]
-            told.append(
-                {"id": policy.id, "requires": required}
-                | {name: notes[name] for name in ("title", "advice", "control", "severity") if name in notes}
-            )
-    return tuple(told)
-
-
-def _attempt(question: _Question, answer: Answer, ids: Ids) -> Callable[[int], bytes]:
-    """The owner's half: that a foreign principal tried, what, and what was answered."""
-    who, asked = question.who, question.asked
-    fixed = {
-        "v": 1,
-        "type": "attempt",
-        "id": ids.decision,
-        "actor": who.tenant,
-        "principal": who.uid,
-        "action": asked.verb.action,
-        "resource": asked.sent,
-        "decision": answer.decision.word,
-    }
-    return lambda time_ms: canonical.dumps({**fixed, "time_ms": time_ms})
-
-
-def _note(note: Note, decision_id: str) -> Callable[[int], bytes]:
-    fixed = {"v": 1, "type": note.kind, **note.record, "decision": decision_id}
-    return lambda time_ms: canonical.dumps({**fixed, "time_ms": time_ms})
-
-
-def _changes_facts(change: Change) -> bool:
-    return bool(change.inserts or change.updates or change.spends)
-
-
-def _operation_row(question: _Question, answer: Answer, stands_on: int) -> dict[str, Any]:
-    asked, who, proposal = question.asked, question.who, question.proposal
-    return {
-        "tenant_id": who.tenant,
-        "id": answer.operation,
-        "action": asked.verb.action,
-        "resource": asked.sent,
-        "state": "accepted",
-        "decision_id": answer.decision_id,
-        "last_decision_id": answer.decision_id,
-        "facts_version": stands_on,
-        "principal": who.name,
-        "principal_kind": who.kind,
-        "parameters": {} if proposal is None else dict(proposal.parameters or {}),
-        "asked": asked.body.model_dump(mode="json"),
-        "claimed": [{"name": n, "value": v} for n, v in _claims(who, asked)],
-        "attempt": 0,
-        "progress": None,
-        "result": None,
-        "error": None,
-        "created_at_ms": question.ids.now_ms,
-        "updated_at_ms": question.ids.now_ms,
-    }
-
-
-def _request_digest_hex(asked: Asked) -> str:
-    sent = {
-        "action": asked.verb.action,
-        "resource": asked.sent,
-        "body": asked.body.model_dump_json(),
-        "claimed": [list(claim) for claim in asked.claimed],
-    }
-    return canonical.digest(sent).hex()
-
-
-def _key_row(question: _Question, answer: Answer) -> dict[str, Any]:
-    body = {
-        "decision": answer.decision_id,
-        "reasons": list(answer.decision.reasons),
-        "policies": [dict(policy) for policy in answer.policies],
-        "operation": answer.operation,
-        "result": dict(answer.result),
-    }
-    return {
-        "tenant_id": question.who.tenant,
-        "principal": question.who.id,
-        "key": question.asked.key,
-        "request_digest_hex": _request_digest_hex(question.asked),
-        "body": json.dumps(body, sort_keys=True),
-        "at_ms": question.ids.now_ms,
-    }
 
 
 _CONTEXT_OF_ELSEWHERE: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from licet_adapters.ports import (
     InputFile,
+    IssuerKeySource,
     Metric,
     ModelChecker,
     ModelRegistry,
@@ -39,12 +40,13 @@ from licet_attestations.statement import Statement
 from licet_engine.domain.errors import LicetError, Unavailable
 from licet_engine.domain.refs import now_ms
 from licet_engine.lifecycle.devices import devices_of
-from licet_engine.lifecycle.examiner import Examined, Examiner, document_of
+from licet_engine.lifecycle.examiner import Examined, Examiner
 from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
 
 if TYPE_CHECKING:
     from licet_engine.settings import Settings
+    from licet_engine.workbench.document import ProjectDocument
 
 _CHUNK_BYTES: Final = 1 << 20
 _REPORT_EVERY_S: Final = 0.25
@@ -134,6 +136,7 @@ class Tools:
     export: Callable[[Deed, bytes], dict[str, Any]]
     examiner: Examiner
     notifier: Notifier | None = None
+    issuer_keys: IssuerKeySource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,7 @@ class Deed:
         id: Its identifier.
         action: What was allowed.
         parameters: As they were decided on.
-        asked: The body of the question, as it was sent.
+        asked: The body of the question, as it was sent, where the verb says that its work reads it; else empty.
         principal: On whose behalf.
         decision_id: The decision that accepted it.
         attempt: Number of this attempt.
@@ -453,9 +456,8 @@ class Deed:
         """Write the evidence archive as this operation's artifact."""
         return self._tools.export(self, warrant)
 
-    def examine_policies(self, warrant: bytes) -> Examined:
-        """Examine the policy project that was sent with the question."""
-        document = document_of(self.asked, self.parameters["project"])
+    def examine_policies(self, warrant: bytes, document: ProjectDocument) -> Examined:
+        """Examine a policy project."""
         with self.plaintext() as folder:
             return self._tools.examiner.examine(
                 warrant, tenant=self.tenant, parameters=self.parameters, document=document, folder=folder

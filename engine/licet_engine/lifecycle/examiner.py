@@ -11,9 +11,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 import selectors
 import signal
@@ -25,14 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from licet_adapters import sandbox_launch
 from licet_adapters.errors import JobFailed
 from licet_adapters.guard import WarrantGuard
-from licet_adapters.sandbox_limits import Limits, make_control_groups
+from licet_adapters.sandbox_limits import Limits
+from licet_adapters.sandbox_process import launched, require_launched
 from licet_attestations import canonical
 from licet_attestations.errors import LicetAttestationError
-from licet_engine.domain.errors import InvalidInput, Unavailable
+from licet_engine.domain.errors import Unavailable
 from licet_engine.workbench.document import ProjectDocument
+from licet_engine.workbench.verdict import ended_early
 
 ADAPTER: Final = "workbench"
 """The instance that warrants for an examination name."""
@@ -43,7 +42,6 @@ _MAX_ANSWER_BYTES: Final = 8 << 20
 _MAX_ERROR_BYTES: Final = 8 << 10
 _MEMORY_BYTES: Final = 2 << 30
 _TO_END_S: Final = 5.0
-_LAUNCHER: Final = Path(sandbox_launch.__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,37 +111,22 @@ def run(root: Path, *, longest_s: float, memory_bytes: int = _MEMORY_BYTES) -> E
         Unavailable: It could not be started.
     """
     question_s = min(_QUESTION_S, longest_s / 4)
-    limits = Limits(
-        cpu_s=int(longest_s) + 1, memory_bytes=memory_bytes, file_bytes=0, open_files=64, processes=64
-    ).resource_limits(own_user=False)
-    with contextlib.ExitStack() as stack:
-        groups = make_control_groups(Limits(memory_bytes=memory_bytes, processes=64))
-        stack.callback(groups.remove)
-        plan = {
-            "parent": os.getpid(),
-            # Of its address space, too: it starts no threads, and maps no more than it uses.
-            "limits": limits | {"RLIMIT_AS": memory_bytes},
-            "uid": None,
-            "gid": None,
-            "mounts": {},
-            "cgroup_procs": groups.procs_files(),
-            "program": sys.executable,
-            "arguments": [
-                *(sys.executable, "-I", "-B", "-m", "licet_engine.workbench.examination"),
-                *(str(root), str(question_s), str(longest_s)),
-            ],
-            "environment": {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"},
-            "directory": str(root),
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_LAUNCHER), json.dumps(plan)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={},
-            start_new_session=True,
-        )
-        stack.callback(_end, process)
+    limits = Limits(cpu_s=int(longest_s) + 1, memory_bytes=memory_bytes, file_bytes=0, open_files=64, processes=64)
+    plan = {
+        # Of its address space, too: it starts no threads, and maps no more than it uses.
+        "limits": limits.resource_limits(own_user=False) | {"RLIMIT_AS": memory_bytes},
+        "uid": None,
+        "gid": None,
+        "mounts": {},
+        "program": sys.executable,
+        "arguments": [
+            *(sys.executable, "-I", "-B", "-m", "licet_engine.workbench.examination"),
+            *(str(root), str(question_s), str(longest_s)),
+        ],
+        "environment": {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"},
+        "directory": str(root),
+    }
+    with launched(plan, limits, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as (process, _):
         answer, said, fault = _read(process, time.monotonic() + longest_s)
         if fault is None:
             try:
@@ -153,17 +136,6 @@ def run(root: Path, *, longest_s: float, memory_bytes: int = _MEMORY_BYTES) -> E
     if fault is not None:
         return _refused(*fault)
     return _judge(process.returncode, answer, said)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process, if it has not ended, and whatever it may have started."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    for stream in (process.stdout, process.stderr):
-        if stream is not None:
-            stream.close()
 
 
 def _read(process: subprocess.Popen[bytes], until_s: float) -> tuple[bytes, bytes, tuple[str, str] | None]:
@@ -190,8 +162,7 @@ def _read(process: subprocess.Popen[bytes], until_s: float) -> tuple[bytes, byte
 
 
 def _judge(status: int, answer: bytes, said: bytes) -> Examined:
-    if status == sandbox_launch.FAILED_STATUS and b"sandbox launch:" in said:
-        raise Unavailable(f"the examination could not be started: {said.decode('utf-8', 'replace').strip()[-300:]}")
+    require_launched(status, said.decode("utf-8", "replace"), "the examination")
     if status == -signal.SIGKILL:
         raise JobFailed("the examination was killed, most likely for want of memory", code="job.killed")
     if status == -signal.SIGXCPU:
@@ -215,36 +186,4 @@ def _judge(status: int, answer: bytes, said: bytes) -> Examined:
 
 
 def _refused(rule: str, message: str) -> Examined:
-    """The report of an examination that came to no end of its own."""
-    finding = {
-        "step": "examination",
-        "rule": rule,
-        "severity": "error",
-        "message": message,
-        "file": "",
-        "line": 0,
-        "column": 0,
-        "detail": "",
-    }
-    return Examined({"v": 1, "findings": [finding], "findings_left_out": 0}, None)
-
-
-def document_of(asked: Mapping[str, Any], digest_hex: str) -> ProjectDocument:
-    """The project that was sent to be published.
-
-    Args:
-        asked: The body of the question, as it was stored.
-        digest_hex: Of the project that was decided on.
-
-    Raises:
-        InvalidInput: What was stored is not what was decided on.
-    """
-    sent = asked.get("project")
-    document = (
-        ProjectDocument.from_json(sent)
-        if sent is not None
-        else ProjectDocument.of_parts(asked.get("packs", []), asked.get("policies", ""))
-    )
-    if document.digest_hex != digest_hex:
-        raise InvalidInput("the project that is stored is not the one that was decided on: send it again")
-    return document
+    return Examined(ended_early(rule, message), None)

@@ -18,18 +18,19 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import Engine
+from sqlalchemy import ColumnElement, Engine, or_, tuple_
 from sqlmodel import col, select
 
 from licet_attestations import canonical
 from licet_engine.domain import idtoken
 from licet_engine.domain.errors import InvalidInput, LicetError
 from licet_engine.domain.rates import Buckets
-from licet_engine.domain.refs import Ref, parse_ref
-from licet_engine.lifecycle.asking import Asked, Desk
+from licet_engine.domain.refs import Ref, now_ms, parse_ref
+from licet_engine.lifecycle.asked import Asked
+from licet_engine.lifecycle.asking import Desk
 from licet_engine.lifecycle.tenants import Tenants
-from licet_engine.lifecycle.verbs import Who
-from licet_engine.lifecycle.workload import EXCHANGE, MAX_ISSUERS, Exchange, mismatch, workload_of
+from licet_engine.lifecycle.verbs import Who, claims_of
+from licet_engine.lifecycle.workload import EXCHANGE, MAX_ISSUERS, Exchange, Worthless, mismatch, workload_of
 from licet_engine.log.errors import LogError
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import NewEntry, Submission, Update
@@ -43,6 +44,8 @@ MAX_AGE_MS: Final = 24 * 3_600_000
 _ASK_AGAIN_S: Final = 30.0
 _MOST_DOUBLED: Final = 7
 """How often the pause after a fetch that failed is doubled, at most: up to about an hour."""
+_FORGOTTEN_S: Final = 2 * _ASK_AGAIN_S * 2**_MOST_DOUBLED
+"""After which an issuer that is asked for no more is forgotten: longer than any pause."""
 _MOST_WANTED: Final = MAX_ISSUERS
 """Of one tenant: what one wants keeps no other from wanting."""
 _MAX_FETCHES: Final = 8
@@ -98,27 +101,33 @@ class IssuerKeys:
     def due(self) -> list[dict[str, Any]]:
         """The issuers whose keys are to be fetched now: those first that were not asked for longest."""
         now_s = time.monotonic()
+        with self._lock:
+            wanted = set(self._wanted)
+        # Only those that are due are read, and nothing of them but where they are.
+        is_due: ColumnElement[bool] = col(Issuer.keys_as_of_ms) < now_ms() - FETCH_EVERY_MS
+        if wanted:
+            is_due = or_(is_due, tuple_(col(Issuer.tenant_id), col(Issuer.name)).in_(sorted(wanted)))
         with UnsafeAllTenants(self._engine, "the keys of the issuers of every tenant grow old") as session:
-            query = select(Issuer).where(col(Issuer.removed_at_ms).is_(None), col(Issuer.fetched).is_(True))
-            rows = {(row.tenant_id, row.name): row for row in session.exec(query).all()}
+            query = select(Issuer.tenant_id, Issuer.name, Issuer.url, Issuer.unsafe_http).where(
+                col(Issuer.removed_at_ms).is_(None), col(Issuer.fetched).is_(True), is_due
+            )
+            rows = {(tenant, name): (url, unsafe_http) for tenant, name, url, unsafe_http in session.exec(query).all()}
         found: list[dict[str, Any]] = []
         of_tenant = Counter[str]()
         with self._lock:
-            self._wanted &= rows.keys()
-            self._asked = {key: asked for key, asked in self._asked.items() if key in rows}
+            # One that is wanted and was not read is trusted no more.
+            self._wanted -= wanted - rows.keys()
+            self._asked = {key: asked for key, asked in self._asked.items() if now_s - asked[0] < _FORGOTTEN_S}
             for key in sorted(rows, key=lambda key: self._asked.get(key, (0.0, 0))[0]):
-                row = rows[key]
+                tenant, name = key
                 asked_s, in_vain = self._asked.get(key, (-_ASK_AGAIN_S, 0))
-                is_old = self._tenants.now_ms(row.tenant_id) - row.keys_as_of_ms > FETCH_EVERY_MS
-                is_due = is_old or key in self._wanted
                 rests = now_s - asked_s < _ASK_AGAIN_S * 2 ** min(max(0, in_vain - 1), _MOST_DOUBLED)
-                if not is_due or rests or of_tenant[row.tenant_id] >= _MAX_OF_TENANT or len(found) >= _MAX_FETCHES:
+                if rests or of_tenant[tenant] >= _MAX_OF_TENANT or len(found) >= _MAX_FETCHES:
                     continue
-                of_tenant[row.tenant_id] += 1
+                of_tenant[tenant] += 1
                 self._asked[key] = (now_s, in_vain + 1)
-                found.append(
-                    {"tenant": row.tenant_id, "issuer": row.name, "url": row.url, "unsafe_http": row.unsafe_http}
-                )
+                url, unsafe_http = rows[key]
+                found.append({"tenant": tenant, "issuer": name, "url": url, "unsafe_http": unsafe_http})
         return found
 
     def fetched(self, tenant: str, name: str, url: str, document: Any) -> None:
@@ -243,8 +252,7 @@ class Exchanger:
 
     def _ask(self, ref: Ref, row: Issuer, verified: idtoken.IdToken, workload: dict[str, str]) -> dict[str, Any]:
         subject = idtoken.text_of(verified.claims.get("sub")) or ""
-        claims = tuple(sorted((f"workload.{name}", value) for name, value in workload.items()))
-        who = Who(ref.tenant, row.account, "service", "", claims)
+        who = Who(ref.tenant, row.account, "service", "", claims_of(workload))
         asked = Asked(
             verb=EXCHANGE,
             ref=Ref(ref.tenant, row.account),
@@ -257,10 +265,13 @@ class Exchanger:
             ),
             context=(("issuer", row.name), ("subject", subject[:256])),
         )
-        answer = self._desk.ask(lambda: who, asked)
+        try:
+            answer = self._desk.ask(lambda: who, asked)
+        except Worthless as worthless:
+            self._log_refusal(ref, workload, worthless.message)
+            raise ExchangeRefused from None
         if not answer.decision.allowed or not answer.secrets:
-            reason = "policy denies it" if answer.conflict is None else answer.conflict.message
-            self._log_refusal(ref, workload, reason)
+            self._log_refusal(ref, workload, f"policy denies it: decision {answer.decision_id}")
             raise ExchangeRefused
         return {**answer.result, **answer.secrets}
 
@@ -269,7 +280,12 @@ class Exchanger:
         if self._refusals.take(ref.tenant):
             return
         told = {"event": "exchange-refused", "issuer": str(ref), "reason": reason, "workload": workload}
+        # The list of issuers shows the last of them: telemetry beside the entry, and no fact.
+        last = {"refused_at_ms": self._tenants.now_ms(ref.tenant), "refused_because": reason}
+        where = {"tenant_id": ref.tenant, "name": ref.name}
         try:
-            self._sequencer.append(Submission([_entry(ref.tenant, told)]))
+            self._sequencer.append(
+                Submission([_entry(ref.tenant, told)], companions=[Update(Issuer, where, last, expected_rows=None)])
+            )
         except LogError as error:
             logger.warning("a refusal could not be logged", extra={"tenant": ref.tenant, "reason": str(error)})

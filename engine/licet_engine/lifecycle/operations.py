@@ -33,17 +33,16 @@ from licet_engine.domain.errors import Conflict, InvalidInput, LicetError, Unava
 from licet_engine.domain.refs import new_id, now_ms
 from licet_engine.lifecycle import training
 from licet_engine.lifecycle.again import Refused, as_it_is_now
-from licet_engine.lifecycle.asking import Enqueued
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.deed import SUPERSEDED
 from licet_engine.lifecycle.devices import Claim, DeviceLeases, devices_of
-from licet_engine.lifecycle.entries import decision_entry, rows_of
-from licet_engine.lifecycle.facts import View
+from licet_engine.lifecycle.ending import End, change_at_end, ending, failed
+from licet_engine.lifecycle.entries import decision_entry
 from licet_engine.lifecycle.holding import told_again
 from licet_engine.lifecycle.outbox import Mailing, mailing_of, message_rows
 from licet_engine.lifecycle.shadowing import Judged
-from licet_engine.lifecycle.tenants import InForce, Tenants
-from licet_engine.lifecycle.verbs import KEPT, Change, Event, Ids, Note, Who
+from licet_engine.lifecycle.tenants import Tenants
+from licet_engine.lifecycle.verbs import Ids, Who
 from licet_engine.log import store
 from licet_engine.log.directory import Directory
 from licet_engine.log.errors import NoSuchEntry, SubmissionConflict
@@ -74,24 +73,6 @@ class _Ended(Exception):  # No error: somebody else ended the operation; never l
     def __init__(self, row: tables.Operation) -> None:
         super().__init__("the operation has ended")
         self.row = row
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """How an operation ends: in which state, and what of it is told."""
-
-    state: str
-    result: dict[str, Any] | None
-    error: dict[str, Any] | None
-
-    @classmethod
-    def of(cls, row: tables.Operation, state: str, result: dict[str, Any] | None, error: dict[str, Any] | None) -> _End:
-        """As the worker says, or as what it did says of itself."""
-        if result is None:
-            return cls(state, None, error)
-        told = {name: value for name, value in result.items() if name != KEPT}
-        why = VERBS[row.action].refuses(told)
-        return cls(state, told, error) if why is None else cls("refused", told, {"code": "refused", "message": why})
 
 
 class Superseded(LicetError):
@@ -213,7 +194,7 @@ class Operations:
                 "decision": row.decision_id,
                 "principal": row.principal,
                 "parameters": row.parameters,
-                "asked": row.asked,
+                "asked": row.asked if VERBS[row.action].reads_asked else {},
                 "created_at_ms": row.created_at_ms,
             }
 
@@ -492,7 +473,7 @@ class Operations:
         result: dict[str, Any] | None,
         error: dict[str, Any] | None,
     ) -> dict[str, Any]:
-        made: list[tuple[tables.Operation, _End]] = []
+        made: list[tuple[tables.Operation, End]] = []
 
         def make() -> Submission:
             with self._tenants.view(tenant) as found:
@@ -505,16 +486,18 @@ class Operations:
                 if row.state in ENDED:
                     raise _Ended(row)
                 _fence(row, attempt)
-                ends = _End.of(row, state, result, error)
-                change = self._change_at_end(view, row, result, error, view.now_ms, is_last=len(made) >= MAX_TRIES)
+                ends = End.of(row, state, result, error)
+                change = change_at_end(view, row, result, error, view.now_ms, is_last=len(made) >= MAX_TRIES)
+                if change.told and ends.result is not None:
+                    ends = replace(ends, result={**ends.result, **change.told})
                 if ends.state == "failed":
-                    change = replace(change, events=(*change.events, _failed(tenant, row, error)))
+                    change = replace(change, events=(*change.events, failed(tenant, row, error)))
                 mailing = mailing_of(view) if change.events else Mailing()
                 messages = message_rows(tenant, mailing, change.events, view.now_ms, row.decision_id)
                 made.append((row, ends))
                 again = told_again(view, row, view.now_ms)
-                ending = self._ending(tenant, row, ends, change, in_force, again=again)
-                return replace(ending, companions=(*ending.companions, *messages))
+                ends_so = ending(tenant, row, ends, change, in_force, again=again)
+                return replace(ends_so, companions=(*ends_so.companions, *messages))
 
         try:
             receipt = self._sequencer.append_fresh(make, again_on=(SubmissionConflict,))
@@ -537,112 +520,8 @@ class Operations:
         if devices_of(ended.parameters):
             self._devices.release(ended.id)
 
-    def _change_at_end(
-        self,
-        view: View,
-        row: tables.Operation,
-        result: dict[str, Any] | None,
-        error: dict[str, Any] | None,
-        at_ms: int,
-        *,
-        is_last: bool,
-    ) -> Change:
-        """What an ended operation leaves as rows."""
-        verb = VERBS[row.action]
-        if result is not None:
-            return Change() if verb.finish is None else verb.finish(view, row, result, at_ms)
-        if verb.abandon is None or is_last:
-            # A failed operation must always be able to end, even where its rows are not as they should be.
-            return Change()
-        try:
-            return verb.abandon(view, row, error or {}, at_ms)
-        except Exception:
-            logger.exception("what a failed operation leaves cannot be told", extra={"operation": row.id})
-            return Change()
-
-    def _ending(
-        self,
-        tenant: str,
-        row: tables.Operation,
-        ends: _End,
-        change: Change,
-        in_force: InForce,
-        *,
-        again: dict[str, Any] | None,
-    ) -> Submission:
-        fixed = {
-            "v": 1,
-            "type": "operation",
-            "operation": row.id,
-            "action": row.action,
-            "resource": row.resource,
-            "state": ends.state,
-            "attempt": row.attempt,
-            "decision": row.decision_id,
-            "result_digest": "" if ends.result is None else canonical.digest(ends.result).hex(),
-            "error": ends.error,
-        }
-        entries = [NewEntry(tenant, "operation", tenant, tenant, lambda t: canonical.dumps({**fixed, "time_ms": t}))]
-        entries += [
-            NewEntry(
-                tenant,
-                note.kind,
-                tenant,
-                tenant,
-                lambda t, note=note: canonical.dumps(
-                    {"v": 1, "type": note.kind, **note.record, "operation": row.id, "time_ms": t}
-                ),  # type: ignore[misc]  # A default binds the note of this turn.
-            )
-            for note in (*change.notes, *([] if again is None else [_told_again(again)]))
-        ]
-        companions = [*rows_of(change, tenant)]
-        enqueue: list[Enqueued] = []
-        if again is not None:
-            companions.append(Insert(tables.Operation, [again]))
-            enqueue.append(Enqueued(tenant, again["id"], again["action"]))
-        values = {"state": ends.state, "result": ends.result, "error": ends.error, "updated_at_ms": now_ms()}
-        key = {"tenant_id": tenant, "id": row.id, "state": row.state, "attempt": row.attempt}
-        companions.append(Update(tables.Operation, key, values))
-        changes = bool(change.inserts or change.updates)
-        return Submission(
-            entries=entries,
-            expect={tenant: in_force.facts_version},
-            companions=companions,
-            bump=(tenant,) if changes else (),
-            enqueue=enqueue,
-        )
-
-
-def _told_again(again: Mapping[str, Any]) -> Note:
-    told = {
-        "event": "store-told-again",
-        "action": again["action"],
-        "resource": again["resource"],
-        "accepted": again["id"],
-    }
-    return Note("hold", told)
-
 
 def _fence(row: tables.Operation, attempt: int) -> None:
     """Take nothing of an attempt that is not the newest: whoever makes it was taken for dead, and another is at work."""
     if row.attempt != attempt:
         raise Superseded(f"attempt {attempt} at {row.action} on {row.resource} is over: attempt {row.attempt} began")
-
-
-_MOST_TOLD_CHARS: Final = 500
-"""Of why an operation failed, in a message to webhooks."""
-
-
-def _failed(tenant: str, row: tables.Operation, error: Mapping[str, Any] | None) -> Event:
-    told = error or {}
-    return Event(
-        "operation.failed",
-        {
-            "operation": f"{tenant}/{row.id}",
-            "action": row.action,
-            "resource": row.resource,
-            "principal": f"{tenant}/{row.principal}",
-            "code": str(told.get("code", "")),
-            "message": str(told.get("message", ""))[:_MOST_TOLD_CHARS],
-        },
-    )

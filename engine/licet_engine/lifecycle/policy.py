@@ -7,8 +7,8 @@ from typing import Any
 from licet_attestations import canonical
 from licet_engine.domain.errors import Conflict
 from licet_engine.domain.refs import Ref
-from licet_engine.lifecycle.examiner import document_of
 from licet_engine.lifecycle.facts import BUNDLE_PREFIX_CHARS, View
+from licet_engine.lifecycle.publication import document_of
 from licet_engine.lifecycle.shadow import ending
 from licet_engine.lifecycle.verbs import Body, Change, Ids, NoBody, Note, Proposal, RefForm, Update, Verb, Who
 from licet_engine.store.tables import Approval, PolicyBundle, Publication, Tenant
@@ -27,7 +27,7 @@ def ask_activate(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Pro
     """The bundle comes into force, at once and whole; the one before it can be rolled back to."""
     row = view.bundle_by_prefix(ref.name)
     if row is None:
-        return None
+        return _not_published(view, ref)
     active = view.tenant.bundle_digest_hex
     conflict = Conflict(f"bundle {ref} is in force already") if row.digest_hex == active else None
     if row.state == "superseded":
@@ -45,6 +45,22 @@ def ask_activate(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Pro
         conflict=conflict,
         result={"bundle": row.digest_hex, "before": active},
     )
+
+
+def _not_published(view: View, ref: Ref) -> Proposal | None:
+    """What is to be activated and is no bundle: it was refused, or it is a publication that is named."""
+    sent = view.publication_named(ref.name)
+    if sent is None:
+        return None
+    row = None if sent.bundle_hex is None else view.bundle(sent.bundle_hex)
+    named = f"{ref.tenant}/{sent.id}"
+    if row is not None:
+        why = f"{named} is a publication: activate its bundle, {ref.tenant}/{row.digest_hex[:BUNDLE_PREFIX_CHARS]}"
+    elif sent.state == "refused":
+        why = f"publication {named} was refused, so it is no bundle: licet policy show {named} tells what was found"
+    else:
+        why = f"publication {named} is being examined: wait for what comes of it"
+    return Proposal(resource=view.bundle_entity(row or _as_bundle(view, sent)), conflict=Conflict(why))
 
 
 def ask_roll_back(view: View, who: Who, ref: Ref, _body: NoBody, ids: Ids) -> Proposal | None:
@@ -102,11 +118,9 @@ def _coming_into_force(
 def ask_read(view: View, _who: Who, ref: Ref, body: ReadPolicies, _ids: Ids) -> Proposal | None:
     """What a bundle is, who is behind it, and what was found when it was published; or a publication that came to none."""
     row = view.bundle_by_prefix(ref.name)
-    publication = view.publication_by_prefix(ref.name) if row is None else view.last_publication(row.digest_hex)
+    publication = view.publication_named(ref.name) if row is None else view.last_publication(row.digest_hex)
     if row is None and publication is not None and publication.state == "published" and publication.bundle_hex:
         row = view.bundle(publication.bundle_hex)
-    if row is None and publication is None:
-        return None
     result: dict[str, Any] = {"publication": None if publication is None else _told(view, publication)}
     if row is not None:
         bundle = canonical.loads(row.body, max_bytes=len(row.body))
@@ -131,8 +145,11 @@ def ask_read(view: View, _who: Who, ref: Ref, body: ReadPolicies, _ids: Ids) -> 
             conflict = Conflict(f"{ref} was not sent as a project: there is none to give back")
         else:
             result["project"] = document_of(sent.asked, publication.project_hex).to_json()
-    resource = row if row is not None else _as_bundle(view, publication)
-    return Proposal(resource=view.bundle_entity(resource), conflict=conflict, result=result)
+    if row is None and publication is not None:
+        row = _as_bundle(view, publication)
+    if row is None:
+        return None
+    return Proposal(resource=view.bundle_entity(row), conflict=conflict, result=result)
 
 
 def _told(view: View, publication: Publication) -> dict[str, Any]:
@@ -151,9 +168,8 @@ def _told(view: View, publication: Publication) -> dict[str, Any]:
     }
 
 
-def _as_bundle(view: View, publication: Publication | None) -> PolicyBundle:
+def _as_bundle(view: View, publication: Publication) -> PolicyBundle:
     """What was sent and never became a bundle, as policy looks at it."""
-    assert publication is not None  # noqa: S101  # Told by whoever calls: one of the two is there.
     return PolicyBundle(
         tenant_id=view.tenant.tenant_id,
         digest_hex=publication.project_hex,
@@ -169,7 +185,7 @@ VERBS = (
     Verb(
         action="policy.activate",
         summary="Put a published bundle in force.",
-        form=RefForm.NAME,
+        form=RefForm.BUNDLE,
         body=NoBody,
         propose=ask_activate,
     ),
@@ -183,7 +199,7 @@ VERBS = (
     Verb(
         action="policy.read",
         summary="Show a bundle, or what came of a publication.",
-        form=RefForm.NAME,
+        form=RefForm.BUNDLE,
         body=ReadPolicies,
         propose=ask_read,
     ),

@@ -12,8 +12,7 @@ Rules kept here:
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -47,7 +46,7 @@ from licet_engine.lifecycle.verbs import (
 from licet_engine.store.tables import Operation, PolicyBundle, Publication
 from licet_engine.workbench.document import MAX_DOCUMENT_FILES, ProjectDocument
 from licet_engine.workbench.errors import ProjectError
-from licet_engine.workbench.verdict import passes, steps, summary
+from licet_engine.workbench.verdict import bounded, ended_early, passes, steps, summary
 from licet_policies import pack
 from licet_policies.bundle import MAX_OWN_CHARS
 from licet_policies.errors import PackError
@@ -105,6 +104,27 @@ class PublishPolicies(Body):
             raise InvalidInput(f"this cannot be published: {error}") from error
 
 
+def document_of(asked: Mapping[str, Any], digest_hex: str) -> ProjectDocument:
+    """The project that was sent to be published.
+
+    Args:
+        asked: The body of the question, as it was stored.
+        digest_hex: Of the project that was decided on.
+
+    Raises:
+        InvalidInput: What was stored is not what was decided on.
+    """
+    sent = asked.get("project")
+    document = (
+        ProjectDocument.from_json(sent)
+        if sent is not None
+        else ProjectDocument.of_parts(asked.get("packs", []), asked.get("policies", ""))
+    )
+    if document.digest_hex != digest_hex:
+        raise InvalidInput("the project that is stored is not the one that was decided on: send it again")
+    return document
+
+
 def author_of(view: View, who: Who) -> str:
     """The person who counts as the author of what somebody publishes."""
     row = view.principal(who.name)
@@ -122,7 +142,7 @@ def _sent(tenant: str, project_hex: str, author: str, now_ms: int) -> PolicyBund
         tenant_id=tenant,
         digest_hex=project_hex,
         author=author,
-        state="checking",
+        state="examining",
         proved=False,
         body=b"",
         created_at_ms=now_ms,
@@ -140,7 +160,7 @@ def ask_publish(view: View, who: Who, ref: Ref, body: PublishPolicies, ids: Ids)
         project_hex=digest_hex,
         published_by=who.id,
         author=author,
-        state="checking",
+        state="examining",
         created_at_ms=ids.now_ms,
     )
     conflict = None
@@ -161,7 +181,7 @@ def do_publish(deed: Deed) -> Mapping[str, Any]:
     began_ms = deed.now_ms()
 
     def examine(warrant: bytes, _attempt: int) -> dict[str, Any]:
-        examined = deed.examine_policies(warrant)
+        examined = deed.examine_policies(warrant, document_of(deed.asked, project_hex))
         return {
             "report": dict(examined.report),
             "bundle": examined.bundle,
@@ -187,17 +207,8 @@ def do_publish(deed: Deed) -> Mapping[str, Any]:
     if is_published:
         told["ref"] = f"{deed.tenant}/{bundle_hex[:BUNDLE_PREFIX_CHARS]}"
     else:
-        told["findings"] = list(_findings(report["findings"]))
+        told["findings"] = bounded(report["findings"], most=_TOLD_FINDINGS, chars=_TOLD_CHARS)
     return told
-
-
-def _findings(found: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The first findings, with their explanations as far as there is room for them."""
-    left = _TOLD_CHARS
-    for one in itertools.islice(found, _TOLD_FINDINGS):
-        detail = one["detail"] if len(one["detail"]) <= left else ""
-        left -= len(detail)
-        yield {**one, "detail": detail}
 
 
 def publication_statement(deed: Deed, found: Mapping[str, Any]) -> Statement:
@@ -254,7 +265,7 @@ def finish_publish(view: View, operation: Operation, result: Mapping[str, Any], 
         "attestation_hex": result["attestation"],
         "ended_at_ms": now_ms,
     }
-    where = {"id": operation.id, "state": "checking"}
+    where = {"id": operation.id, "state": "examining"}
     told = {"publication": operation.id, "bundle": bundle_hex or "", "attestation": result["attestation"]}
     if result["state"] != "published":
         note = Note("policy", {"event": "policy-refused", **told, "found": result["found"]})
@@ -304,30 +315,18 @@ def _bundle_change(view: View, row: Publication, body: bytes, digest_hex: str, n
         return Change(inserts=(Insert(PolicyBundle, made),))
     if present.state == "superseded":
         # It was put aside. Who wants it back is behind it now, whoever wrote it first.
-        values = {"author": row.author, "state": "published", "proved": True, "created_at_ms": now_ms}
+        values = {"author": row.author, "state": "published", "proved": True}
         return Change(updates=(Update(PolicyBundle, where | {"state": "superseded"}, values),))
     # It was published before, and stays its author's; it may not have been examined then.
-    return Change(updates=(Update(PolicyBundle, where, {"proved": True}),))
+    told = {"in_force": True} if present.state == "active" else {}
+    return Change(updates=(Update(PolicyBundle, where, {"proved": True}),), told=told)
 
 
 def abandon_publish(_view: View, operation: Operation, error: Mapping[str, Any], now_ms: int) -> Change:
     """What could not be examined is not published."""
-    finding = {
-        "step": "examination",
-        "rule": str(error.get("code", "failed")),
-        "severity": "error",
-        "message": str(error.get("message", "it could not be examined")),
-        "file": "",
-        "line": 0,
-        "column": 0,
-        "detail": "",
-    }
-    values = {
-        "state": "refused",
-        "report": {"v": 1, "findings": [finding], "findings_left_out": 0},
-        "ended_at_ms": now_ms,
-    }
-    return Change(updates=(Update(Publication, {"id": operation.id, "state": "checking"}, values),))
+    rule, message = error.get("code", "failed"), error.get("message", "it could not be examined")
+    values = {"state": "refused", "report": ended_early(str(rule), str(message)), "ended_at_ms": now_ms}
+    return Change(updates=(Update(Publication, {"id": operation.id, "state": "examining"}, values),))
 
 
 VERBS = (
@@ -342,6 +341,7 @@ VERBS = (
         abandon=abandon_publish,
         refuses=refuses,
         sketch=sketch_publish,
+        reads_asked=True,
         creates=True,
     ),
 )

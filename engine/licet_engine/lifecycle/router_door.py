@@ -31,7 +31,8 @@ from licet_attestations import canonical
 from licet_engine.domain.errors import Busy, Conflict, InvalidInput, TooManyRequests, Unauthenticated
 from licet_engine.domain.rates import Buckets
 from licet_engine.domain.refs import now_ms, parse_ref
-from licet_engine.lifecycle.asking import Desk, parse_asked
+from licet_engine.lifecycle.asked import parse_asked
+from licet_engine.lifecycle.asking import Desk
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.endpoints import CHANGES, ON_ENDPOINT, over
 from licet_engine.lifecycle.facts import View

@@ -26,7 +26,7 @@ from licet_engine.domain.refs import now_ms
 from licet_engine.lifecycle.devices import devices_present
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.people import TOKEN_PREFIX, token_hash_hex
-from licet_engine.lifecycle.verbs import WORKLOAD, Who
+from licet_engine.lifecycle.verbs import Who, claims_of
 from licet_engine.log.store import HEADS as _HEADS
 from licet_engine.store.db import UnsafeAllTenants, read_transaction, tenant_session
 from licet_engine.store.postgres import EVERY_TENANT
@@ -232,7 +232,7 @@ class Tenants:
             head = own.exec(select(LogHead)).first()
         version = 0 if head is None else head.facts_version
         self.seen(row.tenant_id, version, 0 if head is None else head.last_time_ms)
-        workload = tuple(sorted((f"{WORKLOAD}{name}", value) for name, value in row.workload.items()))
+        workload = claims_of(row.workload)
         who = Who(row.tenant_id, row.principal, principal.kind, row.id, workload)
         known = _Identity(who, row.expires_at_ms, version)
         with self._lock:

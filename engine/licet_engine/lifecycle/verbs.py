@@ -30,6 +30,11 @@ WORKLOAD = "workload."
 """What the names of claims begin with that the service itself makes of who a workload was found to be; nobody else may claim them."""
 
 
+def claims_of(workload: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What is known of a workload, as claims."""
+    return tuple(sorted((f"{WORKLOAD}{name}", value) for name, value in workload.items()))
+
+
 class Body(BaseModel):
     """What may be sent with a verb; anything undeclared is refused."""
 
@@ -129,13 +134,18 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an allow writes, in the tenant that owns the resource."""
+    """What an allow writes, in the tenant that owns the resource.
+
+    Attributes:
+        told: At the end of an operation: what its result tells beside what the worker says.
+    """
 
     inserts: Sequence[Insert] = ()
     updates: Sequence[Update] = ()
     notes: Sequence[Note] = ()
     spends: Sequence[Spend] = ()
     events: Sequence[Event] = ()
+    told: Mapping[str, Any] = field(default_factory=dict)
 
 
 NOTHING = Change()
@@ -182,6 +192,7 @@ class RefForm(Enum):
 
     TENANT = "TENANT"
     NAME = "TENANT/NAME"
+    BUNDLE = "TENANT/BUNDLE"
     VERSION = "TENANT/NAME@VERSION"
     NAME_OR_VERSION = "TENANT/NAME[@VERSION]"
 
@@ -210,6 +221,7 @@ class Verb:
         abandon: What a failed or refused operation leaves, as rows.
         refuses: Of what was done, why it counts as refused; None where it does not. What is told then is told with the result.
         creates: Whether its resource does not exist before.
+        reads_asked: Whether `do` reads what was sent, beside the operation's parameters; it may be long.
         sketch: Where `propose` is costly: the resource as far as policy looks at it. A proposal is made only if it is allowed.
     """
 
@@ -223,4 +235,5 @@ class Verb:
     abandon: Finish | None = None
     refuses: Callable[[Mapping[str, Any]], str | None] = lambda _result: None
     creates: bool = False
+    reads_asked: bool = False
     sketch: Sketch | None = None

@@ -8,7 +8,8 @@ Rules kept here:
 - What was verified of the workload goes with the token: every decision made with it records it, as claims under names that nobody
   else can give.
 - An exchange is a decision of the service account's, logged like any other. It is no verb that can be sent: who asks is who the
-  ID token was found to stand for.
+  ID token was found to stand for. An ID token that is worth nothing, by now or for this account, is refused before: nothing is decided.
+- For a service account a person answers. Where nobody does any more, nothing is exchanged.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pydantic import Field, model_validator
 
 from licet_engine.domain import idtoken
 from licet_engine.domain.errors import Conflict, InvalidInput
+from licet_engine.domain.exchanging import audience_of
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle.data import Hex, Word
 from licet_engine.lifecycle.people import new_token
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 MAX_ISSUERS: Final = 32
 TOKEN_TTL_S: Final = 900
-BINDING: Final = ("project_id", "project_path", "repository", "repository_id", "sub")
+ANCHORS: Final = ("project_id", "project_path", "repository", "repository_id", "sub")
 """Claims of which at least one must be given: each is of one repository, project or job."""
 RECORDED: Final = (
     *("sub", "repository", "project_path", "ref", "sha", "environment", "actor", "user_login"),
@@ -54,11 +56,6 @@ RECORDED: Final = (
 _MAX_CHARS: Final = 256
 _Claim = Annotated[str, Field(min_length=1, max_length=_MAX_CHARS)]
 _ClaimName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-
-
-def audience_of(ref: Ref) -> str:
-    """The audience that ID tokens must be made for, if an administrator names no other."""
-    return f"licet:{ref}"
 
 
 class TrustIssuer(Body):
@@ -93,9 +90,9 @@ class TrustIssuer(Body):
             raise ValueError("url must be https://HOST[:PORT][/PATH], as the tokens have it in iss")
         if "#" in self.url or (parts.scheme == "http" and not self.unsafe_http):
             raise ValueError("url must be https; http is taken for a loopback address alone, with unsafe_http")
-        if not set(BINDING) & set(self.claims):
+        if not set(ANCHORS) & set(self.claims):
             raise ValueError(
-                f"claims must bind the tokens to one repository or project: give one of {', '.join(BINDING)}"
+                f"claims must bind the tokens to one repository or project: give one of {', '.join(ANCHORS)}"
             )
         if {"iss", "aud", "exp", "iat", "nbf", "jti"} & set(self.claims):
             raise ValueError("claims are those about the workload; issuer, audience and times are always looked at")
@@ -105,6 +102,10 @@ class TrustIssuer(Body):
             except InvalidInput as error:
                 raise ValueError(f"keys: {error.message}") from error
         return self
+
+
+class Worthless(Conflict):
+    """An ID token that was verified, and for which nothing is given. Why is for the tenant's log alone."""
 
 
 class Exchange(Body):
@@ -145,7 +146,7 @@ def ask_trust(view: View, who: Who, ref: Ref, body: TrustIssuer, ids: Ids) -> Pr
     keys = [] if body.keys is None else idtoken.read_keys(body.keys)
     values: dict[str, Any] = {
         "url": body.url,
-        "audience": body.audience or audience_of(ref),
+        "audience": body.audience or audience_of(str(ref)),
         "account": body.account,
         "claims": dict(sorted(body.claims.items())),
         "keys": keys,
@@ -155,6 +156,8 @@ def ask_trust(view: View, who: Who, ref: Ref, body: TrustIssuer, ids: Ids) -> Pr
         "created_by": who.name,
         "created_at_ms": ids.now_ms,
         "removed_at_ms": None,
+        "refused_at_ms": None,
+        "refused_because": "",
     }
     account, present = view.principal(body.account), view.issuer(ref.name, removed=True)
     conflict = None
@@ -213,6 +216,11 @@ def ask_exchange(view: View, _who: Who, ref: Ref, body: Exchange, ids: Ids) -> P
     row, issuer = view.principal(ref.name), view.issuer(body.issuer)
     if row is None or issuer is None or issuer.account != ref.name:
         return None
+    if view.is_used_id_token(body.digest_hex):
+        raise Worthless("this ID token was exchanged before")
+    owner = None if row.owner is None else view.principal(row.owner)
+    if owner is None or not owner.active:
+        raise Worthless(f"{row.owner or 'nobody'}, who answers for {ref}, is deactivated: name another as its owner")
     ttl_s = min(TOKEN_TTL_S, (body.id_token_expires_at_ms - ids.now_ms) // 1000)
     token, stored = new_token(
         ref.tenant,
@@ -223,11 +231,8 @@ def ask_exchange(view: View, _who: Who, ref: Ref, body: Exchange, ids: Ids) -> P
         label=f"exchanged: {body.issuer}",
         workload=body.workload,
     )
-    conflict = None
-    if view.is_used_id_token(body.digest_hex):
-        conflict = Conflict("this ID token was exchanged before")
-    elif ttl_s <= 0:
-        conflict = Conflict("the time of this ID token is over")
+    if ttl_s <= 0:
+        raise Worthless("the time of this ID token is over")
     used = {"digest_hex": body.digest_hex, "expires_at_ms": body.id_token_expires_at_ms}
     told = {"event": "token-exchanged", "subject": str(ref), "token_id": stored.id, "workload": body.workload}
     return Proposal(
@@ -235,7 +240,6 @@ def ask_exchange(view: View, _who: Who, ref: Ref, body: Exchange, ids: Ids) -> P
         change=Change(
             inserts=(Insert(ApiToken, stored.model_dump()), Insert(UsedIdToken, used)), notes=(Note("people", told),)
         ),
-        conflict=conflict,
         result={"principal": str(ref), "token_id": stored.id, "expires_at_ms": stored.expires_at_ms, "ttl_s": ttl_s},
         secrets={"token": token},
     )

@@ -19,8 +19,8 @@ from typing import Annotated, Any, Final, Literal, TypedDict
 from pydantic import Field, ValidationError
 
 from licet_engine.workbench.errors import ProjectError
-from licet_engine.workbench.files import list_files, read_text
-from licet_engine.workbench.project import TEST_FOLDER, Project, Strict, Whole, refusal_text
+from licet_engine.workbench.files import TEST_FOLDER, list_files, read_text
+from licet_engine.workbench.project import Project, Strict, Whole, refusal_text
 from licet_engine.workbench.yamltext import Node, read_yaml
 
 DEFAULT_TIME: Final = "2026-01-01T00:00:00Z"
@@ -167,7 +167,7 @@ def load_cases(project: Project) -> list[Case]:
     Raises:
         ProjectError: A file of tests cannot be used, or there is no case at all.
     """
-    names = list_files(project.root, TEST_FOLDER, (".yaml", ".yml"))
+    names = list_files(project.root, TEST_FOLDER)
     files = {name: _read(project, name) for name in names}
     cases = [case for name in names for case in _cases(name, files)]
     if not cases:

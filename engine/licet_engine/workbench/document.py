@@ -22,6 +22,8 @@ from licet_attestations.errors import FormatError
 from licet_engine.workbench.errors import ProjectError
 from licet_engine.workbench.files import (
     BYTE_ORDER_MARK,
+    CONFIG_FILE,
+    FOLDERS,
     MAX_FILE_BYTES,
     MAX_LEVELS,
     list_files,
@@ -33,14 +35,6 @@ from licet_engine.workbench.scaffold import write_new
 MAX_DOCUMENT_BYTES: Final = 768 << 10
 """Of its canonical JSON: it travels in one request, whose body is bounded by a mebibyte."""
 MAX_DOCUMENT_FILES: Final = 1_000
-CONFIG_FILE: Final = "licet.toml"
-FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
-    "policies": (".cedar",),
-    "invariants": (".cedar",),
-    "tests": (".yaml", ".yml"),
-    "schema": (".cedarschema", ".json"),
-}
-"""Which files are a project's, beside ``licet.toml``: below which folders, and how their names end."""
 OWN_FILE: Final = "policies/own.cedar"
 _VERSION: Final = 1
 _MAX_NAME_BYTES: Final = 255
@@ -110,8 +104,8 @@ class ProjectDocument:
         """
         root = project_root(folder)
         names = [CONFIG_FILE]
-        for below, endings in FOLDERS.items():
-            names += list_files(root, below, endings)
+        for below in FOLDERS:
+            names += list_files(root, below)
         return cls.of([(name, read_text(root, name)) for name in names])
 
     @classmethod

@@ -19,6 +19,7 @@ class ProjectError(WorkbenchError):
     """A file of the project cannot be used as it is: its author mends it.
 
     Attributes:
+        said: What is wrong, without the place that the message begins with.
         file: Which one, from the root of the project; empty for the project as a whole.
         line: In that file, from 1; None where it is not known.
     """
@@ -28,6 +29,7 @@ class ProjectError(WorkbenchError):
     def __init__(self, message: str, *, file: str = "", line: int | None = None) -> None:
         where = f"{file}:{line}: " if file and line else f"{file}: " if file else ""
         super().__init__(where + message)
+        self.said = message
         self.file = file
         self.line = line
 

@@ -17,7 +17,7 @@ import ctypes
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,19 +29,17 @@ from licet_engine.workbench import coverage as measuring
 from licet_engine.workbench import proving, testing
 from licet_engine.workbench.cases import load_cases
 from licet_engine.workbench.errors import ProjectError
-from licet_engine.workbench.files import list_files
+from licet_engine.workbench.files import CONFIG_FILE, TEST_FOLDER, list_files
 from licet_engine.workbench.findings import Finding
 from licet_engine.workbench.lint import lint
-from licet_engine.workbench.project import TEST_FOLDER, Project, load_project
+from licet_engine.workbench.project import Project, load_project
 from licet_engine.workbench.rules import registry
 from licet_engine.workbench.symbolic import SymbolicError
+from licet_engine.workbench.verdict import REPORT_VERSION, bounded, finding
 from licet_policies import LicetPoliciesError
 
-REPORT_VERSION: Final = 1
 MAX_FINDINGS: Final = 100
 """Told whole; more are counted."""
-_MAX_MESSAGE_CHARS: Final = 2_000
-_MAX_DETAIL_CHARS: Final = 20_000
 _MAX_REASON_CHARS: Final = 200
 _MAX_DETAILS_CHARS: Final = 200_000
 """Of all explanations, and requests that refute."""
@@ -63,46 +61,35 @@ class Examination:
     bundle: bytes | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, step: str, finding: Finding, *, detail: str = "") -> None:
+    def add(self, step: str, found: Finding, *, detail: str = "", shown: Sequence[tuple[str, str]] = ()) -> None:
         """Note a finding; one that was switched off with a reason does not count."""
-        if finding.suppressed is None:
+        if found.suppressed is None:
+            span = found.span
             self.findings.append(
-                {
-                    "step": step,
-                    "rule": finding.rule,
-                    "severity": finding.severity,
-                    "message": finding.message[:_MAX_MESSAGE_CHARS],
-                    "file": finding.span.file,
-                    "line": finding.span.line,
-                    "column": finding.span.column,
-                    "detail": detail[:_MAX_DETAIL_CHARS],
-                }
+                finding(
+                    step,
+                    found.rule,
+                    found.message,
+                    severity=found.severity,
+                    file=span.file,
+                    line=span.line,
+                    column=span.column,
+                    detail=detail,
+                    shown=shown,
+                )
             )
 
-    def fault(self, step: str, rule: str, message: str, *, file: str = "", line: int | None = None) -> None:
+    def fault(self, step: str, error: LicetError | LicetPoliciesError | SymbolicError) -> None:
         """Note that a step could not be done."""
-        self.findings.append(
-            {
-                "step": step,
-                "rule": rule,
-                "severity": "error",
-                "message": message[:_MAX_MESSAGE_CHARS],
-                "file": file,
-                "line": line or 0,
-                "column": 1 if line else 0,
-                "detail": "",
-            }
-        )
+        if isinstance(error, ProjectError):
+            self.findings.append(finding(step, error.code, error.said, file=error.file, line=error.line))
+        else:
+            self.findings.append(finding(step, error.code, str(error)))
 
     def to_json(self) -> dict[str, Any]:
         """The report, errors first, and the bundle as text."""
         ordered = sorted(self.findings, key=lambda found: found["severity"] != "error")
-        left = _MAX_DETAILS_CHARS
-        told = []
-        for found in ordered[:MAX_FINDINGS]:
-            detail = found["detail"] if len(found["detail"]) <= left else ""
-            left -= len(detail)
-            told.append({**found, "detail": detail})
+        told = bounded(ordered, most=MAX_FINDINGS, chars=_MAX_DETAILS_CHARS)
         report = {
             "v": REPORT_VERSION,
             **self.report,
@@ -129,18 +116,16 @@ def examine(folder: Path, *, time_limit_s: float, longest_s: float) -> Examinati
         # Where a rule that a bundle is not composed without has told why, it is not told again.
         known = registry()
         if not any(known[finding["rule"]].fixed for finding in found.findings if finding["severity"] == "error"):
-            found.fault("project", error.code, error.message, file=error.file, line=error.line)
+            found.fault("project", error)
         return found
     except (LicetError, LicetPoliciesError) as error:
-        found.fault("project", error.code, str(error))
+        found.fault("project", error)
         return found
     for step, act in (("tests", _test), ("proofs", _prove)):
         try:
             act(found, project, time_limit_s, longest_s)
-        except ProjectError as error:
-            found.fault(step, error.code, error.message, file=error.file, line=error.line)
         except (LicetError, LicetPoliciesError, SymbolicError) as error:
-            found.fault(step, error.code, str(error))
+            found.fault(step, error)
     return found
 
 
@@ -151,25 +136,25 @@ def _tools() -> dict[str, str]:
 def _lint(found: Examination, project: Project) -> None:
     began_s = time.monotonic()
     findings = lint(project)
-    for finding in findings:
-        found.add("lint", finding)
-    counted = [finding for finding in findings if finding.suppressed is None]
+    for one in findings:
+        found.add("lint", one)
+    counted = [one for one in findings if one.suppressed is None]
     found.report["lint"] = {
         "rules": sum(not rule.is_proof for rule in registry().values()),
-        "errors": sum(finding.severity == "error" for finding in counted),
-        "warnings": sum(finding.severity != "error" for finding in counted),
+        "errors": sum(one.severity == "error" for one in counted),
+        "warnings": sum(one.severity != "error" for one in counted),
         "switched_off": len(findings) - len(counted),
         # Whoever activates it is to know what was passed over, and why.
         "passed_over": [
             {
-                "rule": finding.rule,
-                "policy": finding.policy or "",
-                "place": f"{finding.span.file}:{finding.span.line}",
-                "message": finding.message[:_MAX_REASON_CHARS],
-                "reason": (finding.suppressed or "")[:_MAX_REASON_CHARS],
+                "rule": one.rule,
+                "policy": one.policy or "",
+                "place": f"{one.span.file}:{one.span.line}",
+                "message": one.message[:_MAX_REASON_CHARS],
+                "reason": (one.suppressed or "")[:_MAX_REASON_CHARS],
             }
-            for finding in findings
-            if finding.suppressed is not None
+            for one in findings
+            if one.suppressed is not None
         ][:MAX_FINDINGS],
         "ms": _ms_since(began_s),
     }
@@ -180,13 +165,13 @@ def _lint(found: Examination, project: Project) -> None:
 def _test(found: Examination, project: Project, _time_limit_s: float, _longest_s: float) -> None:
     began_s = time.monotonic()
     # Without any file of tests there are none; with one that holds none, something is wrong, and `load_cases` says what.
-    is_tested = bool(list_files(project.root, TEST_FOLDER, (".yaml", ".yml")))
+    is_tested = bool(list_files(project.root, TEST_FOLDER))
     cases = load_cases(project) if is_tested else []
     runner = testing.Runner(project)
     results = [runner.run(case) for case in cases]
     missed = [result for result in results if result.outcome != "passed"]
-    for finding, result in zip(testing.findings(results), missed, strict=True):
-        found.add("tests", finding, detail="\n".join(result.why))
+    for one, result in zip(testing.findings(results), missed, strict=True):
+        found.add("tests", one, detail="\n".join(result.why))
     found.report["tests"] = {
         "run": len(results),
         "passed": len(results) - len(missed),
@@ -201,19 +186,19 @@ def _test(found: Examination, project: Project, _time_limit_s: float, _longest_s
     measured = measuring.coverage(project, runner.compiled, results)
     found.report["coverage"] = {"percent": measured.percent, "threshold": least, "policies": measured.policies[1]}
     if measured.percent < least:
-        found.fault(
-            "coverage", "coverage", f"{measured.percent} % is covered, demanded are {least} %", file="licet.toml"
-        )
-        for finding in measuring.findings(measured):
-            found.add("coverage", finding)
+        message = f"{measured.percent} % is covered, demanded are {least} %"
+        found.findings.append(finding("coverage", "coverage", message, file=CONFIG_FILE))
+        for gap in measuring.findings(measured):
+            found.add("coverage", gap)
 
 
 def _prove(found: Examination, project: Project, time_limit_s: float, longest_s: float) -> None:
     began_s = time.monotonic()
     results = proving.prove_project(project, time_limit_s=time_limit_s, longest_s=longest_s)
-    details = {result.id: proving.detail(result) for result in results}
-    for finding in proving.findings(project, results):
-        found.add("proofs", finding, detail=details.get(finding.policy or "", ""))
+    about = {result.id: (proving.detail(result), proving.shown(result)) for result in results}
+    for one in proving.findings(project, results):
+        detail, shown = about.get(one.policy or "", ("", []))
+        found.add("proofs", one, detail=detail, shown=shown)
     found.report["proofs"] = {
         "invariants": [{"id": result.id, "title": result.title, "outcome": result.word} for result in results],
         "proved": sum(result.word == "proved" for result in results),

@@ -41,8 +41,7 @@ class Explained:
         path: What would have it allowed; None where it is allowed, or no such search is possible.
         id: Of the decision, where it was recorded.
         time_ms: When it was made, if it was recorded.
-        tells: What is compared with, such as ``recorded``; empty for nothing.
-        before: The decision that is compared with.
+        before: The recorded decision that it is compared with.
     """
 
     request: Request
@@ -50,7 +49,6 @@ class Explained:
     path: PathToYes | None
     id: str = ""
     time_ms: int | None = None
-    tells: str = ""
     before: Decision | None = None
 
     @property
@@ -71,7 +69,7 @@ class Explained:
             "compared": None
             if self.before is None
             else {
-                "with": self.tells,
+                "with": "recorded",
                 "differs": list(self.differs),
                 "before": {name: self.before.to_json()[name] for name in _COMPARED},
             },
@@ -103,7 +101,6 @@ def explain_recorded(path: Path, decision_id: str, now: Mapping[str, Any] | None
         facts,
         id=recorded.id,
         time_ms=recorded.time_ms,
-        tells="recorded",
         before=recorded.decision,
     )
 

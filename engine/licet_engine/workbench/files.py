@@ -14,13 +14,29 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from licet_engine.workbench.errors import ProjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+CONFIG_FILE: Final = "licet.toml"
+POLICY_FOLDER: Final = "policies"
+INVARIANT_FOLDER: Final = "invariants"
+TEST_FOLDER: Final = "tests"
+SCHEMA_FOLDER: Final = "schema"
+FOLDERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        POLICY_FOLDER: (".cedar",),
+        INVARIANT_FOLDER: (".cedar",),
+        # Both are common, and one that is passed over would count as a test that passes.
+        TEST_FOLDER: (".yaml", ".yml"),
+        SCHEMA_FOLDER: (".cedarschema", ".json"),
+    }
+)
+"""Which files are a project's, beside ``licet.toml``: below which folders, and how their names end."""
 MAX_FILE_BYTES: Final = 1 << 20
 MAX_FILES: Final = 2_000
 MAX_LEVELS: Final = 8
@@ -36,9 +52,9 @@ def project_root(folder: Path) -> Path:
     root = folder.resolve()
     if not root.is_dir():
         raise ProjectError(f"{folder} is not a folder: name the folder of a policy project")
-    if not os.path.lexists(root / "licet.toml"):
+    if not os.path.lexists(root / CONFIG_FILE):
         raise ProjectError(
-            f"{folder} holds no licet.toml, so it is no policy project: `licet policy init DIR` makes one"
+            f"{folder} holds no {CONFIG_FILE}, so it is no policy project: `licet policy init DIR` makes one"
         )
     return root
 
@@ -98,8 +114,8 @@ def inside(root: Path, name: str) -> Path:
     return found
 
 
-def list_files(root: Path, folder: str, endings: tuple[str, ...]) -> list[str]:
-    """The files with one of these endings below a folder of the project, sorted; none where the folder is not there.
+def list_files(root: Path, folder: str) -> list[str]:
+    """The project's files below one of its folders, sorted; none where the folder is not there.
 
     Hidden files and folders, such as those an editor leaves, are not the project's.
 
@@ -108,7 +124,7 @@ def list_files(root: Path, folder: str, endings: tuple[str, ...]) -> list[str]:
     """
     if not os.path.lexists(root / folder):
         return []
-    found = sorted(_walk(root, folder, endings, MAX_LEVELS))
+    found = sorted(_walk(root, folder, FOLDERS[folder], MAX_LEVELS))
     if len(found) > MAX_FILES:
         raise ProjectError(f"holds more than {MAX_FILES} files, the most that are read", file=folder)
     return found

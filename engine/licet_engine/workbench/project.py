@@ -21,19 +21,22 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from licet_engine.workbench.errors import ProjectError
-from licet_engine.workbench.files import list_files, project_root, read_text
+from licet_engine.workbench.files import (
+    CONFIG_FILE,
+    FOLDERS,
+    INVARIANT_FOLDER,
+    POLICY_FOLDER,
+    SCHEMA_FOLDER,
+    list_files,
+    project_root,
+    read_text,
+)
 from licet_engine.workbench.places import line_of
 from licet_engine.workbench.spans import PolicyText, SourceFile, read_policies
 from licet_policies import LicetPoliciesError, PackChoice, compose, pack
 from licet_policies.errors import PackError
 from licet_policies.extension import Extension, merge, read_extension
 from licet_policies.schema import load_schema
-
-CONFIG_FILE: Final = "licet.toml"
-POLICY_FOLDER: Final = "policies"
-INVARIANT_FOLDER: Final = "invariants"
-TEST_FOLDER: Final = "tests"
-SCHEMA_FOLDER: Final = "schema"
 
 _MAX_CONFIG_BYTES: Final = 64 << 10
 _MAX_WORDS: Final = 100
@@ -182,7 +185,7 @@ def load_project(folder: Path) -> Project:
     text = read_text(root, CONFIG_FILE, max_bytes=_MAX_CONFIG_BYTES)
     config = parse_config(text)
     named = list(config.schema_.extensions)
-    for name in list_files(root, SCHEMA_FOLDER, (".cedarschema", ".json")):
+    for name in list_files(root, SCHEMA_FOLDER):
         if name not in named:
             raise ProjectError(
                 f"is not named in {CONFIG_FILE}: add it to extensions below [schema], or take it away", file=name
@@ -268,7 +271,7 @@ def _verify_packs(config: Config, text: str) -> None:
 
 
 def _sources(root: Path, folder: str) -> tuple[SourceFile, ...]:
-    return tuple(SourceFile(name, read_text(root, name)) for name in list_files(root, folder, (".cedar",)))
+    return tuple(SourceFile(name, read_text(root, name)) for name in list_files(root, folder))
 
 
 def _extension(root: Path, names: list[str]) -> Extension | None:
@@ -276,7 +279,7 @@ def _extension(root: Path, names: list[str]) -> Extension | None:
         return None
     parts = []
     for name in names:
-        if not name.endswith((".cedarschema", ".json")):
+        if not name.endswith(FOLDERS[SCHEMA_FOLDER]):
             raise ProjectError("a schema extension ends in .cedarschema or .json", file=name)
         parts.append((name, read_text(root, name)))
     try:

@@ -30,6 +30,7 @@ from licet_engine.workbench.symbolic import (
     bundle_properties,
     read_invariants,
 )
+from licet_engine.workbench.trees import entities_named
 
 if TYPE_CHECKING:
     from licet_engine.workbench.project import Project
@@ -182,7 +183,7 @@ def shown(result: ProofResult) -> list[tuple[str, str]]:
         return []
     found = result.outcome.counterexample
     deciding = _deciding(result.about, found)
-    literals = _literals([policy.body for policy in deciding])
+    literals = entities_named([policy.body for policy in deciding])
     roots = {"principal": found.principal, "action": found.action, "resource": found.resource}
     entities = {(one["uid"]["type"], one["uid"]["id"]): one for one in found.entities}
     lines = []
@@ -216,21 +217,6 @@ def _deciding(about: Property, found: Counterexample) -> list[SinglePolicy]:
                 if policy.id in said.reasons or any(f"`{policy.id}`" in error for error in said.errors):
                     deciding[policy.id] = policy
     return list(deciding.values())
-
-
-def _literals(value: Any) -> set[tuple[str, str]]:
-    """Every entity that is named in policies."""
-    named: set[tuple[str, str]] = set()
-    pending = [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, Mapping):
-            if part.keys() == {"type", "id"} and all(isinstance(word, str) for word in part.values()):
-                named.add((part["type"], part["id"]))
-            pending.extend(part.values())
-        elif isinstance(part, list | tuple):
-            pending.extend(part)
-    return named
 
 
 def _name(uid: Mapping[str, str]) -> str:

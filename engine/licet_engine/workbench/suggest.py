@@ -25,6 +25,7 @@ from licet_engine.workbench.cases import Asked, Case
 from licet_engine.workbench.coverage import Gap, coverage
 from licet_engine.workbench.symbolic import Proved, Prover, Refuted, SinglePolicy, never_allows
 from licet_engine.workbench.testing import Runner
+from licet_engine.workbench.trees import entities_named, texts
 
 if TYPE_CHECKING:
     from licet_engine.decide import Policy
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 # Of who is deactivated, or of a suspended tenant, a tenant's own policies are not asked.
 _HEARD: Final = '@id("workbench.heard") permit (principal, action, resource) when { principal.active && !principal.tenant.suspended };'
-FOLDER: Final = "tests/suggested"
+SUGGESTED_FOLDER: Final = "tests/suggested"
 _LIMIT: Final = (1 << 53) - 1
 _ROLE: Final = "Role"
 
@@ -85,7 +86,8 @@ class _Search:
         self._runner = runner
         self._prover = Prover(project.schema)
         self._own = {policy.id: policy for policy in runner.compiled.policies if policy.source == "tenant"}
-        self._literals = _literals(runner)
+        # Names that a policy mentions must stay as they are.
+        self._literals = texts([policy.ast for policy in runner.compiled.policies])
         self._ordinary = _ordinary(runner)
         self._every = set(coverage(project, runner.compiled, []).gaps)
 
@@ -120,28 +122,12 @@ class _Search:
 
 def _ordinary(runner: Runner) -> SinglePolicy:
     """Who has a role, on what is of their own tenant."""
-    named: set[str] = set()
-    for uid in _entities([policy.ast for policy in runner.compiled.policies]):
-        if uid["type"] == _ROLE:
-            named.add(quoted(uid["id"]))
-    roles = ", ".join(f"{_ROLE}::{name}" for name in sorted(named))
+    named = entities_named([policy.ast for policy in runner.compiled.policies])
+    roles = ", ".join(f"{_ROLE}::{quoted(name)}" for kind, name in sorted(named) if kind == _ROLE)
     return SinglePolicy.parse(
         '@id("workbench.ordinary") permit (principal, action, resource)'
         f" when {{ resource has tenant && principal.tenant == resource.tenant && principal in [{roles}] }};"
     )
-
-
-def _entities(value: Any) -> Iterator[Mapping[str, str]]:
-    """Every entity that is named in policies."""
-    pending = [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, Mapping):
-            if part.keys() == {"type", "id"}:
-                yield part
-            pending.extend(part.values())
-        elif isinstance(part, list | tuple):
-            pending.extend(part)
 
 
 def _asked_for(policy: Policy, gap: Gap, ordinary: SinglePolicy | None = None) -> SinglePolicy:
@@ -163,21 +149,6 @@ def _asked_for(policy: Policy, gap: Gap, ordinary: SinglePolicy | None = None) -
     body = {**ast, "effect": "permit", "conditions": [*before, *conditions]}
     text = f"{policy.id}/{gap.clause}/{gap.part}/{gap.wanted}" + ("" if ordinary is None else "/ordinary")
     return SinglePolicy(policy.id, text, "permit", body)
-
-
-def _literals(runner: Runner) -> frozenset[str]:
-    """Every text that a policy mentions: names that must stay as they are."""
-    found: set[str] = set()
-    pending: list[Any] = [policy.ast for policy in runner.compiled.policies]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, str):
-            found.add(value)
-        elif isinstance(value, Mapping):
-            pending.extend(value.values())
-        elif isinstance(value, list | tuple):
-            pending.extend(value)
-    return frozenset(found)
 
 
 class _Names:
@@ -252,7 +223,7 @@ def _case(body: dict[str, Any], gap: Gap, number: int) -> tuple[Case, dict[str, 
         | {key: body[key] for key in ("principal", "action", "resource", "context")}
         | {"changes": {}, "expect": "deny", "because": [], "time": body["time"]}
     )
-    name = f"{FOLDER}/{gap.policy}-{number}.yaml"
+    name = f"{SUGGESTED_FOLDER}/{gap.policy}-{number}.yaml"
     case = Case(name, 1, 1, label, asked, body["time"], body["entities"], {})
     return case, {"entities": body["entities"], "tests": [test]}
 

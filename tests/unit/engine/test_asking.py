@@ -15,7 +15,8 @@ from licet_engine.api.services import Services
 from licet_engine.app import Enqueuer, build_services
 from licet_engine.domain.errors import Busy
 from licet_engine.init import OPERATOR_TOKEN_FILE, initialise
-from licet_engine.lifecycle.asking import Asked, Desk, parse_asked
+from licet_engine.lifecycle.asked import Asked, parse_asked
+from licet_engine.lifecycle.asking import Desk
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.verbs import Who
 from licet_engine.log.fsck import fsck

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -97,6 +100,15 @@ def test_what_is_refuted_is_told_with_its_place_and_a_request_in_every_format(
     assert run(["policy", "prove", "before", "--format", "sarif"]) == 1
     results = told(capsys)["runs"][0]["results"]
     assert {result["ruleId"] for result in results} == {"refuted"}
+
+
+def test_a_bundle_on_standard_output_has_the_digest_that_is_told(before: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "licet_engine.cli", "policy", "bundle", str(before)], capture_output=True, check=True
+    )
+    assert hashlib.sha256(done.stdout).hexdigest() == done.stderr.decode().strip()
+    (before.parent / "bundle.json").write_bytes(done.stdout)
+    assert run(["policy", "diff", str(before), str(before.parent / "bundle.json")]) == 0
 
 
 def test_an_invariant_that_speaks_of_nothing_or_is_none_is_not_passed_over(

@@ -76,7 +76,7 @@ ROWS: tuple[Any, ...] = (
     ),
     tables.PolicyBundle(**T, digest_hex="b", author="sam", state="active", body=b"{}", created_at_ms=1),
     tables.Publication(
-        **T, id="p", project_hex="c", published_by="northbank/sam", author="sam", state="checking", created_at_ms=1
+        **T, id="p", project_hex="c", published_by="northbank/sam", author="sam", state="examining", created_at_ms=1
     ),
     tables.ApprovalRequest(**T, **VERSION, id="q", track="legal", binding="", requested_by="ana", at_ms=1),
     tables.Approval(**T, **VERSION, id="a", track="legal", binding="", verdict="approved", approver="cora", at_ms=2),

@@ -127,7 +127,7 @@ def test_a_bundle_is_shown_in_short_and_its_text_when_it_is_asked_for(
         script.answer(200, {"decision": world.allow, "operation": None, "result": read(document)})
     code, out, _ = licet("policy", "show", "northbank")
     assert code == 0
-    assert json.loads(script.asked[1].body)["resource"] == f"northbank/{DIGEST[:63]}"
+    assert json.loads(script.asked[1].body)["resource"] == f"northbank/{DIGEST}"
     told = " ".join(out.split())
     for part in (
         f"bundle northbank/{DIGEST[:8]} published",
@@ -135,7 +135,7 @@ def test_a_bundle_is_shown_in_short_and_its_text_when_it_is_asked_for(
         "pack sr-11-7 1, observe: auc_min_micro_low=600000",
         "own policy team.x",
         "others 1 of the platform and its packs",
-        "lint 0 errors and 2 warnings, 1 switched off with a reason",
+        "lint 0 errors and 2 warnings, 1 passed over for a reason",
         "tests 3 of 3 pass",
         "coverage 97 %, demanded are 90 %",
         "proofs 1 of 1 proved",
@@ -171,3 +171,45 @@ def test_bundle_and_project_are_written_if_they_have_the_digest(
         assert code == 2
         assert "has not the digest" in err
         assert not target.exists()
+
+
+def test_what_is_in_force_already_is_not_for_somebody_to_go_on_with(
+    licet: Run, script: Any, world: Any, project: Path
+) -> None:
+    script.answer(202, {"decision": world.allow, "operation": ACCEPTED, "result": {}})
+    result = {"publication": PUBLICATION, "state": "published", "bundle": DIGEST, "in_force": True}
+    script.answer(200, {**ACCEPTED, "state": "done", "result": result})
+    code, out, _ = licet("policy", "publish", "northbank", "--project", str(project), "--wait")
+    assert code == 0
+    assert "in force already" in out
+    assert "activate" not in out
+
+
+def test_a_bundle_that_was_put_aside_was_in_force(licet: Run, script: Any, world: Any, project: Path) -> None:
+    told = read(ProjectDocument.from_folder(project), activated_at_ms=0, activated_by="ben")
+    script.answer(200, {"decision": world.allow, "operation": None, "result": {**told, "activated_at_ms": 1000}})
+    _, out, _ = licet("policy", "show", f"northbank/{DIGEST[:8]}")
+    assert "was in force  ben, from 1970-01-01 00:00:01Z" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "listed", "said"),
+    [
+        ("4d1c2a9b", [{"digest_hex": "0" * 64}], "there is no bundle northbank/4d1c2a9b: licet policy list northbank"),
+        ("4d1c", [], "northbank/4d1c: a bundle is named by at least 8 characters of its digest"),
+        # It is there, and something else denies it.
+        ("4d1c2a9b", [{"digest_hex": "4d1c2a9b" + "0" * 56}], ""),
+    ],
+)
+def test_a_bundle_that_is_not_there_is_told_to_who_may_list_them(
+    licet: Run, script: Any, name: str, listed: list[dict[str, Any]], said: str
+) -> None:
+    script.answer(403, {"code": "denied", "decision": {"id": "d" * 32, "decision": "deny"}})
+    if listed:
+        script.answer(200, {"items": listed})
+        script.answer(200, {"items": []})
+    script.answer(403, {"code": "denied", "decision": {"id": "e" * 32, "decision": "deny"}})
+    code, _, err = licet("policy", "activate", f"northbank/{name}")
+    assert code == 1
+    assert err.startswith(said)
+    assert bool(err) == bool(said)

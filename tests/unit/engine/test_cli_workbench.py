@@ -13,6 +13,7 @@ import cedarpy
 import pytest
 
 from licet_engine.cli import run
+from licet_engine.workbench.document import ProjectDocument
 
 # Test files are imported each by itself; the project they share stands beside them.
 sys.path.append(str(Path(__file__).parent))
@@ -231,6 +232,46 @@ def test_what_is_no_project_is_exit_code_2_and_a_message(
     assert told.out == ""
     assert "error" in told.err
     assert "defect" not in told.err
+
+
+@pytest.mark.parametrize("verb", ["lint", "test", "coverage", "prove"])
+def test_a_ci_has_its_file_where_the_project_cannot_be_read(
+    project: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "licet.toml").write_text("version = 1\nverzion = 2\n")
+    assert run(["policy", verb, "p", "--format", "sarif"]) == 2
+    told = capsys.readouterr()
+    (found,) = verify_sarif(told.out)
+    assert (found["ruleId"], found["level"]) == ("unread", "error")
+    assert '"uri": "p/licet.toml"' in json.dumps(found)
+    assert '"startLine": 2' in json.dumps(found)
+    # The place stands once.
+    assert "licet.toml" not in str(found["message"])
+    assert "licet.toml:2: " in told.err
+    assert run(["policy", verb, "p", "--format", "junit"]) == 2
+    root = parsed(capsys.readouterr().out)
+    assert (root.get("tests"), root.get("errors")) == ("1", "1")
+    assert run(["policy", verb, "nowhere", "--format", "junit"]) == 2
+    assert parsed(capsys.readouterr().out).get("errors") == "1"
+
+
+@pytest.mark.parametrize("verb", ["init", "lint", "fmt", "bundle"])
+def test_a_folder_without_a_name_is_not_the_one_where_it_runs(
+    project: Path, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project.parent / "empty").mkdir()
+    monkeypatch.chdir(project.parent / "empty" if verb == "init" else project)
+    assert run(["policy", verb, ""]) == 2
+    assert "the name is empty" in capsys.readouterr().err
+    assert list((project.parent / "empty").iterdir()) == []
+
+
+def test_tests_may_end_in_either_way_and_none_is_passed_over(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "tests" / "t.yaml").rename(project / "tests" / "t.yml")
+    assert run(["policy", "test", "p"]) == 0
+    assert capsys.readouterr().err == "1 of 1 tests pass\n"
+    names = [name for name, _ in ProjectDocument.from_folder(project).files]
+    assert "tests/t.yml" in names
 
 
 def test_an_error_is_json_where_json_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

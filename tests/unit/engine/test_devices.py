@@ -25,7 +25,7 @@ from licet_engine.lifecycle.devices import (
 from licet_engine.settings import load_settings
 from licet_engine.store import db
 from licet_engine.store.tables import DeviceAllotment, DeviceRow, DeviceWait, Operation, Tenant
-from licet_engine.workflow import DEVICE_QUEUE, LONG_QUEUE, queue_of
+from licet_engine.workflow import DEVICE_QUEUE, EXAMINATION_QUEUE, LONG_QUEUE, queue_of
 
 IDLE_S = 60
 A, B, C, D = (f"GPU-{digit * 8}-0000-4000-8000-{digit * 12}" for digit in "abcd")
@@ -352,6 +352,12 @@ def test_what_needs_devices_waits_in_a_queue_of_its_own() -> None:
     assert devices_of({"spec": {"device": "cpu", "ranks": 2}}) == devices_of({}) == devices_of({"spec": "x"}) == 0
     assert queue_of("training.launch", needs_devices=True) == DEVICE_QUEUE
     assert queue_of("training.launch") == LONG_QUEUE
+
+
+def test_policies_are_examined_in_a_queue_of_their_own() -> None:
+    # It has as many places as there is memory for, whatever else there is to do.
+    assert queue_of("policy.publish") == EXAMINATION_QUEUE
+    assert queue_of("policy.activate") != EXAMINATION_QUEUE
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from licet_adapters.training.spec import CHECK_KINDS
+from licet_engine.commands.models import CHECKS
+from licet_engine.decide.obtaining import _BEST_FIGURES
 from licet_engine.domain.binding import binding_hex
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.domain.refs import (
@@ -25,6 +28,11 @@ from licet_engine.domain.refs import (
 from licet_engine.domain.restrictions import CLASSIFICATIONS, Restrictions, inherit
 
 FAR_FUTURE_MS = 253_370_764_800_000  # 9999-01-01.
+
+
+def test_what_could_be_got_has_every_kind_of_check_that_there_is() -> None:
+    assert tuple(_BEST_FIGURES) == CHECK_KINDS == tuple(CHECKS)
+
 
 # --- References ---------------------------------------------------------------------------------------------------------
 

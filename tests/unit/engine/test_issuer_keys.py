@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
+from sqlmodel import select
 
 from databases import Database
 from licet_engine.domain.errors import InvalidInput
+from licet_engine.domain.refs import now_ms
 from licet_engine.lifecycle.exchange import IssuerKeys
 from licet_engine.lifecycle.people import first_bundle, tenant_rows
 from licet_engine.lifecycle.tenants import Tenants
@@ -80,6 +82,23 @@ def test_what_was_fetched_is_a_fact_and_is_asked_for_again_only_when_it_is_old_o
     assert names(keys.due(), "northbank") == names(keys.due(), "northbank") == ["github"]
     keys.fetched("northbank", "github", "https://github.example", DOCUMENT)
     assert names(keys.due(), "northbank") == []
+
+
+def test_only_what_is_due_is_read_and_nothing_of_it_but_where_it_is(keys: IssuerKeys, engine: Engine) -> None:
+    keys.fetched("northbank", "github", "https://github.example", DOCUMENT)
+    with db.tenant_session(engine, "lakeside", write=True) as session:
+        for row in session.exec(select(tables.Issuer)).all():
+            row.keys_as_of_ms = now_ms()
+            session.add(row)
+    asked: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _k, said, *_: asked.append(said))
+    assert keys.due() == []
+    (said,) = [one for one in asked if "FROM issuer" in one]
+    assert "issuer.keys," not in said
+    assert "issuer.claims" not in said
+    keys.want("lakeside", "tar-7")
+    keys.want("lakeside", "nobody")
+    assert [one["issuer"] for one in keys.due()] == ["tar-7"]
 
 
 def test_what_is_of_another_address_by_now_or_no_set_of_keys_is_not_taken(keys: IssuerKeys, engine: Engine) -> None:

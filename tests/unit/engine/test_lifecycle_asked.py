@@ -12,8 +12,9 @@ from pydantic import TypeAdapter
 from licet_engine.decide import EntityUid, Fact, FactSet
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.lifecycle import asking
-from licet_engine.lifecycle.asking import parse_asked
+from licet_engine.lifecycle.asked import parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
+from licet_engine.lifecycle.committing import Question
 from licet_engine.lifecycle.verbs import Ids, RefForm, Verb, Who
 
 READ = VERBS["dataset.read"]
@@ -47,6 +48,7 @@ def test_every_verb_takes_its_own_form_of_reference_and_no_other(verb: Verb) -> 
     forms = {
         RefForm.TENANT: ["northbank"],
         RefForm.NAME: ["northbank/x"],
+        RefForm.BUNDLE: ["northbank/x", f"northbank/{'a' * 64}"],
         RefForm.VERSION: ["northbank/x@3"],
         RefForm.NAME_OR_VERSION: ["northbank/x", "northbank/x@3"],
     }
@@ -56,7 +58,15 @@ def test_every_verb_takes_its_own_form_of_reference_and_no_other(verb: Verb) -> 
         asked = parse_asked(verb, text, parameters)
         assert asked.ref.tenant == "northbank"
         assert asked.ref.version == (3 if "@" in text else None)
-    for text in {"northbank", "northbank/x", "northbank/x@3", "x@3", "northbank/x@0", "northbank/x/y"} - set(good):
+    for text in {
+        "northbank",
+        "northbank/x",
+        "northbank/x@3",
+        "x@3",
+        "northbank/x@0",
+        "northbank/x/y",
+        f"northbank/{'a' * 64}",
+    } - set(good):
         with pytest.raises(InvalidInput):
             parse_asked(verb, text, parameters)
 
@@ -138,10 +148,10 @@ def test_a_remembered_question_weighs_what_was_sent_with_it() -> None:
     """Ten thousand of them with all the claims that are taken would be more than half a gigabyte of text alone."""
     claims = {f"c{number:02d}": "x" * 1000 for number in range(64)}
 
-    def question(claimed: dict[str, str]) -> asking._Question:
+    def question(claimed: dict[str, str]) -> Question:
         tenant = EntityUid("Tenant", "northbank")
         fact = Fact.from_entity({"uid": tenant.to_json(), "attrs": {"region": "us"}, "parents": []})
-        return asking._Question(
+        return Question(
             who=Who(tenant="northbank", name="ana", kind="person"),
             asked=parse_asked(READ, "northbank/x", {}, claimed=claimed, is_dry=True),
             in_force=cast("Any", None),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from licet_engine.domain.errors import InvalidInput
-from licet_engine.lifecycle.asking import parse_asked
+from licet_engine.lifecycle.asked import parse_asked
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.verbs import RefForm
 from licet_engine.lifecycle.wording import pattern_text
@@ -17,6 +17,7 @@ from licet_engine.lifecycle.wording import pattern_text
 REFERENCE = {
     RefForm.TENANT: "acme",
     RefForm.NAME: "acme/x",
+    RefForm.BUNDLE: "acme/x",
     RefForm.VERSION: "acme/x@1",
     RefForm.NAME_OR_VERSION: "acme/x",
 }

@@ -87,6 +87,12 @@ def test_what_no_request_comes_to_is_told_and_nothing_is_written_for_it(
     assert percent(project) < 100
 
 
+def test_a_test_that_fails_is_told_with_what_is_suggested(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "tests" / "t.yaml").write_text(READS.replace("[desk.read]", "[]"))
+    assert run(["policy", "coverage", "p", "--suggest"]) == 1
+    assert "1 of the tests do not pass: see `licet policy test`" in capsys.readouterr().err
+
+
 def test_nothing_is_written_over(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "tests" / "suggested").mkdir()
     (project / "tests" / "suggested" / "mine.txt").write_text("mine")

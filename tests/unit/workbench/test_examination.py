@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
 import subprocess
 import sys
@@ -12,30 +13,17 @@ from typing import Any
 
 import pytest
 
+from hard_invariant import HARD
 from licet_attestations import canonical
-from licet_engine.commands.published import report_lines
+from licet_engine.commands.published import finding_lines, report_lines
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.lifecycle import examiner
+from licet_engine.lifecycle.publication import document_of
 from licet_engine.workbench.document import ProjectDocument
 from licet_engine.workbench.examination import examine
 from licet_engine.workbench.project import load_project
 from licet_engine.workbench.scaffold import write_project
-from licet_engine.workbench.verdict import passes, steps, summary
-
-HARD = """
-@id("desk.invariant.hard")
-@title("Somebody finds a cube that is the sum of two cubes")
-@never
-permit (principal is Person, action == Action::"training.launch", resource is Run)
-when {
-  resource.cost > 0 && resource.cost < 100000 &&
-  resource.budget_remaining > 0 && resource.budget_remaining < 100000 &&
-  context.now_ms > 0 && context.now_ms < 100000 &&
-  resource.cost * resource.cost * resource.cost +
-  resource.budget_remaining * resource.budget_remaining * resource.budget_remaining ==
-  context.now_ms * context.now_ms * context.now_ms
-};
-"""
+from licet_engine.workbench.verdict import bounded, finding, passes, steps, summary
 
 
 @pytest.fixture
@@ -151,6 +139,45 @@ def test_a_project_that_cannot_be_read_is_a_finding_with_its_file(project: Path,
     assert [one for one in found["findings"] if one["severity"] == "error" and one["file"].startswith(file[:5])]
 
 
+def test_a_place_in_a_file_is_told_once(project: Path) -> None:
+    (project / "licet.toml").write_text("version = \n")
+    found = examine(project, time_limit_s=10, longest_s=60).to_json()["report"]["findings"]
+    assert [(one["file"], one["line"]) for one in found] == [("licet.toml", 1)]
+    (shown,) = finding_lines(found)
+    assert shown.count("licet.toml") == 1
+
+
+def test_what_refutes_is_shown_to_people_as_prove_shows_it(project: Path) -> None:
+    (project / "policies" / "open.cedar").write_text(
+        '@id("desk.open") @title("Open") @owner("desk")\npermit (principal, action == Action::"dataset.read", resource is Dataset);\n'
+    )
+    (project / "invariants" / "read.cedar").write_text(
+        '@id("desk.invariant.read") @title("Anybody but an auditor reads data") @never\n'
+        'permit (principal, action == Action::"dataset.read", resource is Dataset) unless { principal in Role::"auditor" };\n'
+    )
+    found = examine(project, time_limit_s=10, longest_s=60).to_json()["report"]["findings"]
+    (refuted,) = [one for one in found if one["rule"] == "refuted"]
+    # For programs it is whole.
+    assert json.loads(refuted["detail"])["action"]["id"] == "dataset.read"
+    lines = finding_lines([refuted])
+    assert len(lines) < 20
+    told = " ".join(" ".join(lines).split())
+    assert 'action Action::"dataset.read"' in told
+    assert "because desk.open" in told
+    assert "{" not in told
+
+
+def test_what_is_told_of_findings_is_bounded_one_by_one_and_all_together() -> None:
+    long = finding("proofs", "refuted", "x" * 9000, line=3, detail="d" * 99_999, shown=[("reads", "y" * 9000)] * 99)
+    assert (len(long["message"]), len(long["detail"]), len(long["shown"]), len(long["shown"][0][1])) == (
+        *(2000, 20_000),
+        *(40, 300),
+    )
+    short = finding("proofs", "refuted", "x", detail="d" * 10, shown=[("reads", "y" * 5)])
+    told = bounded([short, long, short, short], most=3, chars=45)
+    assert [(len(one["shown"]), len(one["detail"])) for one in told] == [(1, 10), (0, 0), (1, 10)]
+
+
 def test_a_project_without_own_policies_has_nothing_to_cover(tmp_path: Path) -> None:
     (tmp_path / "licet.toml").write_text('version = 1\n\n[packs.sr-11-7]\nmode = "enforce"\n')
     found = examine(tmp_path, time_limit_s=10, longest_s=60).to_json()["report"]
@@ -236,13 +263,13 @@ def test_whatever_the_process_says_it_is_read_as_a_strangers(status: int, answer
 def test_only_the_project_that_was_decided_on_is_examined(project: Path) -> None:
     document = ProjectDocument.from_folder(project)
     asked: dict[str, Any] = {"project": document.to_json(), "packs": [], "policies": ""}
-    assert examiner.document_of(asked, document.digest_hex) == document
+    assert document_of(asked, document.digest_hex) == document
     asked["project"]["files"][0]["text"] += "\n// and more\n"
     with pytest.raises(InvalidInput, match="not the one that was decided on"):
-        examiner.document_of(asked, document.digest_hex)
+        document_of(asked, document.digest_hex)
     parts: dict[str, Any] = {"packs": [{"name": "sr-11-7", "mode": "enforce", "parameters": {}}], "policies": ""}
     known = ProjectDocument.of_parts(parts["packs"], "")
-    assert examiner.document_of({**parts, "project": None}, known.digest_hex) == known
+    assert document_of({**parts, "project": None}, known.digest_hex) == known
 
 
 def test_a_process_that_says_too_much_is_not_listened_to() -> None:

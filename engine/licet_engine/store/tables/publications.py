@@ -29,7 +29,7 @@ class Publication(TenantRow, table=True):
     author: str
     """The person who counts as its author: who sent it, or who answers for the service account that did."""
     state: str
-    """``checking``, ``published`` or ``refused``."""
+    """``examining``, ``published`` or ``refused``."""
     report: dict[str, Any] | None = Field(default=None, sa_type=JsonText)
     """What the examination found; None while it goes on, and where it could not be made."""
     attestation_hex: str | None = None

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, ForeignKeyConstraint, Text
+from sqlalchemy import BigInteger, ForeignKeyConstraint, Index, Text
 from sqlmodel import Field
 
 from licet_engine.store.tables.base import JsonText, TenantRow, to_tenant
@@ -18,6 +18,8 @@ class Issuer(TenantRow, table=True):
     __table_args__ = (
         to_tenant(),
         ForeignKeyConstraint(["tenant_id", "account"], ["principal.tenant_id", "principal.name"]),
+        # Whose keys grow old is asked every other second, of all tenants at once.
+        Index("ix_issuer_keys_as_of", "keys_as_of_ms"),
     )
 
     name: str = Field(primary_key=True)
@@ -37,6 +39,9 @@ class Issuer(TenantRow, table=True):
     created_by: str
     created_at_ms: int = Field(sa_type=BigInteger)
     removed_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    refused_at_ms: int | None = Field(default=None, sa_type=BigInteger)
+    """When an ID token that it signed was last refused; telemetry, while the log has each."""
+    refused_because: str = Field(default="", sa_type=Text)
 
 
 class UsedIdToken(TenantRow, table=True):
