@@ -1,4 +1,4 @@
-"""``python -m licet_attestations ARCHIVE --trust-root FILE``: verify an evidence archive offline.
+"""``python -m licet_attestations ARCHIVE --trust-root FILE``: verify an evidence archive, or a single attestation, offline.
 
 Exit codes: 0 verified, 1 not verified, 2 could not run.
 """
@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 
-from licet_attestations import isolation_pair
+from licet_attestations import attested
 from licet_attestations.errors import FormatError, VerificationError
+from licet_attestations.statement import ISOLATION_PAIR, tenant_of
 from licet_attestations.tlogpolicy import MAX_POLICY_BYTES, Policy
 from licet_attestations.trustroot import MAX_TRUST_ROOT_BYTES, TrustRoot
 from licet_attestations.verify import Replay, Report, entries_text, verify_archive
@@ -37,25 +38,43 @@ def _print_report(report: Report) -> None:
 def _statement_in(path: Path) -> bytes | None:
     """The signed statement that a file holds; None where it is something else, which an archive then has to be."""
     with path.open("rb") as stream:
-        data = stream.read(isolation_pair.MAX_BYTES + 1)
+        data = stream.read(attested.MAX_BYTES + 1)
     if not data.startswith(b"{"):
         return None
-    if len(data) > isolation_pair.MAX_BYTES:
+    if len(data) > attested.MAX_BYTES:
         raise VerificationError("the statement is too long", step="1. form", where=path.name)
     return data
 
 
-def _verify_pair(data: bytes, path: Path, trust: TrustRoot, tenant: str | None, format_: str) -> None:
+def _verify_statement(
+    data: bytes, path: Path, trust: TrustRoot, *, tenant: str | None, entry: Path | None, format_: str
+) -> None:
+    """Verify a signed statement of any kind, and the entry of the log that names it, if that is given."""
     try:
-        answer = isolation_pair.verify_statement(data, trust)
-        if tenant not in {None, answer.opened.state.tenant}:
-            raise VerificationError(f"the answer is about the log of {answer.opened.state.tenant!r}, not of {tenant!r}")
+        found = attested.verify_attestation(data, trust)
+        whose = tenant_of(found.claim.predicate)
+        if tenant not in {None, whose}:
+            raise VerificationError(f"the attestation is of tenant {whose!r}, not of {tenant!r}")
     except VerificationError as error:
-        raise VerificationError(str(error), step="isolation answer", where=path.name) from error
+        raise VerificationError(str(error), step="attestation", where=path.name) from error
+    at_ms: int | None = None
+    if entry is not None:
+        try:
+            with entry.open("rb") as stream:
+                read = attested.read_entry(stream.read(attested.MAX_ENTRY_BYTES + 1))
+            at_ms = attested.verify_logged(found, read, trust).time_ms
+        except (FormatError, VerificationError) as error:
+            raise VerificationError(str(error), step="log entry", where=entry.name) from error
     if format_ == "json":
-        click.echo(json.dumps({"verified": True, "isolation": dict(answer.predicate)}, indent=2))
-    else:
-        click.echo("\n".join(["Verified.", *isolation_pair.report_lines(answer)]))
+        told = found.to_dict() | {"logged_at_ms": at_ms}
+        if found.claim.predicate_type == ISOLATION_PAIR:
+            told["isolation"] = dict(found.claim.predicate)
+        click.echo(json.dumps(told, indent=2))
+        return
+    lines = found.lines()
+    if at_ms is not None:
+        lines.insert(1, f"  it is in the log of {whose}, sequenced at {at_ms} ms")
+    click.echo("\n".join(lines))
 
 
 def load_replay(name: str) -> Replay:
@@ -123,18 +142,32 @@ def read_trust_root(path: Path) -> TrustRoot:
     help="Your witnesses and their quorum (C2SP tlog-policy).",
 )
 @click.option("--replay", "replay_name", metavar="MODULE:FUNCTION", help="Evaluate every decision again with this.")
+@click.option(
+    "--logged",
+    "entry",
+    type=click.Path(path_type=Path),
+    help="The log entry that names it, beside an attestation that was exported.",
+)
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def verify_command(  # noqa: PLR0917  # The options, as click hands them over.
-    archive: Path, trust_root: Path, tenant: str | None, policy: Path | None, replay_name: str | None, format_: str
+    archive: Path,
+    trust_root: Path,
+    tenant: str | None,
+    policy: Path | None,
+    replay_name: str | None,
+    entry: Path | None,
+    format_: str,
 ) -> None:
-    """Verify the evidence ARCHIVE, or a signed isolation answer, offline. Exit 0: verified; 1: not verified; 2: could not run."""
+    """Verify the evidence ARCHIVE, or a single attestation, offline. Exit 0: verified; 1: not verified; 2: could not run."""
     replay = None if replay_name is None else load_replay(replay_name)
     try:
         trust = read_trust_root(trust_root)
         witnesses = None if policy is None else read_policy(policy)
         if (statement := _statement_in(archive)) is not None:
-            _verify_pair(statement, archive, trust, tenant, format_)
+            _verify_statement(statement, archive, trust, tenant=tenant, entry=entry, format_=format_)
             return
+        if entry is not None:
+            raise click.UsageError("--logged goes with a single attestation: an archive has its log in it")
         report = verify_archive(archive, trust, expected_tenant=tenant, replay=replay, policy=witnesses)
     except VerificationError as error:
         if format_ == "json":

@@ -19,6 +19,7 @@ import click
 
 from licet_engine.commands import (
     approvals,
+    attestations,
     comparing,
     data,
     endpoints,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 _SECTIONS = {
     "Ask and act": ("ask", "dataset", "train", "run", "model", "approval", "ticket", "endpoint", "hold", "operation"),
     "Govern": ("tenant", "device", "person", "token", "issuer", "break-glass", "policy", "webhook"),
-    "Prove": ("decision", "evidence", "log", "keys", "probe", "verify"),
+    "Prove": ("decision", "attestation", "evidence", "log", "keys", "probe", "verify"),
     "Run the service": ("init", "serve", "doctor", "backup", "restore", "demo"),
 }
 
@@ -100,6 +101,7 @@ for _command in (
     webhooks.webhook,
     issuers.issuer,
     oversight.decision,
+    attestations.attestation,
     oversight.evidence,
     oversight.log,
     oversight.keys,

@@ -32,6 +32,7 @@ import httpx
 
 from licet_engine.client_nouns import (
     ApprovalVerbs,
+    AttestationVerbs,
     DatasetVerbs,
     DecisionVerbs,
     EvidenceVerbs,
@@ -186,6 +187,7 @@ class LicetClient:
         self.token = TokenVerbs(self)
         self.policy = PolicyVerbs(self)
         self.evidence = EvidenceVerbs(self)
+        self.attestation = AttestationVerbs(self)
         self.key = KeyVerbs(self)
         self.decision = DecisionVerbs(self)
         self.log = LogVerbs(self)

@@ -5,8 +5,9 @@ Rules kept here:
 - One signer for one data folder, held by a lock that the kernel drops with the process.
 - The umask is 077 before anything is written; core dumps, which would hold keys, are off.
 - Params are taken apart strictly: another name, a missing one or another type is refused before a rule sees it.
-- Callers are told apart by their user where they have one each: the api may have checkpoints signed and is told the secrets
-  of webhooks, and nothing else, the worker anything but that. So neither can have a log of its own making signed and then act on it.
+- Callers are told apart by their user where they have one each: the api may have checkpoints signed, and what the signer itself
+  makes of proofs, and is told the secrets of webhooks, and nothing else, the worker anything but that. So neither can have a log of
+  its own making signed and then act on it.
 - A passphrase comes from a file or an open descriptor, never from an argument's value or the environment.
 """
 
@@ -41,7 +42,7 @@ _MAX_PASSPHRASE_BYTES = 4096
 _MAX_PROOF_HASHES = 64
 
 LOOKING = frozenset({"public", "last_checkpoint"})
-API_METHODS = LOOKING | {"sign_checkpoint", "webhook_secret", "attest_isolation"}
+API_METHODS = LOOKING | {"sign_checkpoint", "webhook_secret", "attest_isolation", "attest_entry"}
 WORKER_METHODS = frozenset(
     {
         *("public", "mint", "attest", "sign_model", "new_data_key", "unwrap", "object_tag", "object_name"),
@@ -136,6 +137,28 @@ class _Handlers:
 
     def attest_isolation(self, tenant: str, predicate: dict[str, Any]) -> Any:
         return {"envelope": encode_bytes(self._rules.attest_isolation(tenant, predicate))}
+
+    def attest_entry(
+        self,
+        *,
+        tenant: str,
+        leaf: str,
+        leaf_index: int,
+        salt: str,
+        record: str,
+        proof: list[Any],
+        checkpoint: str,
+    ) -> Any:
+        envelope = self._rules.attest_entry(
+            tenant=tenant,
+            leaf=leaf,
+            leaf_index=leaf_index,
+            salt=_hex(salt),
+            record=record,
+            proof=_hashes(proof),
+            checkpoint=checkpoint,
+        )
+        return {"envelope": encode_bytes(envelope)}
 
     def sign_model(self, tenant: str, version: str, files: dict[str, Any], warrant: str) -> Any:
         return {"bundle": encode_bytes(self._rules.sign_model(tenant, version, _texts(files), decode_bytes(warrant)))}

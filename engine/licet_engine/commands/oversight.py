@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _IDENTIFIER = re.compile(r"[0-9a-f]{32}")
 
 
-def _split(ref: str, what: str) -> tuple[str, str]:
+def split_reference(ref: str, what: str) -> tuple[str, str]:
+    """Tenant and identifier of a reference."""
     tenant, slash, identifier = ref.partition("/")
     if not slash or not tenant or not _IDENTIFIER.fullmatch(identifier):
         raise click.BadParameter(
@@ -50,7 +51,7 @@ def operation() -> None:
 @remote
 def show_operation(desk: Desk, ref: str) -> None:
     """Show how an operation stands."""
-    found = desk.client.operation(*_split(ref, "TENANT/ID"))
+    found = desk.client.operation(*split_reference(ref, "TENANT/ID"))
     desk.show({"operation": found.to_json()}, operation_lines(found))
 
 
@@ -59,7 +60,7 @@ def show_operation(desk: Desk, ref: str) -> None:
 @waiting
 def wait(desk: Desk, ref: str) -> None:
     """Wait until an operation has ended. Exit 0: done; 1: refused by policy; 2: failed."""
-    _split(ref, "TENANT/ID")
+    split_reference(ref, "TENANT/ID")
     ended = desk.wait_for(ref)
     desk.show_ended(ended)
     raise click.exceptions.Exit(exit_code_of(ended))
@@ -73,7 +74,7 @@ def wait(desk: Desk, ref: str) -> None:
 def artifact(desk: Desk, ref: str, *, out: Path, overwrite: bool) -> None:
     """Fetch what a done operation made for you."""
     refuse_present(out, overwrite=overwrite)
-    found = desk.client.operation(*_split(ref, "TENANT/ID"))
+    found = desk.client.operation(*split_reference(ref, "TENANT/ID"))
     digest_hex = desk.fetch(found, out)
     desk.show({"file": str(out), "digest_hex": digest_hex}, [f"written to {out} (SHA-256 {digest_hex})"])
 
@@ -94,7 +95,7 @@ def decision() -> None:
 @remote
 def show_decision(desk: Desk, ref: str) -> None:
     """Show the record of a decision, and where it stands in the log."""
-    found = desk.client.decision.read(*_split(ref, "TENANT/ID"))
+    found = desk.client.decision.read(*split_reference(ref, "TENANT/ID"))
     lines = block(found.get("record") or {})
     lines.append(labelled("log entry", found.get("leaf_index"), label_chars=11))
     lines.append(labelled("leaf", found.get("leaf"), label_chars=11))
@@ -109,7 +110,7 @@ def explain(desk: Desk, ref: str) -> None:
 
     Without a server, out of an evidence archive: licet policy explain.
     """
-    found = desk.client.decision.explain(*_split(ref, "TENANT/ID"))
+    found = desk.client.decision.explain(*split_reference(ref, "TENANT/ID"))
     desk.show(found.to_json(), explanation_lines(found))
 
 

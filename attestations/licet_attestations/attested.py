@@ -1,0 +1,183 @@
+"""The offline verifier of single attestations: a signed statement, against a pinned trust root.
+
+Rules kept here:
+
+- Every kind of statement has one purpose of key: warrants that of warrants, models that of models, all others that of attestations.
+- A statement that has its proof in it is verified with it: of an entry of a log, an isolation answer, a warrant, a key's rotation.
+- A statement that has none is signed, and no more: that it is logged, and when, is shown by its ``.tlog-proof``, if that is at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from licet_attestations import canonical, dsse, isolation_pair, logged, oms, statement, warrant
+from licet_attestations.errors import FormatError, LicetAttestationError, VerificationError
+
+if TYPE_CHECKING:
+    from licet_attestations.leaf import Leaf
+    from licet_attestations.trustroot import Purpose, TrustRoot
+
+MAX_BYTES = dsse.MAX_ENVELOPE_BYTES
+
+
+ENTRY_FIELDS = frozenset({"tenant", "leaf", "salt", "record", "proof"})
+"""Of a file that has an entry of a log with its proof."""
+MAX_ENTRY_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """What was verified of a statement.
+
+    Attributes:
+        claim: What it says.
+        digest_hex: By which the log names it.
+        keyid: Of the key that signed.
+        shown: What is known beyond the signature, in words.
+        limits: What is not, in words.
+    """
+
+    claim: statement.Statement
+    digest_hex: str
+    keyid: str
+    shown: tuple[str, ...]
+    limits: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "verified": True,
+            "predicate_type": self.claim.predicate_type,
+            "tenant": statement.tenant_of(self.claim.predicate),
+            "digest": self.digest_hex,
+            "keyid": self.keyid,
+            "subject": [{"name": s.name, "sha256": s.sha256_hex} for s in self.claim.subject],
+            "shown": list(self.shown),
+            "limits": list(self.limits),
+        }
+
+    def lines(self) -> list[str]:
+        """In words."""
+        return [
+            f"Verified: {self.claim.predicate_type}, of tenant {statement.tenant_of(self.claim.predicate)}.",
+            *(f"  about {s.name}: sha256 {s.sha256_hex}" for s in self.claim.subject),
+            *(f"  {line}" for line in self.shown),
+            "",
+            "What this does not prove:",
+            *(f"  - {line}" for line in self.limits),
+        ]
+
+
+_TRUE_LIMIT = "That what it says is so: it shows who said it, and that no word was changed since."
+_TIME_LIMIT = (
+    "When it was signed, and that it is in the log: the entry that names it shows that, or an evidence archive."
+)
+
+
+def verify_attestation(data: bytes, trust: TrustRoot) -> Attested:
+    """Verify a signed statement of any kind.
+
+    Args:
+        data: A DSSE envelope, or a Sigstore bundle of one, as JSON; nothing in it is trusted.
+        trust: Pinned keys.
+
+    Raises:
+        VerificationError: It is none, no pinned key for its kind signed it, or what it proves is not what it says.
+    """
+    try:
+        envelope = _envelope_of(data)
+        claim = statement.Statement.from_bytes(envelope.payload)
+        keyid = _signer(envelope, trust, _purpose(claim.predicate_type))
+        shown, limits = _looked_into(claim, data, envelope, trust)
+    except VerificationError:
+        raise
+    except LicetAttestationError as error:
+        raise VerificationError(f"not an attestation: {error}") from error
+    return Attested(claim, hashlib.sha256(envelope.payload).hexdigest(), keyid, shown, (*limits, _TRUE_LIMIT))
+
+
+def read_entry(data: bytes) -> logged.LoggedEntry:
+    """Read the file of an entry of a log.
+
+    Raises:
+        FormatError: It is none.
+    """
+    value = canonical.loads(data, max_bytes=MAX_ENTRY_BYTES)
+    if not isinstance(value, dict) or set(value) != ENTRY_FIELDS or not all(isinstance(v, str) for v in value.values()):
+        raise FormatError(f"an entry of a log has exactly {', '.join(sorted(ENTRY_FIELDS))}, as text")
+    try:
+        salt = bytes.fromhex(value["salt"])
+    except ValueError as error:
+        raise FormatError("an entry's salt is hex text") from error
+    return logged.LoggedEntry(value["tenant"], value["leaf"], salt, value["record"].encode(), value["proof"])
+
+
+def verify_logged(attested: Attested, entry: logged.LoggedEntry, trust: TrustRoot) -> Leaf:
+    """Verify that an attestation is in the log of its tenant, by the entry that names it.
+
+    Raises:
+        VerificationError: The entry is not in the log, names another attestation, or no key that signed it counted then.
+    """
+    leaf = logged.verify_entry(entry, trust)
+    try:
+        record = canonical.loads(entry.record, canonical=True)
+    except FormatError as error:
+        raise VerificationError(f"the entry's record has another form: {error}") from error
+    names = record.get("digest") if isinstance(record, dict) else None
+    if leaf.kind != "attestation" or names != attested.digest_hex:
+        raise VerificationError("the entry names another attestation than this")
+    if entry.tenant != statement.tenant_of(attested.claim.predicate):
+        raise VerificationError("the entry is in another tenant's log than the attestation's")
+    purpose = _purpose(attested.claim.predicate_type)
+    if all(key.keyid != attested.keyid for key in trust.keys(purpose, leaf.time_ms)):
+        raise VerificationError("the key that signed did not count when the attestation was logged")
+    return leaf
+
+
+def _envelope_of(data: bytes) -> dsse.Envelope:
+    value = canonical.loads(data, max_bytes=MAX_BYTES)
+    if isinstance(value, dict) and "dsseEnvelope" in value:
+        if value.get("mediaType") != oms.MEDIA_TYPE:
+            raise FormatError(f"a Sigstore bundle here is of type {oms.MEDIA_TYPE}")
+        return dsse.Envelope.from_dict(value["dsseEnvelope"])
+    return dsse.Envelope.from_json(data)
+
+
+def _purpose(predicate_type: str) -> Purpose:
+    return {statement.WARRANT: "warrant", oms.PREDICATE_TYPE: "model"}.get(predicate_type, "attestation")  # type: ignore[return-value]  # All three are purposes.
+
+
+def _signer(envelope: dsse.Envelope, trust: TrustRoot, purpose: Purpose) -> str:
+    for key in trust.keys(purpose):
+        try:
+            dsse.verify_envelope(envelope, [key])
+        except VerificationError:
+            continue
+        return key.keyid
+    raise VerificationError(f"no pinned {purpose} key signed this")
+
+
+def _looked_into(
+    claim: statement.Statement, data: bytes, envelope: dsse.Envelope, trust: TrustRoot
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What is shown beyond the signature, and what is not."""
+    if claim.predicate_type in logged.KINDS:
+        leaf = logged.verify_predicate(claim, trust)
+        return (f"its entry is in the log, sequenced at {leaf.time_ms} ms",), ()
+    if claim.predicate_type == statement.ISOLATION_PAIR:
+        answer = isolation_pair.verify_statement(envelope.to_json(), trust)
+        return tuple(isolation_pair.report_lines(answer)), ()
+    if claim.predicate_type == statement.WARRANT:
+        permitted = warrant.Warrant.from_statement(claim)
+        leaf = warrant.verify_logged(permitted, trust)
+        return (f"its decision is in the log, sequenced at {leaf.time_ms} ms",), (
+            "That it was used: see what it permits.",
+        )
+    if claim.predicate_type == oms.PREDICATE_TYPE:
+        signed, _, _ = oms.read_bundle(data)
+        named = tuple(f"signs {name}: sha256 {digest}" for name, digest in sorted(signed.files.items()))
+        return named, ("That the files at hand are these: compare their digests, or use model_signing verify.",)
+    return (), (_TIME_LIMIT,)

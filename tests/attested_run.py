@@ -1,0 +1,169 @@
+"""One real run of an installation that leaves an attestation of every kind: trained, checked, approved, promoted, deployed, rolled back, deleted.
+
+Found by the tests that need it through ``sys.path``. It takes its time, so it is made once for all tests of a file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from sqlmodel import select
+
+sys.path.append(str(Path(__file__).parent / "integration"))
+from service_world import Installation, poll  # The line above finds it.
+
+from licet_attestations.dsse import Envelope
+from licet_attestations.statement import Statement
+from licet_engine.client_serving import rows_request
+from licet_engine.store.db import tenant_session
+from licet_engine.store.tables import Attestation
+
+BANK: Final = "northbank"
+MODEL: Final = f"{BANK}/risk"
+FIRST, SECOND = f"{MODEL}@1", f"{MODEL}@2"
+ENDPOINT: Final = f"{BANK}/scoring"
+CALM: Final = [{"kind": "error-rate", "threshold_micro": 900_000, "window_s": 5, "min_count": 1000}]
+OWN: Final = (
+    '@id("own.nowhere") @title("Nowhere is closed") @advice("Go elsewhere.") @severity("low") @owner("desk")'
+    ' forbid (principal, action == Action::"model.promote", resource is ModelVersion) when { context.region == "nowhere" };'
+)
+
+
+@dataclass(frozen=True)
+class Attested:
+    """What a run left.
+
+    Attributes:
+        world: The installation, still running.
+        folder: Of files: the model, the evidence archive, the trust root.
+        decision: Of the promotion.
+        bundle: That was activated.
+    """
+
+    world: Installation
+    folder: Path
+    decision: str
+    bundle: str
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def trust_root(self) -> Path:
+        return self.world.settings.trust_root
+
+    @property
+    def model(self) -> Path:
+        """The folder of the deployed model, with its signature."""
+        return self.folder / "model"
+
+    @property
+    def archive(self) -> Path:
+        return self.folder / "northbank.evidence.zip"
+
+    def envelopes(self, tenant: str = BANK) -> list[bytes]:
+        """The signed statements of a tenant, in the order of its log."""
+        with tenant_session(self.world.engine, tenant) as session:
+            rows = session.exec(select(Attestation)).all()
+        return [row.envelope.encode() for row in sorted(rows, key=lambda row: row.leaf_index or 0)]
+
+    def statements(self) -> list[tuple[Statement, bytes]]:
+        """What they say, beside them."""
+        return [(Statement.from_bytes(Envelope.from_json(data).payload), data) for data in self.envelopes()]
+
+
+def _rows(odd: int = 0) -> bytes:
+    """A table in which ``ratio`` tells ``deny`` but for some noise, and ``minor`` tells nothing."""
+    lines = ["income,ratio,minor,deny"]
+    for i in range(2000):
+        ratio, noise = (i * 37 % 100) / 100, (i * 7919 % 97) / 97
+        deny = "yes" if ratio + 0.3 * noise > 0.75 else "no"
+        lines.append(f"{(i * 53 % 90) / 10 + odd},{ratio},{'yes' if i * 31 % 7 > 3 else 'no'},{deny}")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _ended(world: Installation, who: str, answer: Any) -> Any:
+    ended = world.done(world.client(who), answer)
+    assert ended.state == "done", ended
+    return ended
+
+
+def _version(world: Installation, number: int) -> None:
+    ci, mei = world.client(f"{BANK}/ci"), world.client(f"{BANK}/mei")
+    spec = {"epochs": 200, "seed": number}
+    launch = {"dataset": f"{BANK}/loans", "environment": "us-east", "use": "credit-risk", "spec": spec}
+    _ended(world, f"{BANK}/ci", ci.act("training.launch", f"{BANK}/run-{number}", launch))
+    registered = ci.act("model.register", MODEL, {"run": f"{BANK}/run-{number}", "tier": "high"})
+    _ended(world, f"{BANK}/ci", registered)
+    version = f"{MODEL}@{number}"
+    checked = _ended(world, f"{BANK}/mei", mei.act("model.check", version, {}))
+    assert all(found["passed"] for found in checked.result["results"]), checked.result["results"]
+    binding = mei.act("model.read", version, {}).require().result["version"]["binding"]
+    for name, track in (("mei", "model-risk"), ("cora", "compliance")):
+        approval = {"track": track, "binding": binding, "reason": "the figures hold"}
+        _ended(world, f"{BANK}/{name}", world.client(f"{BANK}/{name}").act("model.approve", version, approval))
+
+
+def _serve(world: Installation) -> str:
+    """Both versions take the stage and the endpoint, one after the other, and the second leaves both again."""
+    ci, mei = world.client(f"{BANK}/ci"), world.client(f"{BANK}/mei")
+    decision = ""
+    for number in (1, 2):
+        promoted = ci.act("model.promote", f"{MODEL}@{number}", {"stage": "prod"})
+        decision = promoted.decision_id
+        _ended(world, f"{BANK}/ci", promoted)
+        body: dict[str, Any] = {"alarms": CALM, "replicas": {"min": 1, "max": 1, "idle_s": 0}}
+        _ended(world, f"{BANK}/ci", ci.endpoint.deploy(ENDPOINT, f"{MODEL}@{number}", strategy="blue-green", **body))
+    ana = world.client(f"{BANK}/ana")
+    assert ana.endpoint.invoke(ENDPOINT, rows_request([{"income": 4.0, "ratio": 0.3}])).version == "2"
+    _ended(world, f"{BANK}/ci", ci.endpoint.roll_back(ENDPOINT, reason="too many complaints"))
+    _ended(world, f"{BANK}/mei", mei.act("model.roll-back", SECOND, {"reason": "too many complaints"}))
+    return decision
+
+
+def _policies(world: Installation) -> str:
+    bundle = world.publish(f"{BANK}/sam", {"packs": [{"name": "sr-11-7"}], "policies": OWN})
+    world.client(f"{BANK}/all").act("policy.activate", bundle, {}).require()
+    return bundle
+
+
+def _fetch(world: Installation, who: str, answer: Any, target: Path) -> None:
+    client = world.client(who)
+    with target.open("wb") as file:
+        client.fetch_artifact(_ended(world, who, answer), file)
+
+
+def perform(world: Installation, folder: Path) -> Attested:
+    """Do everything that is attested, in a started installation."""
+    for tenant, region in ((BANK, "us"), ("lakeside", "eu")):
+        world.people(tenant, region, packs=[])
+    for name in ("loans", "old-loans"):
+        assert world.register(f"{BANK}/ana", name, _rows(len(name))).state == "done"
+    bundle = _policies(world)
+    _version(world, 1)
+    _version(world, 2)
+    decision = _serve(world)
+    ana = world.client(f"{BANK}/ana")
+    again = {"dataset": f"{BANK}/old-loans", "environment": "us-east", "use": "credit-risk", "spec": {"epochs": 2}}
+    _ended(world, f"{BANK}/ana", ana.act("training.launch", f"{BANK}/run-old", again))
+    admin, uma = world.client(f"{BANK}/admin"), world.client(f"{BANK}/uma")
+    _ended(world, f"{BANK}/admin", admin.act("dataset.delete", f"{BANK}/old-loans", {}))
+    poll("an answer of the directory", lambda: uma.evidence.isolation("lakeside", BANK))
+    uma.attestation.decision(BANK, decision)
+    uma.attestation.policy(BANK, bundle.partition("/")[2])
+    packed = io.BytesIO()
+    ana.fetch_artifact(_ended(world, f"{BANK}/ana", ana.act("model.download", SECOND, {})), packed)
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(folder / "model")
+    _fetch(world, f"{BANK}/uma", uma.evidence.export(BANK), folder / "northbank.evidence.zip")
+    return Attested(world, folder, decision, bundle)
+
+
+def trust_root_keys(path: Path, purpose: str) -> list[dict[str, Any]]:
+    """The keys of a trust root for a purpose, read as anybody would: it is JSON."""
+    return [key for key in json.loads(path.read_text())["keys"] if key["purpose"] == purpose]
