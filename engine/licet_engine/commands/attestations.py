@@ -11,8 +11,7 @@ import click
 from licet_engine.commands.data import OUT
 from licet_engine.commands.desk import local, refuse_present, remote
 from licet_engine.commands.oversight import split_reference
-from licet_engine.commands.render import list_lines
-from licet_engine.commands.text import block, clean, labelled
+from licet_engine.commands.text import block, clean, labelled, time_text
 from licet_engine.commands.verify import verify as verify_evidence
 
 if TYPE_CHECKING:
@@ -44,7 +43,13 @@ def attestation() -> None:
 def list_attestations(desk: Desk, tenant: str, kind: str | None, about: str, limit: int) -> None:
     """List the attestations of a tenant, the newest first."""
     found = desk.client.attestation.newest(tenant, kind=kind or "", about=about, limit=limit)
-    desk.show({"items": found}, list_lines("attestations", found))
+    lines = [
+        clean(
+            f"{time_text(row['at_ms'])}  {row['kind']:<12} {row['digest_hex']}  {', '.join(dict.fromkeys(row['about']))}"
+        )
+        for row in found
+    ]
+    desk.show({"items": found}, lines or ["no attestations"])
 
 
 @attestation.command()

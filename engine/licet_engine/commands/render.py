@@ -53,7 +53,6 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "holds": ("resource_type", "resource_name", "reason", "placed_by", "placed_at_ms", "lifted_at_ms"),
     "operations": ("id", "action", "resource", "state", "principal", "attempt", "updated_at_ms"),
     "decisions": ("id", "at_ms", "allowed", "action", "resource", "principal", "observed"),
-    "attestations": ("digest_hex", "kind", "about", "leaf_index", "at_ms"),
     "bundles": ("digest_hex", "state", "author", "created_at_ms", "activated_at_ms", "activated_by"),
     "publications": ("id", "state", "bundle_hex", "published_by", "author", "created_at_ms", "ended_at_ms"),
 }

@@ -25,19 +25,19 @@ from licet_engine.demo.forgery import flip_one_byte, resign
 from licet_engine.demo.stage import DATA, Stage, Unexpected, strip_ids
 
 EXPIRES_AT_MS: Final = 1_924_992_000_000  # 2031-01-01
-# Split, seed and threshold are fixed; over 16 seeds of both, no run without the penalty passes the bias review by more
-# than a hair, and every one with it does.
+# Split, seed and threshold are fixed, so the reviews find the same each time: without the penalty a run does not pass that of bias, with it it
+# does. There are so many epochs that one is still at work when it is killed, on a fast machine, too.
 SPEC: Final[dict[str, Any]] = {
     "exclude": ["dmi"],
     "hidden": [8],
-    "epochs": 300,
+    "epochs": 1200,
     "seed": 0,
     "split_seed": 0,
     "held_out_micro": 400_000,
     "decision_threshold_micro": 200_000,
 }
 MITIGATED: Final[dict[str, Any]] = SPEC | {"mitigation_weight_micro": 30_000_000}
-SHORT: Final[dict[str, Any]] = SPEC | {"epochs": 150, "seed": 1}
+SHORT: Final[dict[str, Any]] = SPEC | {"epochs": 600, "seed": 1}
 V1: Final = "northbank/credit-risk@1"
 V2: Final = "northbank/credit-risk@2"
 V3: Final = "northbank/credit-risk@3"

@@ -28,6 +28,7 @@ from licet_engine.decide.decision import Decision, Request, decide
 from licet_engine.decide.entities import Fact, FactSet
 from licet_engine.decide.errors import FactError, RecordError
 from licet_engine.decide.record import check_record, recorded_request
+from licet_engine.workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,8 +47,10 @@ _MAX_PROCESSES: Final = 8
 OTHERS: Final = "(others)"
 
 
-class ReplayError(ValueError):
+class ReplayError(WorkbenchError):
     """What was to be replayed cannot be read."""
+
+    default_code = "invalid-archive"
 
 
 @dataclass(frozen=True, slots=True)
