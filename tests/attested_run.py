@@ -29,7 +29,8 @@ BANK: Final = "northbank"
 MODEL: Final = f"{BANK}/risk"
 FIRST, SECOND = f"{MODEL}@1", f"{MODEL}@2"
 ENDPOINT: Final = f"{BANK}/scoring"
-CALM: Final = [{"kind": "error-rate", "threshold_micro": 900_000, "window_s": 5, "min_count": 1000}]
+CALM: Final = {"kind": "error-rate", "threshold_micro": 900_000, "window_s": 5, "min_count": 1000}
+NERVOUS: Final = {"kind": "p95-latency", "threshold_us": 1, "window_s": 5, "min_count": 10}
 OWN: Final = (
     '@id("own.nowhere") @title("Nowhere is closed") @advice("Go elsewhere.") @severity("low") @owner("desk")'
     ' forbid (principal, action == Action::"model.promote", resource is ModelVersion) when { context.region == "nowhere" };'
@@ -109,21 +110,38 @@ def _version(world: Installation, number: int) -> None:
         _ended(world, f"{BANK}/{name}", world.client(f"{BANK}/{name}").act("model.approve", version, approval))
 
 
-def _serve(world: Installation) -> str:
-    """Both versions take the stage and the endpoint, one after the other, and the second leaves both again."""
-    ci, mei = world.client(f"{BANK}/ci"), world.client(f"{BANK}/mei")
+def _on_endpoint(world: Installation, number: int, alarm: dict[str, Any]) -> None:
+    ci = world.client(f"{BANK}/ci")
+    body: dict[str, Any] = {"alarms": [alarm], "replicas": {"min": 1, "max": 1, "idle_s": 0}}
+    answer = ci.endpoint.deploy(ENDPOINT, f"{MODEL}@{number}", strategy="blue-green", **body)
+    _ended(world, f"{BANK}/ci", answer)
+
+
+def _returned(world: Installation) -> int | None:
+    """Where the log says that an alarm returned the traffic."""
+    entries = enumerate(world.entries(BANK))
+    return next((i for i, (leaf, told) in entries if leaf.kind == "traffic" and told["kind"] == "rolled-back"), None)
+
+
+def _serve(world: Installation) -> tuple[str, int]:
+    """Both versions take the stage and the endpoint; the second is returned by an alarm, put there again, and leaves both."""
+    ci, mei, ana = (world.client(f"{BANK}/{name}") for name in ("ci", "mei", "ana"))
     decision = ""
     for number in (1, 2):
         promoted = ci.act("model.promote", f"{MODEL}@{number}", {"stage": "prod"})
         decision = promoted.decision_id
         _ended(world, f"{BANK}/ci", promoted)
-        body: dict[str, Any] = {"alarms": CALM, "replicas": {"min": 1, "max": 1, "idle_s": 0}}
-        _ended(world, f"{BANK}/ci", ci.endpoint.deploy(ENDPOINT, f"{MODEL}@{number}", strategy="blue-green", **body))
-    ana = world.client(f"{BANK}/ana")
-    assert ana.endpoint.invoke(ENDPOINT, rows_request([{"income": 4.0, "ratio": 0.3}])).version == "2"
+        _on_endpoint(world, number, CALM if number == 1 else NERVOUS)
+
+    def invoke() -> int | None:
+        ana.endpoint.invoke(ENDPOINT, rows_request([{"income": 4.0, "ratio": 0.3}]))
+        return _returned(world)
+
+    returned: int = poll("an alarm to return the traffic", invoke)
+    _on_endpoint(world, 2, CALM)
     _ended(world, f"{BANK}/ci", ci.endpoint.roll_back(ENDPOINT, reason="too many complaints"))
     _ended(world, f"{BANK}/mei", mei.act("model.roll-back", SECOND, {"reason": "too many complaints"}))
-    return decision
+    return decision, returned
 
 
 def _policies(world: Installation) -> str:
@@ -147,7 +165,7 @@ def perform(world: Installation, folder: Path) -> Attested:
     bundle = _policies(world)
     _version(world, 1)
     _version(world, 2)
-    decision = _serve(world)
+    decision, returned = _serve(world)
     ana = world.client(f"{BANK}/ana")
     again = {"dataset": f"{BANK}/old-loans", "environment": "us-east", "use": "credit-risk", "spec": {"epochs": 2}}
     _ended(world, f"{BANK}/ana", ana.act("training.launch", f"{BANK}/run-old", again))
@@ -155,6 +173,7 @@ def perform(world: Installation, folder: Path) -> Attested:
     _ended(world, f"{BANK}/admin", admin.act("dataset.delete", f"{BANK}/old-loans", {}))
     poll("an answer of the directory", lambda: uma.evidence.isolation("lakeside", BANK))
     uma.attestation.decision(BANK, decision)
+    uma.attestation.entry(BANK, returned)
     uma.attestation.policy(BANK, bundle.partition("/")[2])
     packed = io.BytesIO()
     ana.fetch_artifact(_ended(world, f"{BANK}/ana", ana.act("model.download", SECOND, {})), packed)

@@ -1,4 +1,4 @@
-"""Statements about one entry of a log: a decision, or a bundle of policies that came into force.
+"""Statements about one entry of a log: a decision, policies that came into force, traffic that a router moved by itself.
 
 Rules kept here:
 
@@ -16,19 +16,22 @@ from typing import TYPE_CHECKING, Any, Final
 from licet_attestations import canonical, tlogproof
 from licet_attestations.errors import FormatError, VerificationError
 from licet_attestations.leaf import Leaf, is_tenant, verify_commitment
-from licet_attestations.statement import DECISION, POLICY, Statement, Subject, is_sha256_hex
+from licet_attestations.statement import DECISION, POLICY, TRAFFIC, Statement, Subject, is_sha256_hex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from licet_attestations.trustroot import TrustRoot
 
-KINDS: Final = frozenset({DECISION, POLICY})
+KINDS: Final = frozenset({DECISION, POLICY, TRAFFIC})
 """The predicate types of such statements."""
 EVENTS: Final = {"policy-activated": "activated", "policy-rolled-back": "rolled-back"}
 """What of a bundle is attested, by the event that a record names."""
 
 _FIELDS: Final = frozenset({"v", "tenant", "leaf", "salt", "record", "log_proof"})
+MOVES: Final = frozenset({"step", "completed", "rolled-back", "failed"})
+"""What of an endpoint's traffic is attested."""
+_MOVED: Final = ("endpoint", "weights", "shadow", "cause", "at_ms", "time_ms")
 _TOLD: Final = frozenset({"event", "bundle", "before", "by", "decision", "time_ms"})
 
 
@@ -77,6 +80,12 @@ def entry_statement(entry: LoggedEntry) -> Statement:
         if not is_sha256_hex(record.get("bundle")):
             raise FormatError("the record of a bundle that came into force names it by its digest")
         return Statement((Subject("policy-bundle", record["bundle"]),), POLICY, told | proved)
+    if leaf.kind == "traffic" and record.get("kind") in MOVES and isinstance(record.get("endpoint"), str):
+        told = {name: record.get(name) for name in _MOVED}
+        told |= {"event": record["kind"], "operation": record.get("operation_id")}
+        return Statement(
+            (Subject(record["endpoint"], hashlib.sha256(entry.record).hexdigest()),), TRAFFIC, told | proved
+        )
     raise FormatError(f"entries of kind {leaf.kind!r} are not attested by themselves")
 
 

@@ -33,6 +33,7 @@ ISOLATION_PAIR = "urn:licet:isolation:v2"
 EXPORT = "urn:licet:export:v1"
 DEPLOYMENT = "urn:licet:deployment:v1"
 POLICY = "urn:licet:policy:v1"
+TRAFFIC = "urn:licet:traffic:v1"
 DELETION = "urn:licet:deletion:v1"
 KEY_ROTATION = "urn:licet:key-rotation:v1"
 CYCLONEDX = "https://cyclonedx.org/bom"
@@ -50,6 +51,7 @@ PREDICATE_TYPES = frozenset(
         EXPORT,
         DEPLOYMENT,
         POLICY,
+        TRAFFIC,
         DELETION,
         KEY_ROTATION,
         CYCLONEDX,

@@ -595,6 +595,10 @@ class AttestationVerbs(Verbs):
         """The statement that a bundle came into force, made now if there is none yet; named by its digest or the beginning of it."""
         return self._client.get_json("/v1/attestations", tenant, "policy", bundle)
 
+    def entry(self, tenant: str, index: int) -> dict[str, Any]:
+        """The statement of an entry of the log, made now if there is none yet."""
+        return self._client.get_json("/v1/attestations", tenant, "entry", str(index))
+
 
 class KeyVerbs(Verbs):
     """Tenant keys."""

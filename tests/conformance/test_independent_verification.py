@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 KINDS: Final = (
     *("approval", "decision", "deletion", "deployment", "isolation", "model-bom", "policy", "promotion", "test-result"),
-    *("training", "warrant"),
+    *("traffic", "training", "warrant"),
 )
 Ran = subprocess.CompletedProcess[str]
 

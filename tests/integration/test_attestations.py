@@ -54,7 +54,13 @@ def test_another_tenant_and_who_lacks_the_right_get_nothing(world: Installation)
     mine = world.client("northbank/ana").act("tenant.suspend", "northbank", {}).decision_id
     digest = world.client("northbank/uma").attestation.decision("northbank", mine)["digest_hex"]
     bodies = []
-    for path in ("/northbank", f"/northbank/{digest}", f"/northbank/decision/{mine}", "/northbank/policy/" + "0" * 16):
+    for path in (
+        "/northbank",
+        f"/northbank/{digest}",
+        f"/northbank/decision/{mine}",
+        "/northbank/policy/" + "0" * 16,
+        "/northbank/entry/0",
+    ):
         with world.http("lakeside/uma") as http:
             answer = http.get(f"/v1/attestations{path}")
             nowhere = http.get(f"/v1/attestations{path.replace('northbank', 'nobody-home')}")
@@ -72,6 +78,8 @@ def test_what_is_not_there_is_told_to_who_may_look(world: Installation) -> None:
     with world.http("northbank/uma") as http:
         for path in (f"/northbank/{'0' * 64}", "/northbank/x", f"/northbank/policy/{'0' * 16}", "/northbank/policy/0"):
             problem(http.get(f"/v1/attestations{path}"), 400, "no-such-attestation")
+        for index in (0, 10_000_000, -1):
+            problem(http.get(f"/v1/attestations/northbank/entry/{index}"), 400, "not-attested")
         problem(http.get("/v1/attestations/northbank?kind=nothing"), 400, "invalid-input")
 
 

@@ -101,4 +101,15 @@ def _on_demand(context: Context) -> list[Any]:
             return denied(answer)
         return Response(await context.in_thread(services.attestations.of_activation, tenant, bundle))
 
-    return [of_decision, of_activation]
+    @get(
+        "/v1/attestations/{tenant:str}/entry/{index:int}",
+        tags=["attestation"],
+        summary="A signed statement of an entry of the log with its proof: a decision, policies in force, traffic that moved by itself.",
+    )
+    async def of_entry(request: AnyRequest, tenant: str, index: int) -> Response[Any]:
+        answer = await context.permit(context.identify(request), "evidence.export", tenant, own=None)
+        if not answer.decision.allowed:
+            return denied(answer)
+        return Response(await context.in_thread(services.attestations.of_entry, tenant, index))
+
+    return [of_decision, of_activation, of_entry]

@@ -244,6 +244,7 @@ _READS: Final[Mapping[str, str]] = {
     "/v1/attestations/{tenant}/{digest}": "Attestation",
     "/v1/attestations/{tenant}/decision/{decision}": "Attestation",
     "/v1/attestations/{tenant}/policy/{bundle}": "Attestation",
+    "/v1/attestations/{tenant}/entry/{index}": "Attestation",
 }
 _OPEN: Final[Mapping[str, str]] = {
     "/v1/trust-root": "TrustRoot",

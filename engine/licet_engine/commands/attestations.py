@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     *("approval", "decision", "deletion", "deployment", "export", "isolation", "key-rotation", "model-bom", "policy"),
-    *("promotion", "test-result", "training", "warrant"),
+    *("promotion", "test-result", "traffic", "training", "warrant"),
 )
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LABEL_CHARS = 12
@@ -108,6 +108,17 @@ def policy(desk: Desk, ref: str, *, out: Path | None, overwrite: bool) -> None:
             f"{ref!r} is not of the form TENANT/BUNDLE, with 8 to 64 hexadecimal digits", param_hint="TENANT/BUNDLE"
         )
     _give(desk, tenant, desk.client.attestation.policy(tenant, bundle), out, overwrite=overwrite)
+
+
+@attestation.command()
+@click.argument("tenant")
+@click.argument("index", type=click.IntRange(0))
+@_OUT
+@_OVERWRITE
+@remote
+def entry(desk: Desk, tenant: str, index: int, out: Path | None, *, overwrite: bool) -> None:
+    """Have an entry of the log attested: a decision, policies that came into force, traffic that the router moved by itself."""
+    _give(desk, tenant, desk.client.attestation.entry(tenant, index), out, overwrite=overwrite)
 
 
 @attestation.command()
@@ -206,7 +217,7 @@ def files_of(tenant: str, found: Mapping[str, Any], trust_root: Mapping[str, Any
     }
     if found["kind"] == "model-bom":
         files[f"{name}.cdx.json"] = canonical.dumps(dict(verified.claim.predicate))
-    if found["kind"] in {"decision", "policy"}:
+    if found["kind"] in {"decision", "policy", "traffic"}:
         # The entry that it is about, beside the one that names it.
         predicate = verified.claim.predicate
         files |= {

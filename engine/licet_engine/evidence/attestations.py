@@ -16,8 +16,9 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection, Engine, select
 
+from licet_attestations.leaf import Leaf
 from licet_attestations.logged import EVENTS
-from licet_attestations.statement import CYCLONEDX, DECISION, POLICY, PREDICATE_TYPES
+from licet_attestations.statement import CYCLONEDX, DECISION, POLICY, PREDICATE_TYPES, TRAFFIC
 from licet_attestations.tlogproof import TlogProof
 from licet_engine.domain.errors import InvalidInput, Unavailable
 from licet_engine.evidence.attesting import log_attestation
@@ -39,6 +40,7 @@ NAMES: Final = {
     "policy": POLICY,
     "promotion": "https://slsa.dev/verification_summary/v1",
     "test-result": "https://in-toto.io/attestation/test-result/v0.1",
+    "traffic": TRAFFIC,
     "training": "https://slsa.dev/provenance/v1",
     "warrant": "urn:licet:warrant:v1",
 }
@@ -131,7 +133,7 @@ class Attestations:
             tenant: In whose log.
             leaf_index: Where it stands there.
         """
-        return self._of_entry(tenant, DECISION, leaf_index)
+        return self.of_entry(tenant, leaf_index)
 
     def of_activation(self, tenant: str, bundle: str) -> dict[str, Any]:
         """The statement that a bundle came into force, of the last time it did.
@@ -163,17 +165,24 @@ class Attestations:
                 f"no bundle {tenant}/{bundle[:_DIGEST_CHARS]} ever came into force by a decision of this log",
                 code="no-such-attestation",
             )
-        return self._of_entry(tenant, POLICY, found)
+        return self.of_entry(tenant, found)
 
-    def _of_entry(self, tenant: str, predicate_type: str, leaf_index: int) -> dict[str, Any]:
+    def of_entry(self, tenant: str, leaf_index: int) -> dict[str, Any]:
+        """The statement of an entry of the log, made now if there is none yet.
+
+        Args:
+            tenant: Whose log.
+            leaf_index: Which entry.
+
+        Raises:
+            InvalidInput: There is no such entry, or it is of a kind that is not attested by itself.
+        """
         proved = self._proved(tenant, leaf_index)
-        record = json.loads(proved["record"])
-        subject = f"decision/{record['id']}" if predicate_type == DECISION else "policy-bundle"
-        digest_hex = self._made(tenant, predicate_type, subject, proved["leaf"]) or self._make(tenant, proved)
+        digest_hex = self._made(tenant, proved) or self._make(tenant, proved)
         found = self.read(tenant, digest_hex)
-        if found is None or found["predicate_type"] != predicate_type:
+        if found is None:
             raise Unavailable(
-                f"entry {leaf_index} of the log of {tenant} is not what it was taken for: run licet log fsck"
+                f"attestation {digest_hex[:16]} of {tenant} was logged and is not stored: run licet log fsck"
             )
         return found
 
@@ -190,20 +199,33 @@ class Attestations:
         )
         return log_attestation(self._sequencer, tenant, envelope)
 
-    def _made(self, tenant: str, predicate_type: str, subject: str, leaf: str) -> str | None:
+    def _made(self, tenant: str, proved: dict[str, Any]) -> str | None:
         """The statement of an entry that was made before; a leaf is like no other, for its commitment is salted."""
+        kind, record = Leaf.from_bytes(proved["leaf"].encode()).kind, json.loads(proved["record"])
+        named = {
+            "decision": (DECISION, f"decision/{record.get('id')}"),
+            "policy": (POLICY, "policy-bundle"),
+            "traffic": (TRAFFIC, record.get("endpoint")),
+        }.get(kind)
+        if named is None:
+            raise InvalidInput(
+                f"entry {proved['leaf_index']} is of kind {kind!r}, which is not attested by itself",
+                code="not-attested",
+            )
         query = (
             select(_ROWS.c.digest_hex, _ROWS.c.envelope)
-            .where(_ROWS.c.tenant_id == tenant, _ROWS.c.predicate_type == predicate_type, _ROWS.c.subject == subject)
+            .where(_ROWS.c.tenant_id == tenant, _ROWS.c.predicate_type == named[0], _ROWS.c.subject == named[1])
             .limit(MAX_ROWS)
         )
         with read_transaction(self._engine, tenant) as connection:
             rows = connection.execute(query).all()
-        return next((digest for digest, sent in rows if _statement(sent)["predicate"]["leaf"] == leaf), None)
+        return next((digest for digest, sent in rows if _statement(sent)["predicate"]["leaf"] == proved["leaf"]), None)
 
     def _proved(self, tenant: str, leaf_index: int) -> dict[str, Any]:
         """An entry with its record and the proof that it is in the log."""
         size, note = self._witnesses.for_evidence(tenant, _WAIT_FOR_WITNESSES_S)
+        if not 0 <= leaf_index < size:
+            raise InvalidInput(f"the log of {tenant} has no entry {leaf_index}", code="not-attested")
         with read_transaction(self._engine, tenant) as connection:
             entry = store.read_entry(connection, tenant, leaf_index)
             path = store.inclusion_proof(connection, tenant, leaf_index, size)

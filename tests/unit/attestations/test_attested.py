@@ -34,6 +34,21 @@ ACTIVATED = {
 }
 
 
+MOVED = {
+    "v": 1,
+    "type": "traffic",
+    "endpoint": f"{TENANT}/scoring",
+    "kind": "rolled-back",
+    "operation_id": "o1",
+    "weights": {"1": 100},
+    "shadow": "",
+    "cause": {"alarm": "drift"},
+    "at_ms": 6,
+    "serial": 1,
+    "time_ms": 7,
+}
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     return World(tmp_path / "world")
@@ -81,9 +96,17 @@ def test_policies_that_came_into_force_are_attested_by_the_bundles_digest(world:
         assert (claim.predicate["event"], claim.predicate["by"]) == (told, f"{TENANT}/sam")
 
 
+def test_traffic_that_an_alarm_returned_is_attested_with_its_cause(world: World) -> None:
+    envelope = world.signer.attest_entry(**entry(world, "traffic", MOVED))
+    claim = attested.verify_attestation(envelope, world.keystore.trust_root).claim
+    assert (claim.predicate_type, claim.subject[0].name) == (statement.TRAFFIC, f"{TENANT}/scoring")
+    assert (claim.predicate["event"], claim.predicate["cause"]) == ("rolled-back", {"alarm": "drift"})
+
+
 @pytest.mark.parametrize(
     ("kind", "record"),
     [
+        ("traffic", MOVED | {"kind": "other"}),
         ("hold", DECIDED),
         ("attempt", DECIDED),
         ("attestation", DECIDED),
@@ -133,6 +156,7 @@ def test_a_statement_that_says_something_else_than_its_entry_is_refused_though_i
         ("decision", DECIDED, {"tenant": FOREIGN_TENANT}),
         ("decision", DECIDED, {"salt": "00"}),
         ("decision", DECIDED, {"more": 1}),
+        ("traffic", MOVED, {"cause": {}}),
         ("policy", ACTIVATED, {"by": f"{TENANT}/eve"}),
         ("policy", ACTIVATED, {"bundle": "c" * 64}),
         ("policy", ACTIVATED, {"event": "rolled-back"}),
