@@ -13,7 +13,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from licet_attestations import canonical, dsse, isolation_pair, logged, oms, statement, warrant
+from licet_attestations import canonical, dsse, isolation_pair, logged, oms, rotation, statement, warrant
 from licet_attestations.errors import FormatError, LicetAttestationError, VerificationError
 
 if TYPE_CHECKING:
@@ -176,8 +176,24 @@ def _looked_into(
         return (f"its decision is in the log, sequenced at {leaf.time_ms} ms",), (
             "That it was used: see what it permits.",
         )
+    if claim.predicate_type == statement.KEY_ROTATION:
+        return _rotation(claim, envelope, trust)
     if claim.predicate_type == oms.PREDICATE_TYPE:
         signed, _, _ = oms.read_bundle(data)
         named = tuple(f"signs {name}: sha256 {digest}" for name, digest in sorted(signed.files.items()))
         return named, ("That the files at hand are these: compare their digests, or use model_signing verify.",)
     return (), (_TIME_LIMIT,)
+
+
+def _rotation(
+    claim: statement.Statement, envelope: dsse.Envelope, trust: TrustRoot
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Whether a rotation leads on from the pinned trust root, or led to it."""
+    if claim.predicate.get("before") == {"sha256": rotation.digest_hex(trust)}:
+        after = rotation.verify_rotation(envelope.to_json(), trust)
+        return (f"it leads from the pinned trust root to the one with SHA-256 {rotation.digest_hex(after)}",), ()
+    if claim.subject == (statement.Subject(rotation.SUBJECT, rotation.digest_hex(trust)),):
+        return ("it led to the trust root that is pinned",), (
+            "From where: pin the one before, and verify it with that.",
+        )
+    raise VerificationError("the rotation neither begins nor ends at the trust root that is pinned")

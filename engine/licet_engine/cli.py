@@ -31,6 +31,7 @@ from licet_engine.commands import (
     people,
     policy,
     probes,
+    rotating,
     tlog,
     training,
     webhooks,
@@ -115,6 +116,8 @@ for _command in (
     doctor,
 ):
     cli.add_command(_command)
+for _command in (rotating.rotate, rotating.rotations, rotating.follow):
+    oversight.keys.add_command(_command)
 for _command in tlog.COMMANDS:
     oversight.log.add_command(_command)
 for _command in (*workbench.COMMANDS, *comparing.COMMANDS, *explaining.COMMANDS):

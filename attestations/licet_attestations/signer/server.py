@@ -33,9 +33,12 @@ from licet_attestations.signer.files import make_private_directory
 from licet_attestations.signer.keystore import Keystore, check_passphrase, read_passphrase
 from licet_attestations.signer.rules import SignerRules
 from licet_attestations.signer.state import CheckpointState, FileStorage
+from licet_attestations.trustroot import PURPOSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+
+    from licet_attestations.trustroot import Purpose
 
 _log = logging.getLogger(__name__)
 _MAX_PASSPHRASE_BYTES = 4096
@@ -282,6 +285,8 @@ def _callers(api: int | None, worker: int | None, overseer: int | None) -> dict[
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), required=True, help="Folder of the keystore.")
 @click.option("--socket", "socket_path", type=click.Path(path_type=Path), help="Socket to listen on.")
 @click.option("--init", is_flag=True, help="Make a fresh keystore, print its trust root and end.")
+@click.option("--rotate", type=click.Choice(PURPOSES), help="Put a fresh key in the place of this one, and end.")
+@click.option("--rotations", is_flag=True, help="Print the signed statements of all rotations, one a line, and end.")
 @click.option("--instance", default="licet", show_default=True, help="Name of the instance (with --init).")
 @click.option(
     "--origin", default="licet.local/log", show_default=True, help="Prefix of the logs' origins (with --init)."
@@ -297,6 +302,8 @@ def main(
     socket_path: Path | None,
     *,
     init: bool,
+    rotate: Purpose | None,
+    rotations: bool,
     instance: str,
     origin: str,
     passphrase_file: Path | None,
@@ -319,6 +326,13 @@ def main(
                     data_dir, instance=instance, log_origin_prefix=origin, now_ms=clock_ms(), passphrase=passphrase
                 )
             click.echo(made.trust_root.to_json().decode())
+            return
+        if rotate is not None or rotations:
+            with _only_signer(data_dir):
+                if rotate is not None:
+                    Keystore.rotate(data_dir, rotate, now_ms=clock_ms(), passphrase=passphrase)
+                for statement in Keystore.rotations(data_dir):
+                    click.echo(statement.decode())
             return
         if socket_path is None:
             raise click.UsageError("--socket is needed to serve")

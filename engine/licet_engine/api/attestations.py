@@ -46,7 +46,7 @@ def _given_out(context: Context) -> list[Any]:
         bounded = max(1, min(limit, MAX_ROWS))
         about = about[:_MAX_SUBJECT_CHARS]
         found = await context.in_thread(
-            lambda: services.attestations.list(tenant, kind=kind, subject=about, limit=bounded)
+            lambda: services.attestations.newest(tenant, kind=kind, subject=about, limit=bounded)
         )
         return Response({"items": found})
 
@@ -68,7 +68,15 @@ def _given_out(context: Context) -> list[Any]:
             )
         return Response(found)
 
-    return [attestations, attestation]
+    @get(
+        "/v1/trust-root/rotations",
+        tags=["log"],
+        summary="The signed statements by which earlier trust roots lead to this one, in their order.",
+    )
+    async def rotations() -> dict[str, Any]:
+        return {"statements": await context.in_thread(services.attestations.rotations)}
+
+    return [attestations, attestation, rotations]
 
 
 def _on_demand(context: Context) -> list[Any]:

@@ -203,6 +203,7 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
         },
     ),
     "TrustRoot": _ANY_OBJECT,
+    "Rotations": _object(statements=_OBJECTS),
     "Live": _object(status=_TEXT),
     "Ready": _object(status=_TEXT, faults=_TEXTS, degraded=_TEXTS),
     "AuthzenAnswer": _object(decision={"type": "boolean"}, context=_ANY_OBJECT),
@@ -248,6 +249,7 @@ _READS: Final[Mapping[str, str]] = {
 }
 _OPEN: Final[Mapping[str, str]] = {
     "/v1/trust-root": "TrustRoot",
+    "/v1/trust-root/rotations": "Rotations",
     "/.well-known/authzen-configuration": "AuthzenConfiguration",
 }
 _KEY: Final[Mapping[str, Any]] = {

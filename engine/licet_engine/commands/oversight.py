@@ -325,7 +325,7 @@ def fsck(data: Path | None, tenants: tuple[str, ...], format_: str) -> None:
 
 @click.group()
 def keys() -> None:
-    """Keys: show the server's public ones, destroy a tenant's, back up and restore the signer's."""
+    """Keys: show the public ones and follow their rotation; rotate, back up and restore the signer's, destroy a tenant's."""
 
 
 @keys.command(name="show")

@@ -21,6 +21,7 @@ from licet_attestations.logged import EVENTS
 from licet_attestations.statement import CYCLONEDX, DECISION, POLICY, PREDICATE_TYPES, TRAFFIC
 from licet_attestations.tlogproof import TlogProof
 from licet_engine.domain.errors import InvalidInput, Unavailable
+from licet_engine.domain.refs import PLATFORM
 from licet_engine.evidence.attesting import log_attestation
 from licet_engine.log import store
 from licet_engine.log.sequencer import Sequencer
@@ -90,7 +91,7 @@ class Attestations:
         self._witnesses = witnesses
         self._signer = signer
 
-    def list(self, tenant: str, *, kind: str, subject: str, limit: int) -> list[dict[str, Any]]:
+    def newest(self, tenant: str, *, kind: str, subject: str, limit: int) -> list[dict[str, Any]]:
         """The newest attestations of a tenant, warrants left out unless they are asked for.
 
         Args:
@@ -125,6 +126,16 @@ class Attestations:
             return None
         proved = self._proved(tenant, int(row["leaf_index"]))
         return _told(dict(row)) | {"statement": json.loads(row["envelope"]), "logged": proved}
+
+    def rotations(self) -> list[dict[str, Any]]:
+        """The signed statements of all rotations of keys, in their order. They are public, as the keys are."""
+        query = (
+            select(_ROWS.c.envelope)
+            .where(_ROWS.c.tenant_id == PLATFORM, _ROWS.c.predicate_type == NAMES["key-rotation"])
+            .order_by(_ROWS.c.leaf_index)
+        )
+        with read_transaction(self._engine, PLATFORM) as connection:
+            return [json.loads(envelope) for envelope in connection.execute(query).scalars()]
 
     def of_decision(self, tenant: str, leaf_index: int) -> dict[str, Any]:
         """The statement of a decision, made now if there is none yet.

@@ -1,0 +1,140 @@
+"""Rotation of one of the signer's keys, in an installation that is not served.
+
+Rules kept here:
+
+- The signer's own program makes the key, as the signer's user; nobody else reads one.
+- A rotation counts here once it was verified from the trust root that stands here, as an auditor verifies it; it is logged with the platform
+  before the new trust root takes the old one's place.
+- What a crash broke off is finished before anything new is begun.
+
+What a crash leaves: the signer's trust root is ahead of the installation's by some rotations, whose statements the signer has kept.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from licet_attestations import rotation
+from licet_attestations.signer.files import replace_durably
+from licet_attestations.signer.keystore import read_passphrase
+from licet_attestations.trustroot import Purpose, TrustRoot
+from licet_engine.domain.errors import ConfigurationError
+from licet_engine.evidence.attesting import log_attestation
+from licet_engine.log.sequencer import Sequencer
+from licet_engine.separation import find_separation, launch_command, take_over
+from licet_engine.serve import hold_stopped
+from licet_engine.settings import Settings
+from licet_engine.store import belonging
+from licet_engine.store.access import Role, open_database
+from licet_engine.store.db import write_transaction
+
+_WITHIN_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """What was done.
+
+    Attributes:
+        before: The trust root that stood.
+        after: The one that stands.
+        statements: The signed statements that lead from one to the other.
+        digests_hex: By which the platform's log names them.
+    """
+
+    before: TrustRoot
+    after: TrustRoot
+    statements: tuple[bytes, ...]
+    digests_hex: tuple[str, ...]
+
+
+def rotate(settings: Settings, purpose: Purpose) -> Rotated:
+    """Rotate the key for a purpose, or finish the rotation that was broken off.
+
+    Raises:
+        ConfigurationError: It is being served, or the signer's keys cannot be rotated; says why.
+        VerificationError: What the signer keeps does not lead on from the trust root that stands here.
+    """
+    with hold_stopped(settings):
+        # As a start does: what root made since is the signer's now.
+        take_over(settings, find_separation(settings).users)
+        before = TrustRoot.from_json(settings.trust_root.read_bytes())
+        ahead = _ahead(before, _signer(settings, "--rotations"))
+        if not ahead:
+            ahead = _ahead(before, _signer(settings, "--rotate", purpose))
+        if not ahead:
+            raise ConfigurationError("the signer tells of no rotation: nothing was changed")
+        return _publish(settings, before, ahead)
+
+
+def _ahead(trust: TrustRoot, statements: list[bytes]) -> list[bytes]:
+    """Of all rotations, those that follow this trust root."""
+    done = sum(key.valid_until_ms is not None for key in trust.trusted)
+    return statements[done:]
+
+
+def _signer(settings: Settings, *arguments: str) -> list[bytes]:
+    """Run the signer's program, as its user; the statements that it prints."""
+    command = [sys.executable, "-P", "-m", "licet_attestations.signer", "--data", str(settings.signer_data), *arguments]
+    with _passphrase(settings) as descriptor:
+        given = [] if descriptor is None else ["--passphrase-fd", str(descriptor)]
+        as_signer = launch_command(settings, find_separation(settings), "signer", [*command, *given])
+        try:
+            ended = subprocess.run(
+                as_signer,
+                capture_output=True,
+                check=False,
+                timeout=_WITHIN_S,
+                pass_fds=() if descriptor is None else (descriptor,),
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ConfigurationError(f"the signer's program did not end: {error}") from error
+    if ended.returncode:
+        told = (ended.stderr.decode(errors="replace").strip().splitlines() or ["it ended"])[-1]
+        raise ConfigurationError(f"no key was rotated: {told}")
+    return ended.stdout.splitlines()
+
+
+@contextmanager
+def _passphrase(settings: Settings) -> Iterator[int | None]:
+    """The passphrase in a pipe: its file need not be the signer's own."""
+    if not settings.key_passphrase_file:
+        yield None
+        return
+    reader, writer = os.pipe()
+    try:
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(read_passphrase(Path(settings.key_passphrase_file)))  # Far less than a pipe holds.
+        yield reader
+    finally:
+        os.close(reader)
+
+
+def _publish(settings: Settings, before: TrustRoot, statements: list[bytes]) -> Rotated:
+    after = rotation.follow(statements, before)
+    # The log does not run behind the moment from which the new key counts.
+    time.sleep(max(0.0, max(key.valid_from_ms for key in after.trusted) / 1000 - time.time()))
+    engine = open_database(settings, Role.SEQUENCER, pool_size=2)
+    sequencer = Sequencer(engine)
+    try:
+        digests = tuple(log_attestation(sequencer, rotation.TENANT, statement) for statement in statements)
+    finally:
+        sequencer.close()
+        engine.dispose()
+    owner = open_database(settings, Role.OWNER, every_tenant=True)
+    try:
+        with write_transaction(owner, rotation.TENANT) as connection:
+            belonging.renew(connection, belonging.Identity.of(before), belonging.Identity.of(after))
+    finally:
+        owner.dispose()
+    # Last: until it stands, the next try begins again where this one did, and finds everything done but this.
+    replace_durably(settings.trust_root, after.to_json())
+    return Rotated(before, after, tuple(statements), digests)
