@@ -457,9 +457,9 @@ class LicetClient:
         """The server's public keys. To verify what comes from this server, pin them from elsewhere."""
         return self.get_json("/v1/trust-root")
 
-    def rotations(self) -> list[dict[str, Any]]:
-        """The signed statements by which earlier trust roots lead to the server's, in their order."""
-        return _read(lambda b: [dict(item) for item in b["statements"]], self.get_json("/v1/trust-root/rotations"))
+    def rotations(self) -> dict[str, Any]:
+        """The signed ``statements`` by which earlier trust roots lead to the server's, in their order."""
+        return self.get_json("/v1/trust-root/rotations")
 
     def get_json(self, base: str, *parts: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Get a JSON object; ``parts`` are the last parts of its path, as they are."""

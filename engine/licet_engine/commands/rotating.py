@@ -93,7 +93,7 @@ def rotations(desk: Desk, out: Path, *, overwrite: bool) -> None:
     from licet_attestations.canonical import dumps  # noqa: PLC0415  # Kept out of the start of other commands.
 
     desk.needs_token = False  # They are public.
-    found = desk.client.rotations()
+    found: list[dict[str, object]] = desk.client.rotations()["statements"]
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"rotation-{number:04}.dsse.json" for number in range(1, len(found) + 1)]
     for path in paths:
