@@ -113,11 +113,15 @@ def request(
         InputRefused: The address is none that may be asked. Nothing was sent.
         Unavailable: No answer, or none in time.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        named = parts.port
+    except ValueError as error:
+        raise InputRefused("the address has no valid host or port", code="outbound.address") from error
     host, is_tls = parts.hostname or "", parts.scheme == "https"
     if parts.scheme not in {"http", "https"} or not host or "@" in parts.netloc:
         raise InputRefused("the address must be https://HOST[:PORT]/PATH", code="outbound.address")
-    port = parts.port or (443 if is_tls else 80)
+    port = named or (443 if is_tls else 80)
     addresses = _look_up(host, port, networks, timeout_s)
     if not is_tls and not (unsafe_http and all(address.is_loopback for address in addresses)):
         raise InputRefused("plain http is for this machine alone, and where it is called unsafe", code="outbound.http")

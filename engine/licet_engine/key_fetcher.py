@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from licet_adapters.errors import AdapterError
 from licet_attestations import rpc
+from licet_attestations.errors import LicetAttestationError
 from licet_engine.domain.errors import LicetError
 from licet_engine.lifecycle.deed import Door
 
@@ -58,9 +59,11 @@ class KeyFetcher:
             self._door.call(
                 "issuer_keys", tenant=issuer["tenant"], issuer=issuer["issuer"], url=issuer["url"], keys=dict(keys)
             )
-        except (AdapterError, LicetError, rpc.RpcFault) as error:
+        except (AdapterError, LicetError, LicetAttestationError, rpc.RpcFault) as error:
             # It is due again in a while.
             logger.warning(
                 "the keys of an issuer cannot be had",
                 extra={"tenant": issuer["tenant"], "issuer": issuer["issuer"], "reason": str(error)},
             )
+        except Exception:  # Whatever an issuer answers costs no other its turn.
+            logger.exception("the keys of an issuer cannot be had", extra={"issuer": issuer["issuer"]})

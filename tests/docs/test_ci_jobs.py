@@ -127,10 +127,10 @@ def test_a_pull_request_is_checked_and_says_what_it_changes(repository: Path) ->
     assert "looser" in shown[-1] or "stricter" in shown[-1], shown[-1]
 
 
-def test_a_pull_request_whose_policies_are_wrong_fails(repository: Path) -> None:
-    file = next((repository / "policies").glob("*.cedar"))
-    file.write_text(file.read_text().replace("resource", "resorce", 1))
-    with pytest.raises(AssertionError, match="licet policy"):
+def test_a_pull_request_that_breaks_a_test_fails_and_says_which(repository: Path) -> None:
+    file = next((repository / "tests").glob("*.yaml"))
+    file.write_text(file.read_text().replace("expect: allow", "expect: deny", 1))
+    with pytest.raises(AssertionError, match=r"expected deny|1[0-9]* of [0-9]+ tests pass"):
         github("check", repository, "pull_request", {})
 
 

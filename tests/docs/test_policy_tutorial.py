@@ -38,6 +38,7 @@ def folder(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LICET_")}
     environment |= {"LICET_URL": f"http://127.0.0.1:{port}", "LICET_ROUTER_PORT": str(free_port())}
+    environment["COLUMNS"] = "100"  # What is shown does not depend on whose terminal the tests run in.
     command = [str(PROGRAMS / "licet"), *SERVE.split()[1:], "--port", str(port)]
     with (tmp_path / "serve.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)

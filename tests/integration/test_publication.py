@@ -242,8 +242,11 @@ def test_what_cannot_be_told_is_no_pass(world: Installation, desk: str, project:
     assert desk
     (project / "invariants" / "hard.cedar").write_text(HARD)
     (found,) = [one for one in refused(world, project) if one["severity"] == "error"]
-    assert (found["rule"], found["file"]) == ("unknown", "invariants/hard.cedar")
-    assert "cannot be told" in found["message"]
+    if found["rule"] == "time-out":  # On a busy machine the whole examination ends before its hardest question.
+        assert "so nothing is shown" in found["message"]
+    else:
+        assert (found["rule"], found["file"]) == ("unknown", "invariants/hard.cedar")
+        assert "cannot be told" in found["message"]
 
 
 def test_a_project_that_is_none_is_refused_before_anything_is_begun(

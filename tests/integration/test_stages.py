@@ -185,6 +185,15 @@ def test_a_rejection_also_ends_what_was_approved_before_the_data_was_classified_
     assert "guardrail.approvals.bound" in deciding(answer)
 
 
+def test_a_denied_promotion_without_a_region_is_explained(world: Installation, bank: str) -> None:
+    denied = world.client(f"{bank}/ci").ask("model.promote", f"{bank}/never-there@1", {"stage": "prod"})
+    assert not denied.allowed
+    with world.http(f"{bank}/ci") as http:
+        answer = http.get(f"/v1/decisions/{bank}/{denied.decision_id}/explain")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["explanation"]["decision"] == "deny"
+
+
 def test_a_region_is_one_of_the_tenants_and_prod_is_not_left_by_promotion(world: Installation, bank: str) -> None:
     version = registered(world, "regional")
     give(world, "mei", version, "model-risk")

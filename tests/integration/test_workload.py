@@ -22,10 +22,11 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
-from sqlmodel import select
+from sqlmodel import col, select
 
 from licet_engine.api.exchange import ACCESS_TOKEN, GRANT_TYPE
 from licet_engine.client import LicetClient
+from licet_engine.client_values import LicetClientError
 from licet_engine.store import tables
 from licet_engine.store.db import tenant_session
 
@@ -170,7 +171,8 @@ def people_notes(world: Installation, tenant: str, event: str) -> list[dict[str,
 def test_a_job_has_a_token_for_its_account_and_every_decision_says_which_job_it_was(
     trusted: Installation, issuer: Issuer
 ) -> None:
-    response = post(trusted, issuer.token())
+    id_token = issuer.token()
+    response = post(trusted, id_token)
     assert response.status_code == 200, response.text
     told = response.json()
     assert (told["token_type"], told["issued_token_type"]) == ("Bearer", ACCESS_TOKEN)
@@ -189,7 +191,7 @@ def test_a_job_has_a_token_for_its_account_and_every_decision_says_which_job_it_
     (noted,) = people_notes(trusted, "northbank", "token-exchanged")[-1:]
     assert (noted["subject"], noted["workload"]["run_id"]) == ("northbank/deploys", "4711")
     # What was exchanged stands nowhere: neither token.
-    for secret in (told["access_token"], issuer.token().split(".")[2]):
+    for secret in (told["access_token"], id_token.rpartition(".")[2]):
         assert secret not in trusted.output()
         assert all(secret not in json.dumps(record) for _, record in trusted.entries("northbank"))
 
@@ -362,6 +364,7 @@ def test_the_command_writes_the_token_to_a_file_of_its_owner_and_shows_it_nowher
     [
         ({"url": "http://ci.example"}, "must be https"),
         ({"url": "https://user:secret@ci.example"}, "https://HOST"),
+        ({"url": "https://ci.example:99999"}, "valid host and port"),
         ({"claims": {"ref": "refs/heads/main"}}, "bind the tokens to one repository"),
         ({"claims": {}}, "claims"),
         ({"claims": {"repository": "a/b", "aud": "x"}}, "always looked at"),
@@ -421,7 +424,7 @@ def test_who_is_trusted_no_more_gets_nothing_and_what_it_got_counts_no_more(
     with LicetClient(trusted.url, token) as job:
         assert job.ask("policy.publish", "northbank").allowed
         assert admin.issuer.remove("northbank/short").require().result["revoked"] == 1
-        with pytest.raises(Exception, match="revoked"):
+        with pytest.raises(LicetClientError, match="revoked"):
             job.ask("policy.publish", "northbank")
     refused(post(trusted, made(), audience="northbank/short"))
     trust()
@@ -429,14 +432,41 @@ def test_who_is_trusted_no_more_gets_nothing_and_what_it_got_counts_no_more(
 
 
 def test_a_deactivated_account_and_a_suspended_tenant_get_nothing(trusted: Installation, issuer: Issuer) -> None:
-    admin = trusted.client("northbank/admin")
+    admin, operator = trusted.client("northbank/admin"), trusted.client("platform/operator")
     body = {"kind": "service", "roles": ["security-engineer"], "owner": "sam"}
-    admin.act("person.administer", "northbank/deploys", body | {"active": False}).require()
-    try:
-        refused(post(trusted, issuer.token()))
-    finally:
-        admin.act("person.administer", "northbank/deploys", body).require()
-    with tenant_session(trusted.engine, "northbank") as session:
-        decisions = session.exec(select(tables.Decision).where(tables.Decision.action == "token.exchange")).all()
-    assert {row.allowed for row in decisions} == {True, False}
-    assert post(trusted, issuer.token()).status_code == 200
+    held = post(trusted, issuer.token()).json()["access_token"]
+    for end, begin in (
+        (
+            lambda: admin.act("person.administer", "northbank/deploys", body | {"active": False}),
+            lambda: admin.act("person.administer", "northbank/deploys", body),
+        ),
+        (
+            lambda: operator.act("tenant.suspend", "northbank", {"suspended": True, "reason": "a drill"}),
+            lambda: operator.act("tenant.suspend", "northbank", {"suspended": False, "reason": "over"}),
+        ),
+    ):
+        end().require()
+        try:
+            refused(post(trusted, issuer.token()))
+            with LicetClient(trusted.url, held) as job:
+                assert not job.ask("policy.publish", "northbank").allowed
+            with tenant_session(trusted.engine, "northbank") as session:
+                of_exchange = select(tables.Decision).where(tables.Decision.action == "token.exchange")
+                newest = session.exec(of_exchange.order_by(col(tables.Decision.leaf_index).desc())).first()
+            assert newest is not None
+            assert not newest.allowed
+        finally:
+            begin().require()
+        assert post(trusted, issuer.token()).status_code == 200
+
+
+def test_keys_that_are_as_they_were_are_no_news(trusted: Installation, issuer: Issuer) -> None:
+    before, known = people_notes(trusted, "northbank", "issuer-keys"), listed(trusted, "northbank")["keys_as_of_ms"]
+    stranger = Issuer()
+    issuer.keys["unpublished"] = stranger.keys["one"]
+    token = issuer.token("unpublished")
+    del issuer.keys["unpublished"]
+    refused(post(trusted, token))
+    poll("the keys to be looked at", lambda: listed(trusted, "northbank")["keys_as_of_ms"] > known, 90)
+    stranger.close()
+    assert people_notes(trusted, "northbank", "issuer-keys") == before

@@ -28,7 +28,7 @@ from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.inbox import inbox
 from licet_engine.lifecycle.paths import known, obstacle, renewed
-from licet_engine.lifecycle.verbs import Who
+from licet_engine.lifecycle.verbs import WORKLOAD, Who
 from licet_engine.log import store
 from licet_engine.store import tables
 from licet_engine.store.db import UnsafeAllTenants, read_transaction, tenant_session
@@ -43,9 +43,9 @@ def asked_of(services: Services, who: Who, identifier: str) -> Asked:
     """The question that an operation of the asker's own tenant was accepted for, to be asked again, dry."""
     with tenant_session(services.engine, who.tenant) as session:
         row = session.exec(select(tables.Operation).where(tables.Operation.id == identifier)).one()
-    return parse_asked(
-        VERBS[row.action], row.resource, row.asked, claimed={c["name"]: c["value"] for c in row.claimed}, is_dry=True
-    )
+    # Who asks again brings what is known of the workload that it is now.
+    claimed = {claim["name"]: claim["value"] for claim in row.claimed if not claim["name"].startswith(WORKLOAD)}
+    return parse_asked(VERBS[row.action], row.resource, row.asked, claimed=claimed, is_dry=True)
 
 
 def operation(services: Services, who: Who, tenant: str, identifier: str) -> dict[str, Any] | None:

@@ -141,12 +141,16 @@ class Desk:
 
     def wait_for(self, operation: Operation | str) -> Operation:
         """Wait for an operation to end, its progress on a live display on stderr."""
+        from licet_engine.client_values import ServerUnavailable, StillRunning  # noqa: PLC0415  # As above.
         from licet_engine.commands.live import live_display  # noqa: PLC0415  # As above.
 
         name = operation if isinstance(operation, str) else operation.ref
         try:
             with live_display(name) as update:
                 return self.client.wait(operation, timeout_s=self.timeout_s, on_progress=update)
+        except ServerUnavailable as error:
+            # What was accepted is done, whoever waits for it.
+            raise StillRunning(f"{error}; what was accepted goes on: licet operation wait {name}") from error
         except KeyboardInterrupt:
             click.echo(f"\noperation {name} goes on; follow it with: licet operation wait {name}", err=True)
             raise

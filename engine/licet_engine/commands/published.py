@@ -49,14 +49,22 @@ def finding_lines(findings: Iterable[Mapping[str, Any]], left_out: int = 0) -> l
     return [*lines, f"  and {left_out} more"] if left_out else lines
 
 
+def _passed_over(one: Mapping[str, Any]) -> str:
+    about = one.get("policy") or one.get("place")
+    return (
+        f"{clean(one.get('rule'))} of {clean(about)}: {clean(one.get('message'))} Because: {clean(one.get('reason'))}"
+    )
+
+
 def report_lines(report: Mapping[str, Any]) -> list[str]:
     """What an examination counted, a line for each step."""
     lint, tests, coverage = (report.get(name) or {} for name in ("lint", "tests", "coverage"))
     proofs = report.get("proofs") or {}
     told: list[tuple[str, str]] = []
     if lint:
-        more = f", {lint.get('switched_off')} switched off with a reason" if lint.get("switched_off") else ""
+        more = f", {lint.get('switched_off')} passed over for a reason" if lint.get("switched_off") else ""
         told.append(("lint", f"{lint.get('errors')} errors and {lint.get('warnings')} warnings{more}"))
+        told += [("passed over", _passed_over(one)) for one in lint.get("passed_over") or ()]
     if tests:
         told.append(
             ("tests", f"{tests.get('passed')} of {tests.get('run')} pass" if tests.get("run") else "there are none")

@@ -214,7 +214,7 @@ def _times(claims: Mapping[str, Any], now_s: int) -> int:
     expires_at_s, issued_at_s = int(claims["exp"]), int(claims["iat"])
     if expires_at_s <= now_s:
         raise Refused("its time is over", tried=True)
-    if max(issued_at_s, claims.get("nbf", 0)) > now_s + _SKEW_S:
+    if max(issued_at_s, claims.get("nbf") or 0) > now_s + _SKEW_S:
         raise Refused("its time has not come", tried=True)
     if not 0 < expires_at_s - issued_at_s <= _MOST_S:
         raise Refused("it lasts longer than a day", tried=True)

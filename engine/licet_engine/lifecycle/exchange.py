@@ -29,7 +29,7 @@ from licet_engine.domain.refs import Ref, parse_ref
 from licet_engine.lifecycle.asking import Asked, Desk
 from licet_engine.lifecycle.tenants import Tenants
 from licet_engine.lifecycle.verbs import Who
-from licet_engine.lifecycle.workload import EXCHANGE, Exchange, mismatch, workload_of
+from licet_engine.lifecycle.workload import EXCHANGE, MAX_ISSUERS, Exchange, mismatch, workload_of
 from licet_engine.log.errors import LogError
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import NewEntry, Submission, Update
@@ -43,7 +43,8 @@ MAX_AGE_MS: Final = 24 * 3_600_000
 _ASK_AGAIN_S: Final = 30.0
 _MOST_DOUBLED: Final = 7
 """How often the pause after a fetch that failed is doubled, at most: up to about an hour."""
-_MOST_WANTED: Final = 1000
+_MOST_WANTED: Final = MAX_ISSUERS
+"""Of one tenant: what one wants keeps no other from wanting."""
 _MAX_FETCHES: Final = 8
 _MAX_OF_TENANT: Final = 2
 """Of one turn: an issuer that never answers keeps no other tenant's waiting."""
@@ -91,7 +92,7 @@ class IssuerKeys:
     def want(self, tenant: str, name: str) -> None:
         """Have the keys of an issuer fetched soon: one that is not known was named."""
         with self._lock:
-            if len(self._wanted) < _MOST_WANTED:
+            if sum(of == tenant for of, _ in self._wanted) < _MOST_WANTED:
                 self._wanted.add((tenant, name))
 
     def due(self) -> list[dict[str, Any]]:
@@ -131,7 +132,20 @@ class IssuerKeys:
             row = None if found is None else found[0].issuer(name)
             if found is None or row is None or row.url != url or not row.fetched:
                 return  # It is another issuer by now.
-            version, at_ms = found[1].facts_version, found[0].now_ms
+            version, at_ms, are_new = found[1].facts_version, found[0].now_ms, row.keys != keys
+        if are_new:
+            self._take(tenant, name, keys, at_ms, version)
+        else:
+            # That they were looked at again is telemetry: no entry, and no fact.
+            with tenant_session(self._engine, tenant, write=True) as session:
+                again = session.get(Issuer, (tenant, name))
+                if again is not None and again.url == url and again.keys == keys:
+                    again.keys_as_of_ms = at_ms
+        with self._lock:
+            self._wanted.discard((tenant, name))
+            self._asked[tenant, name] = (time.monotonic(), 0)
+
+    def _take(self, tenant: str, name: str, keys: list[dict[str, str]], at_ms: int, version: int) -> None:
         told = {"event": "issuer-keys", "issuer": f"{tenant}/{name}", "kids": [key["kid"] for key in keys]}
         told["keys_digest"] = canonical.digest(keys).hex()
         where = {"tenant_id": tenant, "name": name, "removed_at_ms": None}
@@ -144,9 +158,6 @@ class IssuerKeys:
             )
         )
         self._tenants.seen(tenant, receipt.facts_versions[tenant], receipt.placed[0].time_ms)
-        with self._lock:
-            self._wanted.discard((tenant, name))
-            self._asked[tenant, name] = (time.monotonic(), 0)
 
 
 def _entry(tenant: str, told: dict[str, Any]) -> NewEntry:

@@ -136,7 +136,7 @@ def obstacle(view: View, request: Request) -> LicetError | None:
 def _promotion(view: View, request: Request) -> Proposal | None:
     """What would be proposed now for a promotion that was asked."""
     context = request.context
-    body = Promote(stage=context["stage"], region=context["region"], ticket=context.get("ticket", {}).get("id"))
+    body = Promote(stage=context["stage"], region=context["region"] or None, ticket=context.get("ticket", {}).get("id"))
     ids = Ids(decision="", operation="", now_ms=view.asked_at_ms)
     return ask_promote(view, _asker(request), parse_ref(request.resource.id, versioned=True), body, ids)
 

@@ -15,6 +15,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
@@ -273,11 +274,17 @@ def _verified(kept: Mapping[str, Any], report: Mapping[str, Any]) -> bytes:
     body = (kept["bundle"] or "").encode()
     if not passes(report) or hashlib.sha256(body).hexdigest() != kept["bundle_hex"]:
         raise InvalidInput("what is to be published is not what was examined: nothing was published")
+    _compiled(body)
+    return body
+
+
+@lru_cache(maxsize=4)
+def _compiled(body: bytes) -> None:
+    """See that a bundle can be in force: once, for it is asked again where facts changed meanwhile, at last under the lock of the log."""
     try:
         CompiledBundle.compile(canonical.loads(body, max_bytes=len(body), canonical=True))
     except (BundleError, FormatError) as error:
         raise InvalidInput(f"what was examined is no bundle that could be in force: {error}") from error
-    return body
 
 
 def _bundle_change(view: View, row: Publication, body: bytes, digest_hex: str, now_ms: int) -> Change:

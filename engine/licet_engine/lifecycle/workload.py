@@ -82,7 +82,13 @@ class TrustIssuer(Body):
 
     @model_validator(mode="after")
     def _is_one_issuers(self) -> TrustIssuer:
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+            is_address = parts.port != 0
+        except ValueError:
+            raise ValueError("url must have a valid host and port") from None
+        if not is_address:
+            raise ValueError("url must have a valid host and port")
         if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or parts.query:
             raise ValueError("url must be https://HOST[:PORT][/PATH], as the tokens have it in iss")
         if "#" in self.url or (parts.scheme == "http" and not self.unsafe_http):

@@ -4,7 +4,7 @@ Rules kept here:
 
 - Everything that can be computed is computed again: every leaf's hash, every tile, the frontier, the root, every checkpoint's root, every
   commitment. Nothing stored is believed.
-- One consistent state of the database is read, in batches; nothing is written.
+- One consistent state of the database is read, in batches; nothing is written. It may be of a service that runs.
 - All that is wrong with a log is told, up to a bound, not only the first thing.
 - What the directory has of a log is looked at with the log: size, root and pairs, made again from its headers. What its newest entry
   commits to is looked at with the directory's own log.
@@ -28,7 +28,7 @@ from licet_attestations.leaf import DIRECTORY, Leaf, verify_commitment
 from licet_attestations.pairs import PairsMap
 from licet_engine.log import directory, store
 from licet_engine.log.errors import LogCorrupt
-from licet_engine.log.fsck_named import Against, Named
+from licet_engine.log.fsck_named import Against, Named, Signed
 from licet_engine.store.db import read_transaction
 
 _BATCH: Final = 1024
@@ -79,9 +79,17 @@ def fsck(
     Returns:
         A report for each log, by tenant id.
     """
+    if tenant_ids is None:
+        with read_transaction(engine) as connection:
+            wanted = _all_logs(connection)
+    else:
+        wanted = set(tenant_ids)
+    # The signer is asked before the logs are read: it signs only what stands, so what it signed by now is read below, whoever appends.
+    signed = {} if against is None else {tenant_id: against.last_signed(tenant_id) for tenant_id in wanted}
     with read_transaction(engine) as connection:
-        wanted = _all_logs(connection) if tenant_ids is None else set(tenant_ids)
-        return [_check_log(connection, tenant_id, against, progress) for tenant_id in sorted(wanted)]
+        return [
+            _check_log(connection, tenant_id, against, signed.get(tenant_id), progress) for tenant_id in sorted(wanted)
+        ]
 
 
 def verify_logs(engine: Engine, tenant_ids: Iterable[str] | None = None) -> list[LogReport]:
@@ -107,9 +115,11 @@ def _all_logs(connection: Connection) -> set[str]:
     }
 
 
-def _check_log(connection: Connection, tenant_id: str, against: Against | None, progress: Progress) -> LogReport:
+def _check_log(
+    connection: Connection, tenant_id: str, against: Against | None, signed: Signed | None, progress: Progress
+) -> LogReport:
     report = LogReport(tenant_id)
-    named = None if against is None else Named(connection, tenant_id, against, report.add)
+    named = None if against is None else Named(connection, tenant_id, against, signed, report.add)
     size = store.read_head(connection, tenant_id).size
     tiles = _TileCheck(connection, report)
     checkpoints = _read_checkpoints(connection, report)

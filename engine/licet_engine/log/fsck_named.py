@@ -29,8 +29,11 @@ BUNDLES: Final = store.table_of(PolicyBundle)
 ATTESTATIONS: Final = store.table_of(Attestation)
 DECISIONS: Final = store.table_of(Decision)
 
-LastSigned = Callable[[str], tuple[int, bytes] | None]
-"""What the signer signed last of a tenant's log: size and root; None where it cannot be told."""
+Signed = tuple[int, bytes]
+"""What the signer signed last of a log: size and root."""
+
+LastSigned = Callable[[str], Signed | None]
+"""Tells what the signer signed last of a tenant's log; None where it cannot be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +58,22 @@ class Named:
         connection: In a transaction that only reads.
         tenant_id: Whose log.
         against: What it is checked against.
+        signed: What the signer signed last of it, told before the transaction began.
         add: Takes what is wrong, in words.
     """
 
-    def __init__(self, connection: Connection, tenant_id: str, against: Against, add: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        tenant_id: str,
+        against: Against,
+        signed: Signed | None,
+        add: Callable[[str], None],
+    ) -> None:
         self._connection = connection
         self._tenant_id = tenant_id
         self._against = against
+        self._signed = signed
         self._add = add
         self._facts: set[str] = set()
         self._bundles: set[str] = set()
@@ -217,10 +229,9 @@ class Named:
                 self._add(f"{name} is none: {error}")
 
     def _check_signer(self, size: int) -> None:
-        last = self._against.last_signed(self._tenant_id)
-        if last is None or not last[0]:
+        if self._signed is None or not self._signed[0]:
             return
-        signed, root = last
+        signed, root = self._signed
         if signed > size:
             self._add(f"the signer signed {signed} entries, and the log has {size}: it was put back")
             return

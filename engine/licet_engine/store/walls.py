@@ -86,6 +86,8 @@ API_WRITES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "policy_flip": {"INSERT": (), "DELETE": ()},
     # What is over its time is removed by the api.
     "policy_shadow": {"DELETE": ()},
+    # When an issuer's keys were looked at last; which they are is the sequencer's to write.
+    "issuer": {"UPDATE": ("keys_as_of_ms",)},
     "idempotency_key": {"DELETE": ()},
     "used_id_token": {"DELETE": ()},
     "traffic_event": {"DELETE": ()},

@@ -42,6 +42,7 @@ MAX_FINDINGS: Final = 100
 """Told whole; more are counted."""
 _MAX_MESSAGE_CHARS: Final = 2_000
 _MAX_DETAIL_CHARS: Final = 20_000
+_MAX_REASON_CHARS: Final = 200
 _MAX_DETAILS_CHARS: Final = 200_000
 """Of all explanations, and requests that refute."""
 _CLONE_NEWUSER: Final = 0x10000000
@@ -158,6 +159,18 @@ def _lint(found: Examination, project: Project) -> None:
         "errors": sum(finding.severity == "error" for finding in counted),
         "warnings": sum(finding.severity != "error" for finding in counted),
         "switched_off": len(findings) - len(counted),
+        # Whoever activates it is to know what was passed over, and why.
+        "passed_over": [
+            {
+                "rule": finding.rule,
+                "policy": finding.policy or "",
+                "place": f"{finding.span.file}:{finding.span.line}",
+                "message": finding.message[:_MAX_REASON_CHARS],
+                "reason": (finding.suppressed or "")[:_MAX_REASON_CHARS],
+            }
+            for finding in findings
+            if finding.suppressed is not None
+        ][:MAX_FINDINGS],
         "ms": _ms_since(began_s),
     }
     # Which policies are its own, for who looks at what was published.

@@ -61,6 +61,11 @@ def test_a_token_of_a_known_key_tells_what_it_claims(algorithm: str) -> None:
     assert found.expires_at_ms == CLAIMS["exp"] * 1000
 
 
+def test_a_time_before_which_it_does_not_count_may_be_null() -> None:
+    raw = jwt.api_jws.PyJWS().encode(json.dumps({**CLAIMS, "nbf": None}).encode(), RSA, "RS256", {"kid": "RS256"})
+    assert verify(raw).claims["nbf"] is None
+
+
 def test_an_audience_may_be_a_list_of_one() -> None:
     assert verify(token(aud=[AUDIENCE])).claims["aud"] == [AUDIENCE]
 

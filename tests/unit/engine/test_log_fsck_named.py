@@ -166,6 +166,22 @@ def test_a_log_that_was_put_back_behind_the_signer_is_found(place: Place) -> Non
     assert problems(word(0, b"")) == []
 
 
+def test_a_log_that_grows_while_it_is_checked_is_whole(place: Place) -> None:
+    sequencer = Sequencer(place.engine)
+
+    def word(tenant: str) -> tuple[int, bytes]:
+        sequencer.append(Submission([NewEntry(TENANT, "note", TENANT, TENANT, b"{}")]))
+        Notary(place.engine, place.world.signer).checkpoint(TENANT)
+        return place.world.signer.last_checkpoint(tenant)
+
+    against = Against(trust_root=place.world.keystore.trust_root, policy=None, last_signed=word)
+    try:
+        (report,) = fsck(place.engine, [TENANT], against=against)
+    finally:
+        sequencer.close()
+    assert (report.size, report.problems) == (place.size + 1, [])
+
+
 def test_an_erased_record_is_no_damage(place: Place) -> None:
     def erase(connection: Connection) -> None:
         connection.execute(text("UPDATE log_record SET salt = NULL, record = NULL WHERE leaf_index = 1"))

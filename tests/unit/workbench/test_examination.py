@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from licet_attestations import canonical
+from licet_engine.commands.published import report_lines
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.lifecycle import examiner
 from licet_engine.workbench.document import ProjectDocument
@@ -91,6 +92,37 @@ def test_all_is_told_at_once(project: Path) -> None:
     told = {(one["step"], one["rule"]) for one in found["findings"] if one["severity"] == "error"}
     assert {("lint", "open-permit"), ("tests", "test-failed"), ("coverage", "coverage")} <= told
     assert not passes(found)
+
+
+def test_what_was_passed_over_is_told_with_its_reason(project: Path) -> None:
+    (project / "policies" / "open.cedar").write_text(
+        '@id("desk.open")\n@title("Open")\npermit (principal, action, resource)\n'
+        'when { context.claimed.contains({"name": "letmein", "value": "1"}) };\n'
+    )
+    text = (project / "licet.toml").read_text()
+    assert "\n[lint.off]\n" in text
+    off = '\n[lint.off]\nopen-permit = "for now"\nclaimed-fact = "it is a drill"\n'
+    (project / "licet.toml").write_text(text.replace("\n[lint.off]\n", off, 1))
+    lint = examine(project, time_limit_s=10, longest_s=60).to_json()["report"]["lint"]
+    told = {(one["rule"], one["policy"], one["reason"]) for one in lint["passed_over"]}
+    assert {("open-permit", "desk.open", "for now"), ("claimed-fact", "desk.open", "it is a drill")} <= told
+    assert len(lint["passed_over"]) == lint["switched_off"]
+    shown = "\n".join(report_lines({"lint": lint}))
+    assert "open-permit of desk.open" in shown
+    assert "it is a drill" in shown
+
+
+@pytest.mark.parametrize("name", ["bundle.errors", "bundle.narrows", "bundle.invariants"])
+def test_an_invariant_does_not_take_the_name_of_what_is_always_proved(project: Path, name: str) -> None:
+    (project / "invariants" / "own.cedar").write_text(
+        f'@id("{name}")\n@title("Nothing is wrong")\n@never\n'
+        'permit (principal, action == Action::"run.log", resource is Run) when { resource.cost < -5 && false };\n'
+    )
+    found = examine(project, time_limit_s=10, longest_s=60).to_json()["report"]
+    assert not passes(found)
+    assert any(name in one["message"] and "choose one of your own" in one["message"] for one in found["findings"]), (
+        found
+    )
 
 
 def test_what_cannot_be_composed_is_told_and_nothing_else_is_tried(project: Path) -> None:

@@ -98,12 +98,18 @@ def bundle_properties(bundle: Mapping[str, Any], own: Iterable[Invariant] = ()) 
     whole = PolicySet.of_bundle("bundle", bundle)
     invariants = (*read_invariants(bundle_invariants(bundle)), *own)
     patterns = PolicySet("invariants", tuple(invariant.policy for invariant in invariants))
-    return (
+    properties = (
         never_errors(whole, "bundle.errors", "No policy in force errs on any request"),
         narrows(bundle, whole),
         never_errors(patterns, "bundle.invariants", "No invariant errs on any request"),
         *(invariant.property(whole) for invariant in invariants),
     )
+    # Verdicts are told by name: one that stands for two would be told of one of them alone.
+    names = [one.name for one in properties]
+    taken = sorted({name for name in names if names.count(name) > 1})
+    if taken:
+        raise InvariantError(f"invariant {taken[0]}: the name is another property's: choose one of your own")
+    return properties
 
 
 def narrows(bundle: Mapping[str, Any], whole: PolicySet) -> Property:
