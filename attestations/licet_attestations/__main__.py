@@ -51,30 +51,25 @@ def _verify_statement(
 ) -> None:
     """Verify a signed statement of any kind, and the entry of the log that names it, if that is given."""
     try:
-        found = attested.verify_attestation(data, trust)
+        named = None
+        if entry is not None:
+            with entry.open("rb") as stream:
+                named = attested.read_entry(stream.read(attested.MAX_ENTRY_BYTES + 1))
+        found = attested.verify_attestation(data, trust, named)
         whose = tenant_of(found.claim.predicate)
         if tenant not in {None, whose}:
             raise VerificationError(f"the attestation is of tenant {whose!r}, not of {tenant!r}")
-    except VerificationError as error:
-        raise VerificationError(str(error), step="attestation", where=path.name) from error
-    at_ms: int | None = None
-    if entry is not None:
-        try:
-            with entry.open("rb") as stream:
-                read = attested.read_entry(stream.read(attested.MAX_ENTRY_BYTES + 1))
-            at_ms = attested.verify_logged(found, read, trust).time_ms
-        except (FormatError, VerificationError) as error:
-            raise VerificationError(str(error), step="log entry", where=entry.name) from error
+    except (FormatError, VerificationError) as error:
+        is_entry = isinstance(error, FormatError) or error.step == "log entry"
+        where = entry.name if entry is not None and is_entry else path.name
+        raise VerificationError(str(error), step="log entry" if is_entry else "attestation", where=where) from error
     if format_ == "json":
-        told = found.to_dict() | {"logged_at_ms": at_ms}
+        told = found.to_dict()
         if found.claim.predicate_type == ISOLATION_PAIR:
             told["isolation"] = dict(found.claim.predicate)
         click.echo(json.dumps(told, indent=2))
         return
-    lines = found.lines()
-    if at_ms is not None:
-        lines.insert(1, f"  it is in the log of {whose}, sequenced at {at_ms} ms")
-    click.echo("\n".join(lines))
+    click.echo("\n".join(found.lines()))
 
 
 def load_replay(name: str) -> Replay:

@@ -4,7 +4,8 @@ Rules kept here:
 
 - Every kind of statement has one purpose of key: warrants that of warrants, models that of models, all others that of attestations.
 - A statement that has its proof in it is verified with it: of an entry of a log, an isolation answer, a warrant, a key's rotation.
-- A statement that has none is signed, and no more: that it is logged, and when, is shown by its ``.tlog-proof``, if that is at hand.
+- A statement that has none is signed, and no more: that it is logged, and when, is shown by the entry that names it, if that is at hand.
+- What a key signed that was compromised later counts only with that entry, from before.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Attested:
         claim: What it says.
         digest_hex: By which the log names it.
         keyid: Of the key that signed.
+        leaf: Of the entry of the log that names it, if that was at hand.
         shown: What is known beyond the signature, in words.
         limits: What is not, in words.
     """
@@ -43,6 +45,7 @@ class Attested:
     claim: statement.Statement
     digest_hex: str
     keyid: str
+    leaf: Leaf | None
     shown: tuple[str, ...]
     limits: tuple[str, ...]
 
@@ -54,6 +57,7 @@ class Attested:
             "tenant": statement.tenant_of(self.claim.predicate),
             "digest": self.digest_hex,
             "keyid": self.keyid,
+            "logged_at_ms": None if self.leaf is None else self.leaf.time_ms,
             "subject": [{"name": s.name, "sha256": s.sha256_hex} for s in self.claim.subject],
             "shown": list(self.shown),
             "limits": list(self.limits),
@@ -61,8 +65,10 @@ class Attested:
 
     def lines(self) -> list[str]:
         """In words."""
+        tenant = statement.tenant_of(self.claim.predicate)
         return [
-            f"Verified: {self.claim.predicate_type}, of tenant {statement.tenant_of(self.claim.predicate)}.",
+            f"Verified: {self.claim.predicate_type}, of tenant {tenant}.",
+            *([] if self.leaf is None else [f"  it is in the log of {tenant}, sequenced at {self.leaf.time_ms} ms"]),
             *(f"  about {s.name}: sha256 {s.sha256_hex}" for s in self.claim.subject),
             *(f"  {line}" for line in self.shown),
             "",
@@ -77,26 +83,31 @@ _TIME_LIMIT = (
 )
 
 
-def verify_attestation(data: bytes, trust: TrustRoot) -> Attested:
+def verify_attestation(data: bytes, trust: TrustRoot, entry: logged.LoggedEntry | None = None) -> Attested:
     """Verify a signed statement of any kind.
 
     Args:
         data: A DSSE envelope, or a Sigstore bundle of one, as JSON; nothing in it is trusted.
         trust: Pinned keys.
+        entry: Of the log of its tenant, that names it, if it is at hand: it shows since when the statement is there.
 
     Raises:
-        VerificationError: It is none, no pinned key for its kind signed it, or what it proves is not what it says.
+        VerificationError: It is none, no pinned key for its kind signed it, what it proves is not what it says, or the entry is
+            another's. A key that is compromised counts only with an entry from before.
     """
     try:
         envelope = _envelope_of(data)
         claim = statement.Statement.from_bytes(envelope.payload)
-        keyid = _signer(envelope, trust, _purpose(claim.predicate_type))
-        shown, limits = _looked_into(claim, data, envelope, trust)
+        digest_hex = hashlib.sha256(envelope.payload).hexdigest()
+        leaf = None if entry is None else _verify_logged(claim, digest_hex, entry, trust)
+        seen_ms = None if leaf is None else leaf.time_ms
+        keyid = _signer(envelope, trust, _purpose(claim.predicate_type), seen_ms)
+        shown, limits = _looked_into(claim, data, envelope, trust, seen_ms)
     except VerificationError:
         raise
     except LicetAttestationError as error:
         raise VerificationError(f"not an attestation: {error}") from error
-    return Attested(claim, hashlib.sha256(envelope.payload).hexdigest(), keyid, shown, (*limits, _TRUE_LIMIT))
+    return Attested(claim, digest_hex, keyid, leaf, shown, (*limits, _TRUE_LIMIT))
 
 
 def read_entry(data: bytes) -> logged.LoggedEntry:
@@ -115,25 +126,18 @@ def read_entry(data: bytes) -> logged.LoggedEntry:
     return logged.LoggedEntry(value["tenant"], value["leaf"], salt, value["record"].encode(), value["proof"])
 
 
-def verify_logged(attested: Attested, entry: logged.LoggedEntry, trust: TrustRoot) -> Leaf:
-    """Verify that an attestation is in the log of its tenant, by the entry that names it.
-
-    Raises:
-        VerificationError: The entry is not in the log, names another attestation, or no key that signed it counted then.
-    """
-    leaf = logged.verify_entry(entry, trust)
+def _verify_logged(claim: statement.Statement, digest_hex: str, entry: logged.LoggedEntry, trust: TrustRoot) -> Leaf:
+    """Verify that a statement is in the log of its tenant, by the entry that names it."""
     try:
+        leaf = logged.verify_entry(entry, trust)
         record = canonical.loads(entry.record, canonical=True)
-    except FormatError as error:
-        raise VerificationError(f"the entry's record has another form: {error}") from error
+    except (FormatError, VerificationError) as error:
+        raise VerificationError(str(error), step="log entry") from error
     names = record.get("digest") if isinstance(record, dict) else None
-    if leaf.kind != "attestation" or names != attested.digest_hex:
-        raise VerificationError("the entry names another attestation than this")
-    if entry.tenant != statement.tenant_of(attested.claim.predicate):
-        raise VerificationError("the entry is in another tenant's log than the attestation's")
-    purpose = _purpose(attested.claim.predicate_type)
-    if all(key.keyid != attested.keyid for key in trust.keys(purpose, leaf.time_ms)):
-        raise VerificationError("the key that signed did not count when the attestation was logged")
+    if leaf.kind != "attestation" or names != digest_hex:
+        raise VerificationError("the entry names another attestation than this", step="log entry")
+    if entry.tenant != statement.tenant_of(claim.predicate):
+        raise VerificationError("the entry is in another tenant's log than the attestation's", step="log entry")
     return leaf
 
 
@@ -150,22 +154,32 @@ def _purpose(predicate_type: str) -> Purpose:
     return {statement.WARRANT: "warrant", oms.PREDICATE_TYPE: "model"}.get(predicate_type, "attestation")  # type: ignore[return-value]  # All three are purposes.
 
 
-def _signer(envelope: dsse.Envelope, trust: TrustRoot, purpose: Purpose) -> str:
-    for key in trust.keys(purpose):
+def _signer(envelope: dsse.Envelope, trust: TrustRoot, purpose: Purpose, seen_ms: int | None) -> str:
+    """Which key signed: one that counted when the log took note of it, or where that is not known, one that is not compromised."""
+    counting = trust.keys(purpose, seen_ms)
+    for key in trust.every_key(purpose):
         try:
             dsse.verify_envelope(envelope, [key])
         except VerificationError:
             continue
-        return key.keyid
+        if key in counting:
+            return key.keyid
+        if seen_ms is not None:
+            raise VerificationError(
+                f"the {purpose} key {key.keyid[:16]} that signed did not count when this was logged"
+            )
+        raise VerificationError(
+            f"the {purpose} key {key.keyid[:16]} that signed is compromised: the log entry that names this would show whether it is from before"
+        )
     raise VerificationError(f"no pinned {purpose} key signed this")
 
 
 def _looked_into(
-    claim: statement.Statement, data: bytes, envelope: dsse.Envelope, trust: TrustRoot
+    claim: statement.Statement, data: bytes, envelope: dsse.Envelope, trust: TrustRoot, seen_ms: int | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What is shown beyond the signature, and what is not."""
     if claim.predicate_type in logged.KINDS:
-        leaf = logged.verify_predicate(claim, trust)
+        leaf = logged.verify_predicate(claim, trust, seen_ms)
         return (f"its entry is in the log, sequenced at {leaf.time_ms} ms",), ()
     if claim.predicate_type == statement.ISOLATION_PAIR:
         answer = isolation_pair.verify_statement(envelope.to_json(), trust)
@@ -176,13 +190,13 @@ def _looked_into(
         return (f"its decision is in the log, sequenced at {leaf.time_ms} ms",), (
             "That it was used: see what it permits.",
         )
-    if claim.predicate_type == statement.KEY_ROTATION:
+    if claim.predicate_type in rotation.KINDS:
         return _rotation(claim, envelope, trust)
     if claim.predicate_type == oms.PREDICATE_TYPE:
         signed, _, _ = oms.read_bundle(data)
         named = tuple(f"signs {name}: sha256 {digest}" for name, digest in sorted(signed.files.items()))
         return named, ("That the files at hand are these: compare their digests, or use model_signing verify.",)
-    return (), (_TIME_LIMIT,)
+    return (), (_TIME_LIMIT,) if seen_ms is None else ()
 
 
 def _rotation(

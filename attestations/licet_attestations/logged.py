@@ -89,8 +89,13 @@ def entry_statement(entry: LoggedEntry) -> Statement:
     raise FormatError(f"entries of kind {leaf.kind!r} are not attested by themselves")
 
 
-def verify_entry(entry: LoggedEntry, trust: TrustRoot) -> Leaf:
+def verify_entry(entry: LoggedEntry, trust: TrustRoot, seen_ms: int | None = None) -> Leaf:
     """Verify that an entry is in its tenant's log, and return its leaf.
+
+    Args:
+        entry: With its proof.
+        trust: Pinned keys.
+        seen_ms: When the proof is known to have been there, if it is: a log key that was compromised later counts then.
 
     Raises:
         VerificationError: It is not proved to be, or its leaf commits to something else.
@@ -98,7 +103,7 @@ def verify_entry(entry: LoggedEntry, trust: TrustRoot) -> Leaf:
     leaf = entry.leaf.encode()
     if not is_tenant(entry.tenant):
         raise VerificationError("an entry is in the log of a tenant")
-    tlogproof.verify(entry.log_proof, leaf, trust.origin(entry.tenant), trust.keys("log"))
+    tlogproof.verify(entry.log_proof, leaf, trust.origin(entry.tenant), trust.keys_seen("log", seen_ms))
     try:
         found = Leaf.from_bytes(leaf)
     except FormatError as error:
@@ -107,12 +112,13 @@ def verify_entry(entry: LoggedEntry, trust: TrustRoot) -> Leaf:
     return found
 
 
-def verify_predicate(claim: Statement, trust: TrustRoot) -> Leaf:
+def verify_predicate(claim: Statement, trust: TrustRoot, seen_ms: int | None = None) -> Leaf:
     """Verify that a statement about an entry follows from an entry that is in the log, and return its leaf.
 
     Args:
         claim: The statement; who signed it is not looked at here.
         trust: Pinned keys.
+        seen_ms: When the statement is known to have been there, if it is.
 
     Raises:
         VerificationError: It does not.
@@ -122,7 +128,7 @@ def verify_predicate(claim: Statement, trust: TrustRoot) -> Leaf:
         again = entry_statement(entry)
     except FormatError as error:
         raise VerificationError(f"not a statement about an entry of a log: {error}") from error
-    leaf = verify_entry(entry, trust)
+    leaf = verify_entry(entry, trust, seen_ms)
     if again.to_bytes() != claim.to_bytes():
         raise VerificationError("the statement says something else than the entry that it is about")
     return leaf

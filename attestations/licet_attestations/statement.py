@@ -36,6 +36,7 @@ POLICY = "urn:licet:policy:v1"
 TRAFFIC = "urn:licet:traffic:v1"
 DELETION = "urn:licet:deletion:v1"
 KEY_ROTATION = "urn:licet:key-rotation:v1"
+KEY_COMPROMISE = "urn:licet:key-compromise:v1"
 CYCLONEDX = "https://cyclonedx.org/bom"
 
 PREDICATE_TYPES = frozenset(
@@ -54,6 +55,7 @@ PREDICATE_TYPES = frozenset(
         TRAFFIC,
         DELETION,
         KEY_ROTATION,
+        KEY_COMPROMISE,
         CYCLONEDX,
     },
 )

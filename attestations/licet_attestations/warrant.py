@@ -254,13 +254,19 @@ def verify_warrant_is_ours(envelope: bytes, *, trust: TrustRoot, now_ms: int) ->
 def verify_logged(warrant: Warrant, trust: TrustRoot) -> Leaf:
     """Verify that the warrant's leaf is a decision of its tenant and is in the tenant's log; return the leaf.
 
+    The key for warrants, whose signature is verified already, says since when the proof was there: at the latest since the warrant was
+    issued. A log key that was compromised later counted then.
+
     Raises:
         WarrantError: ``unlogged``.
     """
     try:
         leaf = Leaf.from_bytes(warrant.leaf.encode())
         index, _ = tlogproof.verify(
-            warrant.log_proof, warrant.leaf.encode(), trust.origin(warrant.tenant), trust.keys("log")
+            warrant.log_proof,
+            warrant.leaf.encode(),
+            trust.origin(warrant.tenant),
+            trust.keys_seen("log", warrant.issued_at_ms),
         )
     except (FormatError, VerificationError) as error:
         raise WarrantError(

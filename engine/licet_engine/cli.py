@@ -116,7 +116,7 @@ for _command in (
     doctor,
 ):
     cli.add_command(_command)
-for _command in (rotating.rotate, rotating.rotations, rotating.follow):
+for _command in (rotating.rotate, rotating.compromised, rotating.rotations, rotating.follow):
     oversight.keys.add_command(_command)
 for _command in tlog.COMMANDS:
     oversight.log.add_command(_command)

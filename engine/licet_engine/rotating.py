@@ -1,10 +1,10 @@
-"""Rotation of one of the signer's keys, in an installation that is not served.
+"""Rotation, and compromise, of one of the signer's keys, in an installation that is not served.
 
 Rules kept here:
 
 - The signer's own program makes the key, as the signer's user; nobody else reads one.
-- A rotation counts here once it was verified from the trust root that stands here, as an auditor verifies it; it is logged with the platform
-  before the new trust root takes the old one's place.
+- What it signed of that counts here once it was verified from the trust root that stands here, as an auditor verifies it; it is logged
+  with the platform before the new trust root takes the old one's place.
 - What a crash broke off is finished before anything new is begun.
 
 What a crash leaves: the signer's trust root is ahead of the installation's by some rotations, whose statements the signer has kept.
@@ -18,15 +18,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from licet_attestations import rotation
+from licet_attestations.errors import FormatError
 from licet_attestations.signer.files import replace_durably
 from licet_attestations.signer.keystore import read_passphrase
-from licet_attestations.trustroot import Purpose, TrustRoot
+from licet_attestations.trustroot import Purpose, TrustedKey, TrustRoot
 from licet_engine.domain.errors import ConfigurationError
+from licet_engine.domain.refs import now_ms
 from licet_engine.evidence.attesting import log_attestation
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.separation import find_separation, launch_command, take_over
@@ -46,7 +48,7 @@ class Rotated:
     Attributes:
         before: The trust root that stood.
         after: The one that stands.
-        statements: The signed statements that lead from one to the other.
+        statements: The signed statements that led from one to the other.
         digests_hex: By which the platform's log names them.
     """
 
@@ -57,28 +59,59 @@ class Rotated:
 
 
 def rotate(settings: Settings, purpose: Purpose) -> Rotated:
-    """Rotate the key for a purpose, or finish the rotation that was broken off.
+    """Rotate the key for a purpose, or finish what was broken off.
 
     Raises:
         ConfigurationError: It is being served, or the signer's keys cannot be rotated; says why.
         VerificationError: What the signer keeps does not lead on from the trust root that stands here.
     """
+    with _alone(settings) as before:
+        ahead = _ahead(settings, before)
+        return _publish(settings, before, ahead or _ahead(settings, before, "--rotate", purpose))
+
+
+def declare_compromised(settings: Settings, keyid: str, from_ms: int) -> Rotated:
+    """Declare a key compromised from a moment on; one that counts still is rotated first. What was broken off is finished before.
+
+    Raises:
+        ConfigurationError: As ``rotate``, or no such key can be declared so from then on.
+        VerificationError: As ``rotate``.
+    """
+    with _alone(settings) as found:
+        ahead = _ahead(settings, found)
+        before = _publish(settings, found, ahead).after if ahead else found
+        key = _declarable(before, keyid, from_ms)
+        rotated = ["--rotate", key.purpose] if key.valid_until_ms is None else []
+        declared = ["--compromised", key.key.keyid, "--from-ms", str(from_ms)]
+        return _publish(settings, before, _ahead(settings, before, *rotated, *declared))
+
+
+def _declarable(trust: TrustRoot, keyid: str, from_ms: int) -> TrustedKey:
+    """The key, if it can be declared compromised from then on once it has ended: told before anything is done."""
+    try:
+        if from_ms > now_ms():
+            raise FormatError("the moment is still to come")
+        key = rotation.named(trust, keyid)
+        ended = replace(key, valid_until_ms=key.valid_until_ms or now_ms())
+        trial = replace(trust, trusted=tuple(ended if one is key else one for one in trust.trusted))
+        rotation.compromised(trial, keyid, from_ms)
+    except FormatError as error:
+        raise ConfigurationError(f"no key was declared compromised: {error}") from error
+    return key
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[TrustRoot]:
+    """The trust root that stands here, while nothing is served."""
     with hold_stopped(settings):
         # As a start does: what root made since is the signer's now.
         take_over(settings, find_separation(settings).users)
-        before = TrustRoot.from_json(settings.trust_root.read_bytes())
-        ahead = _ahead(before, _signer(settings, "--rotations"))
-        if not ahead:
-            ahead = _ahead(before, _signer(settings, "--rotate", purpose))
-        if not ahead:
-            raise ConfigurationError("the signer tells of no rotation: nothing was changed")
-        return _publish(settings, before, ahead)
+        yield TrustRoot.from_json(settings.trust_root.read_bytes())
 
 
-def _ahead(trust: TrustRoot, statements: list[bytes]) -> list[bytes]:
-    """Of all rotations, those that follow this trust root."""
-    done = sum(key.valid_until_ms is not None for key in trust.trusted)
-    return statements[done:]
+def _ahead(settings: Settings, before: TrustRoot, *arguments: str) -> list[bytes]:
+    """Of the statements that the signer has, after it did something, those that follow this trust root."""
+    return rotation.beyond(_signer(settings, *(arguments or ["--rotations"])), before)
 
 
 def _signer(settings: Settings, *arguments: str) -> list[bytes]:
@@ -99,7 +132,7 @@ def _signer(settings: Settings, *arguments: str) -> list[bytes]:
             raise ConfigurationError(f"the signer's program did not end: {error}") from error
     if ended.returncode:
         told = (ended.stderr.decode(errors="replace").strip().splitlines() or ["it ended"])[-1]
-        raise ConfigurationError(f"no key was rotated: {told}")
+        raise ConfigurationError(f"the signer did nothing: {told}")
     return ended.stdout.splitlines()
 
 
@@ -119,6 +152,10 @@ def _passphrase(settings: Settings) -> Iterator[int | None]:
 
 
 def _publish(settings: Settings, before: TrustRoot, statements: list[bytes]) -> Rotated:
+    if not statements:
+        raise ConfigurationError(
+            f"what the signer keeps does not lead on from {settings.trust_root}: is it the signer's?"
+        )
     after = rotation.follow(statements, before)
     # The log does not run behind the moment from which the new key counts.
     time.sleep(max(0.0, max(key.valid_from_ms for key in after.trusted) / 1000 - time.time()))

@@ -27,10 +27,11 @@ def trust(world: Installation) -> TrustRoot:
 
 def verified(found: dict[str, Any], trust: TrustRoot) -> attested.Attested:
     """What was given out: signed by a pinned key, and named by an entry of the log."""
-    told = attested.verify_attestation(canonical.dumps(found["statement"]), trust)
     logged = found["logged"]
     entry = {"tenant": "northbank", **{name: logged[name] for name in attested.ENTRY_FIELDS - {"tenant"}}}
-    attested.verify_logged(told, attested.read_entry(canonical.dumps(entry)), trust)
+    named = attested.read_entry(canonical.dumps(entry))
+    told = attested.verify_attestation(canonical.dumps(found["statement"]), trust, named)
+    assert told.leaf is not None
     assert told.digest_hex == found["digest_hex"]
     return told
 

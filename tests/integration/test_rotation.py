@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import datetime as dt
 import hashlib
+import json
+import secrets
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +91,150 @@ def test_old_evidence_and_new_verify_under_the_trust_root_that_follows(
         monkeypatch.setenv("LICET_URL", world.url)
         assert run(["keys", "rotations", "--out", str(tmp_path / "told")]) == 0
         told = sorted((tmp_path / "told").iterdir())
-        assert [file.read_bytes() for file in told] == [file.read_bytes() for file in files]
-        payloads = [dsse.Envelope.from_json(file.read_bytes()).payload for file in files]
+        assert [file.read_bytes() + b"\n" for file in told] == [file.read_bytes() for file in files]
+        payloads = [dsse.Envelope.from_json(file.read_bytes()).payload for file in told]
         assert logged[-4:] == [hashlib.sha256(payload).hexdigest() for payload in payloads]
         fsck = ["log", "fsck", *data, "--tenant", "northbank", "--tenant", "platform"]
         assert run(fsck) == 0, capsys.readouterr()
     finally:
+        world.stop()
+
+
+class Auditor:
+    """Has decisions attested, and verifies them offline."""
+
+    def __init__(self, world: Installation, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.world, self.folder, self.monkeypatch = world, folder, monkeypatch
+
+    def attested(self, decision: str) -> tuple[Path, Path]:
+        """A signed decision, and the entry of the log that names it."""
+        self.monkeypatch.setenv("LICET_URL", self.world.url)
+        self.monkeypatch.setenv("LICET_TOKEN", self.world.tokens["northbank/uma"])
+        out = self.folder / secrets.token_hex(4)
+        assert run(["attestation", "decision", f"northbank/{decision}", "--out", str(out)]) == 0
+        (signed,) = out.glob("*.dsse.json")
+        return signed, signed.with_name(signed.name.replace(".dsse.", ".entry."))
+
+    def verify(self, found: tuple[Path, Path], trust: Path, *, logged: bool = True) -> int:
+        given = ["--logged", str(found[1])] if logged else []
+        return run(["attestation", "verify", str(found[0]), "--trust-root", str(trust), *given])
+
+    def follow(self, statements: Path, trust: Path) -> Path:
+        new = statements.with_suffix(".json")
+        assert run(["keys", "follow", str(statements), "--trust-root", str(trust), "--out", str(new)]) == 0
+        return new
+
+
+def asked(world: Installation) -> str:
+    return str(world.client("northbank/ana").act("dataset.read", "northbank/loans", {}).decision_id)
+
+
+@pytest.fixture
+def lost(tmp_path: Path) -> Iterator[tuple[Installation, Path]]:
+    """An installation in service, and the trust root that an auditor pinned."""
+    world = Installation()
+    try:
+        world.start()
+        world.people("northbank", "us", packs=[])
+        assert world.register("northbank/ana", "loans", table()).state == "done"
+        (tmp_path / "old.json").write_bytes(world.settings.trust_root.read_bytes())
+        yield world, tmp_path / "old.json"
+    finally:
+        world.stop()
+
+
+def test_what_a_compromised_key_signed_before_verifies_by_the_log_and_what_came_later_does_not(
+    lost: tuple[Installation, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    world, pinned = lost
+    auditor = Auditor(world, tmp_path, monkeypatch)
+    early = auditor.attested(asked(world))
+    between = dt.datetime.now(dt.UTC).isoformat()
+    late = auditor.attested(asked(world))
+    halt(world)
+    keyid = rotation.current(TrustRoot.from_json(pinned.read_bytes()), "attestation").key.keyid
+    declare = ["keys", "compromised", keyid, "--from", between, "--data", str(world.data)]
+    assert run([*declare, "--out", str(tmp_path / "declared")]) == 0, capsys.readouterr().err
+    new = auditor.follow(tmp_path / "declared", pinned)
+    assert new.read_bytes() == world.settings.trust_root.read_bytes()
+    capsys.readouterr()
+    assert auditor.verify(early, new) == 0
+    assert auditor.verify(early, new, logged=False) == 1
+    assert "is compromised" in capsys.readouterr().err
+    assert auditor.verify(late, new) == 1
+    assert "did not count when this was logged" in capsys.readouterr().err
+    # By whom nobody told of it, it is trusted still: that is what the trust root is followed for.
+    assert auditor.verify(late, pinned) == 0
+    again(world)
+    assert world.register("northbank/ana", "more", table(odd=1)).state == "done"
+    assert auditor.verify(auditor.attested(asked(world)), new) == 0
+    fsck = ["log", "fsck", "--data", str(world.data), "--tenant", "northbank", "--tenant", "platform"]
+    assert run(fsck) == 0, capsys.readouterr()
+    monkeypatch.delenv("LICET_TOKEN")
+    assert run(["keys", "show"]) == 0
+    assert capsys.readouterr().out.count("compromised from") == 1
+
+
+def test_a_log_whose_key_is_compromised_goes_on_and_is_proved_anew_by_another(
+    lost: tuple[Installation, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    world, pinned = lost
+    auditor = Auditor(world, tmp_path, monkeypatch)
+    decision = asked(world)
+    early = auditor.attested(decision)
+    halt(world)
+    key = rotation.current(TrustRoot.from_json(pinned.read_bytes()), "log")
+    begun = dt.datetime.fromtimestamp(key.valid_from_ms / 1000, dt.UTC).isoformat()
+    declare = ["keys", "compromised", key.key.keyid[:12], "--from", begun, "--data", str(world.data)]
+    assert run([*declare, "--out", str(tmp_path / "declared")]) == 0, capsys.readouterr().err
+    new = auditor.follow(tmp_path / "declared", pinned)
+    capsys.readouterr()
+    # A proof of then is worth nothing: who has the key can make one of any log.
+    assert auditor.verify(early, new) == 1
+    assert "no pinned log key" in capsys.readouterr().err
+    again(world)
+    # The signer remembers the log's head, and signs it, and what follows, with the new key.
+    assert world.register("northbank/ana", "more", table(odd=1)).state == "done"
+    assert auditor.verify(auditor.attested(asked(world)), new) == 0
+    monkeypatch.setenv("LICET_TOKEN", world.tokens["northbank/uma"])
+    fresh = tmp_path / "fresh"
+    digest = json.loads(early[0].read_bytes())["payload"]
+    digest = hashlib.sha256(base64.b64decode(digest)).hexdigest()
+    assert run(["attestation", "export", "northbank", digest, "--out", str(fresh)]) == 2
+    assert "no pinned log key" in capsys.readouterr().err
+    fsck = ["log", "fsck", "--data", str(world.data), "--tenant", "northbank", "--tenant", "platform"]
+    assert run(fsck) == 0, capsys.readouterr()
+
+
+def test_what_makes_no_sense_is_refused_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = Installation()
+    try:
+        before = TrustRoot.from_json(world.settings.trust_root.read_bytes())
+        keyid, data = before.trusted[0].key.keyid, ["--data", str(world.data)]
+        for arguments, why in (
+            (["compromised", keyid, "--from", "2999-01-01"], "still to come"),
+            (["compromised", "0" * 64, "--from", "2026-01-01"], "has no key"),
+            (["compromised", keyid[:4], "--from", "2026-01-01"], "has no key"),
+            (["compromised", keyid, "--from", "yesterday"], "is not a date"),
+            (["rotate", "everything"], "is not one of"),
+        ):
+            assert run(["keys", *arguments, *data]) == 2
+            assert why in capsys.readouterr().err
+        nothing = ["keys", "rotate", "log", "--data", str(tmp_path / "nothing")]
+        assert run(nothing) == 2
+        told = capsys.readouterr().err
+        assert "Traceback" not in told, told
+        assert TrustRoot.from_json(world.settings.trust_root.read_bytes()) == before
+    finally:
+        world._thread.join = lambda *_: None  # type: ignore[method-assign]  # It was never served.
         world.stop()
 
 

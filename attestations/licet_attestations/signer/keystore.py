@@ -166,43 +166,69 @@ class Keystore:
             after = rotation.rotated(before, purpose, new.public, now_ms)
         except FormatError as error:
             raise SignerRefused(f"the {purpose} key cannot be rotated: {error}", code="signer.keystore") from error
-        envelope = rotation.sign_rotation(
-            before,
-            after,
-            purpose,
-            old=opened.signing_key(purpose),
-            new=new,
-            attestation=opened.signing_key("attestation"),
-        )
+        envelope = rotation.sign(rotation.rotation_statement(before, after, purpose), [*opened.signing_keys(), new])
         try:
             _write_secret(directory, purpose, new.to_pkcs8(), sealing_key, file=f"{purpose}{_NEXT}")
-            make_private_directory(directory / "rotations")
-            # A statement without the trust root that it leads to is what a crash left, and is written over.
-            number = len(before.trusted) - len(PURPOSES) + 1
-            replace_durably(directory / "rotations" / f"{number}.json", envelope)
-            # With this it is done: a crash before it left the old key, one behind it the new one.
-            replace_durably(directory / "trust-root.json", after.to_json())
+            _lead_on(directory, before, after, envelope)
             _finish_rotation(directory, after, sealing_key)
         except OSError as error:
             raise SignerUnavailable(f"the key cannot be rotated: {error.strerror}", code="signer.keystore") from error
         return envelope
 
-    @staticmethod
-    def rotations(directory: Path) -> list[bytes]:
-        """The signed statements of all rotations, in their order.
+    @classmethod
+    def declare_compromised(
+        cls, directory: Path, keyid: str, *, from_ms: int, now_ms: int, passphrase: bytes | None = None
+    ) -> bytes:
+        """Declare a key that was rotated compromised from a moment on; return the signed statement of it.
+
+        No signer may run on the folder meanwhile.
+
+        Args:
+            directory: Of the keystore.
+            keyid: Identifier of the key, or its beginning.
+            from_ms: The first moment at which others may have had it.
+            now_ms: This moment; it cannot be one to come.
+            passphrase: Of the keystore.
 
         Raises:
+            SignerRefused: As ``open``, or there is no such key, or it cannot be declared so from then on.
+            SignerUnavailable: It cannot be written; the trust root is the old one or the new one.
+        """
+        opened = cls.open(directory, passphrase=passphrase)
+        before = opened.trust_root
+        try:
+            if from_ms > now_ms:
+                raise FormatError("the moment is still to come")
+            after = rotation.compromised(before, keyid, from_ms)
+        except FormatError as error:
+            raise SignerRefused(f"no key was declared compromised: {error}", code="signer.keystore") from error
+        envelope = rotation.sign(rotation.compromise_statement(before, after, keyid), opened.signing_keys())
+        try:
+            _lead_on(directory, before, after, envelope)
+        except OSError as error:
+            raise SignerUnavailable(
+                f"no key was declared compromised: {error.strerror}", code="signer.keystore"
+            ) from error
+        return envelope
+
+    @staticmethod
+    def rotations(directory: Path) -> list[bytes]:
+        """The signed statements of all rotations and compromises, in their order.
+
+        Raises:
+            SignerRefused: One of them is none.
             SignerUnavailable: They cannot be read.
         """
         try:
-            trust_root = TrustRoot.from_json(_read_private(directory / "trust-root.json"))
-            count = len(trust_root.trusted) - len(PURPOSES)
-            return [
-                _read_private(directory / "rotations" / f"{number}.json", max_bytes=rotation.MAX_ROTATION_BYTES)
-                for number in range(1, count + 1)
-            ]
+            return _kept(directory, TrustRoot.from_json(_read_private(directory / "trust-root.json")))
         except OSError as error:
             raise SignerUnavailable(f"{error.filename}: {error.strerror}", code="signer.keystore") from error
+        except FormatError as error:
+            raise SignerRefused(f"{directory / 'rotations'}: {error}", code="signer.keystore") from error
+
+    def signing_keys(self) -> list[PrivateKey]:
+        """Return the keys of all purposes, for what they sign together."""
+        return [self._signing[purpose] for purpose in PURPOSES]
 
     def signing_key(self, purpose: Purpose) -> PrivateKey:
         """Return the key that signs for ``purpose`` and nothing else."""
@@ -314,6 +340,26 @@ def _read_secret(directory: Path, name: str, sealing_key: bytes | None, *, file:
         raise SignerRefused(
             "the passphrase is another, or the key file is damaged", code="signer.passphrase"
         ) from error
+
+
+def _kept(directory: Path, trust_root: TrustRoot) -> list[bytes]:
+    """The statements that led to the trust root. One behind them leads further: a crash left it, and it never counted."""
+    found: list[bytes] = []
+    counted = 0
+    while (path := directory / "rotations" / f"{len(found) + 1}.json").exists():
+        found.append(_read_private(path, max_bytes=rotation.MAX_ROTATION_BYTES))
+        if rotation.from_where(found[-1])[1] == rotation.digest_hex(trust_root):
+            counted = len(found)
+    return found[:counted]
+
+
+def _lead_on(directory: Path, before: TrustRoot, after: TrustRoot, envelope: bytes) -> None:
+    """Keep the statement, and let the trust root follow it."""
+    make_private_directory(directory / "rotations")
+    number = len(_kept(directory, before)) + 1
+    replace_durably(directory / "rotations" / f"{number}.json", envelope)
+    # With this it is done: a crash before it left the old trust root, one behind it the new one.
+    replace_durably(directory / "trust-root.json", after.to_json())
 
 
 def _finish_rotation(directory: Path, trust_root: TrustRoot, sealing_key: bytes | None) -> None:

@@ -34,7 +34,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from licet_attestations import canonical, dsse, isolation_pair, logged, merkle, oms, statement
+from licet_attestations import canonical, dsse, isolation_pair, logged, merkle, oms, rotation, statement
 from licet_attestations.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
 from licet_attestations.errors import FormatError, SignerRefused, VerificationError
 from licet_attestations.leaf import Leaf, is_tenant, verify_commitment
@@ -65,7 +65,7 @@ _WRITING = frozenset({"objects.put", "registry.register"})
 _READING = frozenset({"objects.get", "objects.delete", "registry.read", "registry.delete"}) | _WRITING
 # Whoever may hold an object must find it; no key of it is given for that.
 _NAMING = frozenset({"objects.hold", "objects.lift", "registry.hold", "registry.lift"}) | _READING
-_MADE_HERE = frozenset({statement.WARRANT, statement.ISOLATION_PAIR, statement.KEY_ROTATION, *logged.KINDS})
+_MADE_HERE = frozenset({statement.WARRANT, statement.ISOLATION_PAIR, *rotation.KINDS, *logged.KINDS})
 """Statements that are made of what was verified, never signed as they come."""
 _MAX_OBJECT_ID_CHARS = 512
 _WEBHOOK = re.compile(r"wh-[0-9a-f]{32}")

@@ -286,7 +286,13 @@ def _callers(api: int | None, worker: int | None, overseer: int | None) -> dict[
 @click.option("--socket", "socket_path", type=click.Path(path_type=Path), help="Socket to listen on.")
 @click.option("--init", is_flag=True, help="Make a fresh keystore, print its trust root and end.")
 @click.option("--rotate", type=click.Choice(PURPOSES), help="Put a fresh key in the place of this one, and end.")
-@click.option("--rotations", is_flag=True, help="Print the signed statements of all rotations, one a line, and end.")
+@click.option("--compromised", help="Declare this key, which was rotated, compromised, and end.")
+@click.option("--from-ms", type=click.IntRange(0), help="From when (with --compromised): ms since 1970.")
+@click.option(
+    "--rotations",
+    is_flag=True,
+    help="Print the signed statements of all rotations and compromises, one a line, and end.",
+)
 @click.option("--instance", default="licet", show_default=True, help="Name of the instance (with --init).")
 @click.option(
     "--origin", default="licet.local/log", show_default=True, help="Prefix of the logs' origins (with --init)."
@@ -303,6 +309,8 @@ def main(
     *,
     init: bool,
     rotate: Purpose | None,
+    compromised: str | None,
+    from_ms: int | None,
     rotations: bool,
     instance: str,
     origin: str,
@@ -327,10 +335,16 @@ def main(
                 )
             click.echo(made.trust_root.to_json().decode())
             return
-        if rotate is not None or rotations:
+        if rotate is not None or compromised is not None or rotations:
+            if (compromised is None) != (from_ms is None):
+                raise click.UsageError("--compromised and --from-ms go together")
             with _only_signer(data_dir):
                 if rotate is not None:
                     Keystore.rotate(data_dir, rotate, now_ms=clock_ms(), passphrase=passphrase)
+                if compromised is not None and from_ms is not None:
+                    Keystore.declare_compromised(
+                        data_dir, compromised, from_ms=from_ms, now_ms=clock_ms(), passphrase=passphrase
+                    )
                 for statement in Keystore.rotations(data_dir):
                     click.echo(statement.decode())
             return

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from licet_engine.commands.desk import Desk
 
 KINDS = (
-    *("approval", "decision", "deletion", "deployment", "export", "isolation", "key-rotation", "model-bom", "policy"),
+    *("approval", "decision", "deletion", "deployment", "export", "isolation", "key-compromise"),
+    *("key-rotation", "model-bom", "policy"),
     *("promotion", "test-result", "traffic", "training", "warrant"),
 )
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -201,10 +202,9 @@ def files_of(tenant: str, found: Mapping[str, Any], trust_root: Mapping[str, Any
     trust = TrustRoot.from_json(canonical.dumps(dict(trust_root)))
     envelope = canonical.dumps(found["statement"])
     # That the service contradicts itself is seen here; that it is the right service, by whoever pins its keys.
-    verified = attested.verify_attestation(envelope, trust)
     logged = found["logged"]
     entry = {"tenant": tenant, **{name: logged[name] for name in ("leaf", "salt", "record", "proof")}}
-    attested.verify_logged(verified, attested.read_entry(canonical.dumps(entry)), trust)
+    verified = attested.verify_attestation(envelope, trust, attested.read_entry(canonical.dumps(entry)))
     key = next(one.key for one in trust.trusted if one.key.keyid == verified.keyid)
     name = f"{found['kind']}-{verified.digest_hex[:16]}"
     files = {

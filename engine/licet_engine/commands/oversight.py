@@ -337,6 +337,8 @@ def show_keys(desk: Desk) -> None:
     lines = [f"instance {clean(root.get('instance'))}, logs {clean(root.get('log_origin_prefix'))}/TENANT"]
     for key in root.get("keys") or ():
         until = "" if key.get("valid_until_ms") is None else f" until {time_text(key['valid_until_ms'])}"
+        lost = key.get("compromised_from_ms")
+        until += "" if lost is None else f", compromised from {time_text(lost)}"
         begun = f"from {time_text(key.get('valid_from_ms') or 0)}{until}"
         lines.append(clean(f"  {key.get('purpose'):<12}{key.get('alg'):<19}{key.get('keyid')}  {begun}"))
     desk.show(root, lines)

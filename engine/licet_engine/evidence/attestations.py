@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, select
 
 from licet_attestations.leaf import Leaf
 from licet_attestations.logged import EVENTS
+from licet_attestations.rotation import KINDS
 from licet_attestations.statement import CYCLONEDX, DECISION, POLICY, PREDICATE_TYPES, TRAFFIC
 from licet_attestations.tlogproof import TlogProof
 from licet_engine.domain.errors import InvalidInput, Unavailable
@@ -36,6 +37,7 @@ NAMES: Final = {
     "deployment": "urn:licet:deployment:v1",
     "export": "urn:licet:export:v1",
     "isolation": "urn:licet:isolation:v2",
+    "key-compromise": "urn:licet:key-compromise:v1",
     "key-rotation": "urn:licet:key-rotation:v1",
     "model-bom": CYCLONEDX,
     "policy": POLICY,
@@ -128,10 +130,10 @@ class Attestations:
         return _told(dict(row)) | {"statement": json.loads(row["envelope"]), "logged": proved}
 
     def rotations(self) -> list[dict[str, Any]]:
-        """The signed statements of all rotations of keys, in their order. They are public, as the keys are."""
+        """The signed statements of all rotations and compromises of keys, in their order. They are public, as the keys are."""
         query = (
             select(_ROWS.c.envelope)
-            .where(_ROWS.c.tenant_id == PLATFORM, _ROWS.c.predicate_type == NAMES["key-rotation"])
+            .where(_ROWS.c.tenant_id == PLATFORM, _ROWS.c.predicate_type.in_(sorted(KINDS)))
             .order_by(_ROWS.c.leaf_index)
         )
         with read_transaction(self._engine, PLATFORM) as connection:

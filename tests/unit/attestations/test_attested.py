@@ -12,10 +12,11 @@ import pytest
 from licet_adapters.conformance.world import FOREIGN_TENANT, TENANT, World
 from licet_attestations import attested, canonical, dsse, logged, oms, statement
 from licet_attestations.errors import SignerRefused, VerificationError
-from licet_attestations.keys import P256, PrivateKey
+from licet_attestations.keys import ED25519, P256, PrivateKey
 from licet_attestations.leaf import Leaf, commit
 from licet_attestations.statement import DECISION, POLICY, Statement, Subject
 from licet_attestations.tlogproof import TlogProof
+from licet_attestations.trustroot import Purpose, TrustedKey, TrustRoot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,7 +211,9 @@ def test_an_attestation_is_shown_to_be_logged_by_the_entry_that_names_it_and_no_
     claim = Statement((Subject("model", "1" * 64),), statement.APPROVAL, {"tenant": TENANT})
     found = attested.verify_attestation(signed(world, claim), trust)
     right = _entry_that_names(world, found.digest_hex)
-    assert attested.verify_logged(found, right, trust).kind == "attestation"
+    told = attested.verify_attestation(signed(world, claim), trust, right)
+    assert told.leaf is not None
+    assert told.leaf.kind == "attestation"
     wrong = (
         _entry_that_names(world, "0" * 64),
         _entry_that_names(world, found.digest_hex, kind="decision"),
@@ -219,15 +222,16 @@ def test_an_attestation_is_shown_to_be_logged_by_the_entry_that_names_it_and_no_
         replace(right, log_proof=_entry_that_names(world, found.digest_hex).log_proof),
     )
     for one in wrong:
-        with pytest.raises(VerificationError):
-            attested.verify_logged(found, one, trust)
+        with pytest.raises(VerificationError) as refused:
+            attested.verify_attestation(signed(world, claim), trust, one)
+        assert refused.value.step == "log entry"
 
 
 def test_a_key_that_did_not_count_when_it_was_logged_is_refused(world: World) -> None:
     trust = world.keystore.trust_root
     claim = Statement((Subject("model", "1" * 64),), statement.APPROVAL, {"tenant": TENANT})
-    found = attested.verify_attestation(signed(world, claim), trust)
-    right = _entry_that_names(world, found.digest_hex)
+    envelope = signed(world, claim)
+    right = _entry_that_names(world, attested.verify_attestation(envelope, trust).digest_hex)
     time_ms = json.loads(right.leaf)["time_ms"]
     for window, is_fine in (((0, time_ms + 1), True), ((0, time_ms), False), ((time_ms + 1, None), False)):
         keys = tuple(
@@ -235,10 +239,37 @@ def test_a_key_that_did_not_count_when_it_was_logged_is_refused(world: World) ->
             for k in trust.trusted
         )
         if is_fine:
-            attested.verify_logged(found, right, replace(trust, trusted=keys))
+            assert attested.verify_attestation(envelope, replace(trust, trusted=keys), right)
             continue
         with pytest.raises(VerificationError, match="did not count"):
-            attested.verify_logged(found, right, replace(trust, trusted=keys))
+            attested.verify_attestation(envelope, replace(trust, trusted=keys), right)
+
+
+def _lost(trust: TrustRoot, purpose: Purpose, from_ms: int) -> TrustRoot:
+    """The trust root in which the only key for a purpose ended and is compromised, and another signs since."""
+    made = PrivateKey.generate(ED25519 if purpose == "log" else P256).public
+    keys = [
+        replace(k, valid_until_ms=2**52, compromised_from_ms=from_ms) if k.purpose == purpose else k
+        for k in trust.trusted
+    ]
+    return replace(trust, trusted=(*keys, TrustedKey(made, purpose, 0)))
+
+
+def test_what_a_compromised_key_signed_counts_only_with_an_entry_from_before(world: World) -> None:
+    trust = world.keystore.trust_root
+    envelope = signed(world, Statement((Subject("model", "1" * 64),), statement.APPROVAL, {"tenant": TENANT}))
+    right = _entry_that_names(world, attested.verify_attestation(envelope, trust).digest_hex)
+    time_ms = json.loads(right.leaf)["time_ms"]
+    before, after = (_lost(trust, "attestation", at_ms) for at_ms in (time_ms, time_ms + 1))
+    for lost in (before, after):
+        with pytest.raises(VerificationError, match="is compromised"):
+            attested.verify_attestation(envelope, lost)
+    assert attested.verify_attestation(envelope, after, right).leaf is not None
+    with pytest.raises(VerificationError, match="did not count"):
+        attested.verify_attestation(envelope, before, right)
+    # The proof of the entry itself must come from a key that is none.
+    with pytest.raises(VerificationError, match="no pinned log key"):
+        attested.verify_attestation(envelope, _lost(trust, "log", time_ms + 1), right)
 
 
 @pytest.mark.parametrize(
