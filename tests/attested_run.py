@@ -20,8 +20,14 @@ sys.path.append(str(Path(__file__).parent / "integration"))
 from service_world import Installation, poll  # The line above finds it.
 
 from licet_attestations.dsse import Envelope
+from licet_attestations.rotation import current
 from licet_attestations.statement import Statement
+from licet_attestations.trustroot import TrustRoot
+from licet_engine import rotating
+from licet_engine.client import LicetClient
 from licet_engine.client_serving import rows_request
+from licet_engine.commands.attestations import files_of
+from licet_engine.domain.refs import now_ms
 from licet_engine.store.db import tenant_session
 from licet_engine.store.tables import Attestation
 
@@ -66,6 +72,11 @@ class Attested:
     @property
     def archive(self) -> Path:
         return self.folder / "northbank.evidence.zip"
+
+    @property
+    def pinned(self) -> Path:
+        """The trust root that stood before a key gave way."""
+        return self.folder / "trust-root-before.json"
 
     def envelopes(self, tenant: str = BANK) -> list[bytes]:
         """The signed statements of a tenant, in the order of its log."""
@@ -183,6 +194,41 @@ def perform(world: Installation, folder: Path) -> Attested:
     return Attested(world, folder, decision, bundle)
 
 
-def trust_root_keys(path: Path, purpose: str) -> list[dict[str, Any]]:
-    """The keys of a trust root for a purpose, read as anybody would: it is JSON."""
-    return [key for key in json.loads(path.read_text())["keys"] if key["purpose"] == purpose]
+def rotate(run: Attested) -> None:
+    """The key for warrants gives way to another; then it turns out that others had it since just before. It is served again."""
+    world = run.world
+    world.halt()
+    run.pinned.write_bytes(run.trust_root.read_bytes())
+    before = TrustRoot.from_json(run.pinned.read_bytes())
+    moment_ms = now_ms()
+    rotating.rotate(world.settings, "warrant")
+    rotating.declare_compromised(world.settings, current(before, "warrant").key.keyid, moment_ms)
+    world.again()
+
+
+OF_THE_PLATFORM: Final = ("key-rotation", "key-compromise")
+KINDS: Final = (
+    *("approval", "decision", "deletion", "deployment", "isolation", "model-bom", "policy", "promotion", "test-result"),
+    *("traffic", "training", "warrant", *OF_THE_PLATFORM),
+)
+"""What is exported of a run, each with the entry of the log that names it."""
+
+
+def export(run: Attested, folder: Path, most: int) -> None:
+    """Write the newest of each kind as files, as ``licet attestation export`` does."""
+    folder.mkdir(parents=True)
+    uma = run.world.client(f"{BANK}/uma")
+    trust_root = uma.trust_root()
+    before = json.loads(run.pinned.read_text())
+    found = [(BANK, uma.attestation.read(BANK, row["digest_hex"]), trust_root) for row in _newest(uma, most)]
+    # Of the platform's log nobody reads more than this, and this everybody may.
+    led = zip(OF_THE_PLATFORM, uma.rotations()["rotations"], (before, trust_root), strict=True)
+    found += [("platform", one | {"kind": kind}, root) for kind, one, root in led]
+    for tenant, one, root in found:
+        for name, data in files_of(tenant, one, root).items():
+            (folder / name).write_bytes(data)
+
+
+def _newest(client: LicetClient, most: int) -> list[dict[str, Any]]:
+    kinds = (kind for kind in KINDS if kind not in OF_THE_PLATFORM)
+    return [row for kind in kinds for row in client.attestation.newest(BANK, kind=kind, limit=most)]

@@ -458,7 +458,7 @@ class LicetClient:
         return self.get_json("/v1/trust-root")
 
     def rotations(self) -> dict[str, Any]:
-        """The signed ``statements`` by which earlier trust roots lead to the server's, in their order."""
+        """The ``rotations`` by which earlier trust roots lead to the server's: each a ``statement`` and where it is ``logged``."""
         return self.get_json("/v1/trust-root/rotations")
 
     def get_json(self, base: str, *parts: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:

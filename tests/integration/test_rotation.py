@@ -8,7 +8,6 @@ import hashlib
 import json
 import secrets
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,25 +21,11 @@ from licet_attestations.verify import verify_archive
 from licet_engine import rotating
 from licet_engine.cli import run
 from licet_engine.domain.errors import ConfigurationError
-from licet_engine.serve import Supervisor
 
 sys.path.append(str(Path(__file__).parent))
 from service_world import Installation, table  # The line above finds it.
 
 pytestmark = pytest.mark.slow
-
-
-def halt(world: Installation) -> None:
-    world.supervisor.ask_to_stop()
-    world._thread.join(30)
-    world.supervisor.stop()
-
-
-def again(world: Installation) -> None:
-    """Serve it once more, as a new supervisor does."""
-    world.supervisor = Supervisor(world.settings, log=world.log, longest_pause_s=0.5)
-    world._thread = threading.Thread(target=world.supervisor.run, daemon=True)
-    world.start()
 
 
 def exported(world: Installation, target: Path) -> Path:
@@ -64,12 +49,12 @@ def test_old_evidence_and_new_verify_under_the_trust_root_that_follows(
         data = ["--data", str(world.data)]
         assert run(["keys", "rotate", "log", *data]) == 2
         assert "is being served" in capsys.readouterr().err
-        halt(world)
+        world.halt()
         purposes: tuple[Purpose, ...] = ("log", "attestation", "warrant", "model")
         files = [tmp_path / f"{purpose}.dsse.json" for purpose in purposes]
         for purpose, file in zip(purposes, files, strict=True):
             assert run(["keys", "rotate", purpose, *data, "--out", str(file)]) == 0, capsys.readouterr().err
-        again(world)
+        world.again()
         # What needs every key: a warrant, a checkpoint, an attestation of it, a signature of a model.
         assert world.register("northbank/ana", "more", table(odd=1)).state == "done"
         after = exported(world, tmp_path / "after.zip")
@@ -90,10 +75,13 @@ def test_old_evidence_and_new_verify_under_the_trust_root_that_follows(
         logged = [r["digest"] for leaf, r in world.entries("platform") if leaf.kind == "attestation"]
         monkeypatch.setenv("LICET_URL", world.url)
         assert run(["keys", "rotations", "--out", str(tmp_path / "told")]) == 0
-        told = sorted((tmp_path / "told").iterdir())
+        told = sorted((tmp_path / "told").glob("*.dsse.json"))
         assert [file.read_bytes() + b"\n" for file in told] == [file.read_bytes() for file in files]
         payloads = [dsse.Envelope.from_json(file.read_bytes()).payload for file in told]
         assert logged[-4:] == [hashlib.sha256(payload).hexdigest() for payload in payloads]
+        led = ["attestation", "verify", str(told[-1]), "--trust-root", str(new_file)]
+        assert run([*led, "--logged", str(told[-1]).replace(".dsse.", ".entry."), "--tenant", "platform"]) == 0
+        assert "it led to the trust root that is pinned" in capsys.readouterr().out
         fsck = ["log", "fsck", *data, "--tenant", "northbank", "--tenant", "platform"]
         assert run(fsck) == 0, capsys.readouterr()
     finally:
@@ -154,7 +142,7 @@ def test_what_a_compromised_key_signed_before_verifies_by_the_log_and_what_came_
     early = auditor.attested(asked(world))
     between = dt.datetime.now(dt.UTC).isoformat()
     late = auditor.attested(asked(world))
-    halt(world)
+    world.halt()
     keyid = rotation.current(TrustRoot.from_json(pinned.read_bytes()), "attestation").key.keyid
     declare = ["keys", "compromised", keyid, "--from", between, "--data", str(world.data)]
     assert run([*declare, "--out", str(tmp_path / "declared")]) == 0, capsys.readouterr().err
@@ -168,7 +156,7 @@ def test_what_a_compromised_key_signed_before_verifies_by_the_log_and_what_came_
     assert "did not count when this was logged" in capsys.readouterr().err
     # By whom nobody told of it, it is trusted still: that is what the trust root is followed for.
     assert auditor.verify(late, pinned) == 0
-    again(world)
+    world.again()
     assert world.register("northbank/ana", "more", table(odd=1)).state == "done"
     assert auditor.verify(auditor.attested(asked(world)), new) == 0
     fsck = ["log", "fsck", "--data", str(world.data), "--tenant", "northbank", "--tenant", "platform"]
@@ -188,7 +176,7 @@ def test_a_log_whose_key_is_compromised_goes_on_and_is_proved_anew_by_another(
     auditor = Auditor(world, tmp_path, monkeypatch)
     decision = asked(world)
     early = auditor.attested(decision)
-    halt(world)
+    world.halt()
     key = rotation.current(TrustRoot.from_json(pinned.read_bytes()), "log")
     begun = dt.datetime.fromtimestamp(key.valid_from_ms / 1000, dt.UTC).isoformat()
     declare = ["keys", "compromised", key.key.keyid[:12], "--from", begun, "--data", str(world.data)]
@@ -198,7 +186,7 @@ def test_a_log_whose_key_is_compromised_goes_on_and_is_proved_anew_by_another(
     # A proof of then is worth nothing: who has the key can make one of any log.
     assert auditor.verify(early, new) == 1
     assert "no pinned log key" in capsys.readouterr().err
-    again(world)
+    world.again()
     # The signer remembers the log's head, and signs it, and what follows, with the new key.
     assert world.register("northbank/ana", "more", table(odd=1)).state == "done"
     assert auditor.verify(auditor.attested(asked(world)), new) == 0
@@ -234,7 +222,6 @@ def test_what_makes_no_sense_is_refused_before_anything_is_done(
         assert "Traceback" not in told, told
         assert TrustRoot.from_json(world.settings.trust_root.read_bytes()) == before
     finally:
-        world._thread.join = lambda *_: None  # type: ignore[method-assign]  # It was never served.
         world.stop()
 
 
@@ -258,7 +245,6 @@ def test_a_rotation_that_was_broken_off_is_finished_before_another_is_begun(
         assert rotation.current(done.after, "log") == rotation.current(old, "log")
         assert rotation.current(done.after, "model") != rotation.current(old, "model")
         assert rotating.rotate(world.settings, "log").before == done.after
-        world._thread.join = lambda *_: None  # type: ignore[method-assign]  # As above.
     finally:
         world.stop()
 
@@ -272,5 +258,4 @@ def test_another_installations_database_is_not_given_these_keys(tmp_path: Path) 
             rotating.rotate(one.settings, "model")
     finally:
         for world in (one, other):
-            world._thread.join = lambda *_: None  # type: ignore[method-assign]  # They were never served.
             world.stop()

@@ -71,10 +71,10 @@ def _given_out(context: Context) -> list[Any]:
     @get(
         "/v1/trust-root/rotations",
         tags=["log"],
-        summary="The signed statements by which earlier trust roots lead to this one, in their order.",
+        summary="The signed statements by which earlier trust roots lead to this one, in their order, with the proofs that they are logged.",
     )
     async def rotations() -> dict[str, Any]:
-        return {"statements": await context.in_thread(services.attestations.rotations)}
+        return {"rotations": await context.in_thread(services.attestations.rotations)}
 
     return [attestations, attestation, rotations]
 

@@ -203,7 +203,7 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
         },
     ),
     "TrustRoot": _ANY_OBJECT,
-    "Rotations": _object(statements=_OBJECTS),
+    "Rotations": _object(rotations=_OBJECTS),
     "Live": _object(status=_TEXT),
     "Ready": _object(status=_TEXT, faults=_TEXTS, degraded=_TEXTS),
     "AuthzenAnswer": _object(decision={"type": "boolean"}, context=_ANY_OBJECT),

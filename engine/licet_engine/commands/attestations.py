@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,10 +207,13 @@ def files_of(tenant: str, found: Mapping[str, Any], trust_root: Mapping[str, Any
     entry = {"tenant": tenant, **{name: logged[name] for name in ("leaf", "salt", "record", "proof")}}
     verified = attested.verify_attestation(envelope, trust, attested.read_entry(canonical.dumps(entry)))
     key = next(one.key for one in trust.trusted if one.key.keyid == verified.keyid)
+    signed = dsse.Envelope.from_json(envelope)
+    # A Sigstore bundle bears one signature; a rotation has those of all keys.
+    alone = replace(signed, signatures=tuple(one for one in signed.signatures if one.keyid == key.keyid))
     name = f"{found['kind']}-{verified.digest_hex[:16]}"
     files = {
         f"{name}.dsse.json": envelope,
-        f"{name}.sigstore.json": oms.bundle_of(dsse.Envelope.from_json(envelope), key),
+        f"{name}.sigstore.json": oms.bundle_of(alone, key),
         f"{name}.statement.json": verified.claim.to_bytes(),
         f"{name}.entry.json": canonical.dumps(entry),
         f"{name}.leaf": logged["leaf"].encode(),

@@ -127,16 +127,19 @@ def follow(statements: tuple[Path, ...], trust_root: Path, out: Path, format_: s
 @click.option("--overwrite", is_flag=True, help="Write over files that exist.")
 @remote
 def rotations(desk: Desk, out: Path, *, overwrite: bool) -> None:
-    """Fetch the signed statements of all rotations and compromises of the server's keys, for licet keys follow."""
+    """Fetch the signed statements of all rotations and compromises of the server's keys, and the log entries that name them."""
     from licet_attestations.canonical import dumps  # noqa: PLC0415  # Kept out of the start of other commands.
 
     desk.needs_token = False  # They are public.
-    found: list[dict[str, object]] = desk.client.rotations()["statements"]
+    files = {}
+    for number, found in enumerate(desk.client.rotations()["rotations"], 1):
+        files[out / f"rotation-{number:04}.dsse.json"] = dumps(found["statement"])
+        logged = {name: found["logged"][name] for name in ("leaf", "salt", "record", "proof")}
+        files[out / f"rotation-{number:04}.entry.json"] = dumps({"tenant": "platform", **logged})
     out.mkdir(parents=True, exist_ok=True)
-    paths = [out / f"rotation-{number:04}.dsse.json" for number in range(1, len(found) + 1)]
-    for path in paths:
+    for path in files:
         refuse_present(path, overwrite=overwrite)
-    for path, statement in zip(paths, found, strict=True):
-        path.write_bytes(dumps(statement))
-    lines = [f"written to {path}" for path in paths] or ["no key was ever rotated"]
-    desk.show({"files": [str(path) for path in paths]}, lines)
+    for path, data in files.items():
+        path.write_bytes(data)
+    lines = [f"written to {path}" for path in files] or ["no key was ever rotated"]
+    desk.show({"files": [str(path) for path in files]}, lines)

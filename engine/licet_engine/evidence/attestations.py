@@ -130,14 +130,23 @@ class Attestations:
         return _told(dict(row)) | {"statement": json.loads(row["envelope"]), "logged": proved}
 
     def rotations(self) -> list[dict[str, Any]]:
-        """The signed statements of all rotations and compromises of keys, in their order. They are public, as the keys are."""
+        """All rotations and compromises of keys, in their order, each with the entry of the platform's log that names it.
+
+        They are public, as the keys are.
+
+        Raises:
+            Unavailable: As ``read``.
+        """
         query = (
-            select(_ROWS.c.envelope)
+            select(_ROWS.c.envelope, _ROWS.c.leaf_index)
             .where(_ROWS.c.tenant_id == PLATFORM, _ROWS.c.predicate_type.in_(sorted(KINDS)))
             .order_by(_ROWS.c.leaf_index)
         )
         with read_transaction(self._engine, PLATFORM) as connection:
-            return [json.loads(envelope) for envelope in connection.execute(query).scalars()]
+            rows = connection.execute(query).all()
+        return [
+            {"statement": json.loads(row.envelope), "logged": self._proved(PLATFORM, row.leaf_index)} for row in rows
+        ]
 
     def of_decision(self, tenant: str, leaf_index: int) -> dict[str, Any]:
         """The statement of a decision, made now if there is none yet.
