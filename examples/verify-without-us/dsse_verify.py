@@ -3,6 +3,7 @@
 Usage: python dsse_verify.py KEY.pem ENVELOPE.json...
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -18,12 +19,13 @@ def main() -> None:
     public = load_pem_public_key(Path(sys.argv[1]).read_bytes())
     for path in map(Path, sys.argv[2:]):
         envelope = Envelope.from_dict(json.loads(path.read_bytes()))
-        # The name of a key is a hint: whatever it is, this key must have signed.
-        (keyid,) = envelope.signatures
-        try:
-            envelope.verify([SSlibKey.from_crypto(public, keyid)], 1)
-        except VerificationError as error:
-            sys.exit(f"NOT verified: {path.name}: {error}")
+        # The name of a key is a hint: whatever it is, this key must have signed. (A rotation of keys is signed by several.)
+        for keyid in envelope.signatures:
+            with contextlib.suppress(VerificationError):
+                envelope.verify([SSlibKey.from_crypto(public, keyid)], 1)
+                break
+        else:
+            sys.exit(f"NOT verified: {path.name}: the key did not sign it")
         print(f"verified: {path.name}: {json.loads(envelope.payload)['predicateType']}")
 
 

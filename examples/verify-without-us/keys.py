@@ -3,7 +3,8 @@
 Usage: python keys.py TRUST-ROOT.json TENANT FOLDER
 
 FOLDER gets PURPOSE.pem for attestations, models and warrants, and log.vkey for the log of TENANT (C2SP signed-note). Where a purpose
-has had several keys, those that count no more are PURPOSE-KEYID.pem and log-KEYID.vkey: they verify what was signed in their time.
+has had several keys, those that count no more are PURPOSE-KEYID.pem and log-KEYID.vkey: they verify what was signed in their time. One
+that is compromised has that in its file's name: what it signed counts only if the log shows that it is from before.
 """
 
 import base64
@@ -36,6 +37,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for key in root["keys"]:
         told = key["purpose"] if key["valid_until_ms"] is None else f"{key['purpose']}-{key['keyid'][:16]}"
+        told += "-compromised" if "compromised_from_ms" in key else ""
         text = vkey(key["spki"], origin) if key["purpose"] == "log" else pem(key["spki"])
         (folder / (told + (".vkey" if key["purpose"] == "log" else ".pem"))).write_text(text)
 

@@ -15,25 +15,23 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "integration")]
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("", "integration", "docs")]
+from attestation_pages import PAGES, undocumented  # The line above finds it.
 from service_world import Installation  # The line above finds it.
 
-from attested_run import BANK, Attested, perform
+from attested_run import BANK, KINDS, OF_THE_PLATFORM, export, perform, rotate
 from foreign_tools import built_go, installed_npm, python_tool, ran
-from licet_engine.commands.attestations import files_of
+from licet_attestations.vkey import LOG_KIND, VerifierKey
+from licet_attestations.witness import Request, Witness
 
 pytestmark = pytest.mark.slow
 
-KINDS: Final = (
-    *("approval", "decision", "deletion", "deployment", "isolation", "model-bom", "policy", "promotion", "test-result"),
-    *("traffic", "training", "warrant"),
-)
 Ran = subprocess.CompletedProcess[str]
 
 
@@ -59,7 +57,11 @@ class Evidence:
         return files
 
     def key(self, kind: str) -> Path:
-        return self.keys / ("warrant.pem" if kind == "warrant" else "attestation.pem")
+        # Its key is compromised since: whether one is from before, the log shows.
+        return next(self.keys.glob("warrant-*-compromised.pem")) if kind == "warrant" else self.keys / "attestation.pem"
+
+    def log_key(self, kind: str) -> Path:
+        return self.keys / "platform" / "log.vkey" if kind in OF_THE_PLATFORM else self.keys / "log.vkey"
 
 
 @pytest.fixture(scope="module")
@@ -69,24 +71,16 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     try:
         world.start()
         run = perform(world, folder)
-        _export(run, folder / "exported")
+        rotate(run)
+        export(run, folder / "exported", 8)
         # Pinned before anything is looked at, by another way than the evidence: from the installation's own folder.
         shutil.copy(run.trust_root, folder / "trust-root.json")
     finally:
         world.stop()
-    done = python_tool("keys.py", folder / "trust-root.json", BANK, folder / "keys")
-    assert done.returncode == 0, done.stderr
+    for tenant, keys in ((BANK, folder / "keys"), ("platform", folder / "keys" / "platform")):
+        done = python_tool("keys.py", folder / "trust-root.json", tenant, keys)
+        assert done.returncode == 0, done.stderr
     return Evidence(folder / "exported", folder / "keys", run.model, run.archive)
-
-
-def _export(run: Attested, folder: Path) -> None:
-    folder.mkdir()
-    uma = run.world.client(f"{BANK}/uma")
-    trust_root = uma.trust_root()
-    for kind in KINDS:
-        for row in uma.attestation.newest(BANK, kind=kind, limit=8):
-            for name, data in files_of(BANK, uma.attestation.read(BANK, row["digest_hex"]), trust_root).items():
-                (folder / name).write_bytes(data)
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +98,18 @@ def tlogverify(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ran]:
 def tampered(envelope: dict[str, Any]) -> dict[str, Any]:
     """The same envelope with another tenant's name in its statement: as long, and as well formed."""
     payload = base64.b64decode(envelope["payload"])
-    other = payload.replace(b"northbank", b"southbank")
+    other = payload.replace(b"northbank", b"southbank").replace(b'"platform"', b'"formplat"')
     assert other != payload
     return envelope | {"payload": base64.b64encode(other).decode()}
+
+
+def _strange(path: Path) -> None:
+    """The key of nobody."""
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415  # Needed here alone.
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415  # As above.
+
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    path.write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
 
 
 # --- signatures -------------------------------------------------------------------------------------------------------
@@ -125,7 +128,12 @@ def test_securesystemslib_verifies_every_envelope_and_refuses_a_tampered_one(
     assert refused.returncode == 1
     assert "NOT verified: t.json" in refused.stderr
     # A key of another purpose signed none of them.
-    other = evidence.keys / ("attestation.pem" if kind == "warrant" else "warrant.pem")
+    other = evidence.keys / ("model.pem" if kind not in OF_THE_PLATFORM else "platform/strange.pem")
+    if kind in OF_THE_PLATFORM:
+        _strange(other)
+        # All that counted signed it, of all purposes.
+        for purpose in ("attestation", "model", "warrant"):
+            assert python_tool("dsse_verify.py", evidence.keys / f"{purpose}.pem", envelopes[0]).returncode == 0
     assert "NOT verified" in python_tool("dsse_verify.py", other, envelopes[0]).stderr
 
 
@@ -162,6 +170,19 @@ def test_the_export_statement_of_an_archive_is_verified_and_refused_tampered(
     assert sigstore(key, tmp_path / "sigstore-s.json").returncode == 0
     assert python_tool("dsse_verify.py", key, tmp_path / "t.json").returncode == 1
     assert sigstore(key, tmp_path / "sigstore-t.json").returncode == 1
+
+
+# --- fields -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_of_a_kind_says_every_field_of_a_fresh_run(evidence: Evidence, kind: str) -> None:
+    name = "check" if kind == "test-result" else kind
+    found = [json.loads(path.read_bytes())["predicate"] for path in evidence.of(kind, "statement.json")]
+    # Of this type are also examinations of policies and reconciliations, which other pages tell.
+    told = [predicate for predicate in found if kind != "test-result" or "version" in predicate]
+    assert told
+    assert undocumented((PAGES / f"{name}.md").read_text("utf-8"), told) == set()
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -220,14 +241,14 @@ def test_the_bill_of_materials_is_valid_cyclonedx_and_one_with_other_words_is_no
 def test_go_verifies_that_every_attestation_is_logged_and_refuses_another_leaf(
     evidence: Evidence, tlogverify: Callable[..., Ran], kind: str, tmp_path: Path
 ) -> None:
-    key = evidence.keys / "log.vkey"
+    key = evidence.log_key(kind)
     for leaf in evidence.of(kind, "leaf"):
         proof = leaf.with_suffix(".tlog-proof")
-        done = tlogverify(key, proof, leaf)
+        done = tlogverify("entry", key, proof, leaf)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("verified: entry ")
         (tmp_path / "leaf").write_bytes(leaf.read_bytes().replace(b'"kind"', b'"kinD"'))
-        assert tlogverify(key, proof, tmp_path / "leaf").returncode == 1
+        assert tlogverify("entry", key, proof, tmp_path / "leaf").returncode == 1
 
 
 def test_go_verifies_the_checkpoint_and_refuses_another_size_or_key(
@@ -239,18 +260,42 @@ def test_go_verifies_the_checkpoint_and_refuses_another_size_or_key(
     checkpoint = tmp_path / "checkpoint.txt"
     checkpoint.write_text(note)
     key = evidence.keys / "log.vkey"
-    done = tlogverify(key, checkpoint)
+    done = tlogverify("checkpoint", key, checkpoint)
     assert done.stdout.startswith(f"verified: {size} entries"), done.stderr
     checkpoint.write_text(f"{origin}\n{int(size) + 1}\n{rest}")
-    assert tlogverify(key, checkpoint).returncode == 1
+    assert tlogverify("checkpoint", key, checkpoint).returncode == 1
     other = tmp_path / "keys"
     assert python_tool("keys.py", evidence.keys.parent / "trust-root.json", "lakeside", other).returncode == 0
     checkpoint.write_text(note)
-    assert tlogverify(other / "log.vkey", checkpoint).returncode == 1
+    assert tlogverify("checkpoint", other / "log.vkey", checkpoint).returncode == 1
 
 
-def _proofbundle(evidence: Evidence, proof: Path, leaf: Path) -> Ran:
-    vkey = (evidence.keys / "log.vkey").read_text().strip()
+def test_go_verifies_the_cosignature_of_a_witness_and_refuses_its_absence_and_another_time(
+    evidence: Evidence, tlogverify: Callable[..., Ran], tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(evidence.archive) as archive:
+        note = archive.read("checkpoint.txt").decode()
+    key, checkpoint, vkey = evidence.keys / "log.vkey", tmp_path / "checkpoint.txt", tmp_path / "witness.vkey"
+    vkey.write_text(Witness.create(tmp_path / "w", "witness.example").to_text())
+    log = VerifierKey.from_text(key.read_text().strip(), LOG_KIND)
+    witness = Witness(tmp_path / "w", [log], lambda: 1_800_000_000)
+    try:
+        cosigned = witness.add_checkpoint(Request(0, (), note).to_bytes()).body
+    finally:
+        witness.close()
+    checkpoint.write_text(note)
+    assert "did not sign" in tlogverify("checkpoint", key, checkpoint, vkey).stderr
+    checkpoint.write_text(note + cosigned)
+    assert "cosigned: witness.example at 2027-01-15T08:00:00Z" in tlogverify("checkpoint", key, checkpoint, vkey).stdout
+    signature = bytearray(base64.b64decode(cosigned.split(" ")[2]))
+    signature[11] ^= 1  # The last byte of the time, behind the key's identifier.
+    name = cosigned.rsplit(" ", 1)[0]
+    checkpoint.write_text(f"{note}{name} {base64.b64encode(signature).decode()}\n")
+    assert tlogverify("checkpoint", key, checkpoint, vkey).returncode == 1
+
+
+def _proofbundle(key: Path, proof: Path, leaf: Path) -> Ran:
+    vkey = key.read_text().strip()
     options = ("--payload-file", leaf, "--log-vkey", vkey, "--expected-origin", vkey.partition("+")[0])
     return ran(Path(sys.executable).with_name("proofbundle"), "verify-proof", proof, *options)
 
@@ -260,10 +305,10 @@ def test_proofbundle_verifies_that_an_attestation_is_logged_and_refuses_another_
     evidence: Evidence, kind: str, tmp_path: Path
 ) -> None:
     leaf = evidence.of(kind, "leaf")[0]
-    done = _proofbundle(evidence, leaf.with_suffix(".tlog-proof"), leaf)
+    done = _proofbundle(evidence.log_key(kind), leaf.with_suffix(".tlog-proof"), leaf)
     assert done.returncode == 0, done.stdout + done.stderr
     (tmp_path / "leaf").write_bytes(leaf.read_bytes() + b" ")
-    assert _proofbundle(evidence, leaf.with_suffix(".tlog-proof"), tmp_path / "leaf").returncode != 0
+    assert _proofbundle(evidence.log_key(kind), leaf.with_suffix(".tlog-proof"), tmp_path / "leaf").returncode != 0
 
 
 def test_what_the_leaf_of_an_attestation_commits_to_names_its_digest(evidence: Evidence) -> None:

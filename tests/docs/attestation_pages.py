@@ -264,7 +264,7 @@ def _cosigned(note: str, folder: Path) -> str:
         reply = witness.add_checkpoint(Request(0, (), note).to_bytes())
     finally:
         witness.close()
-    assert reply.status == 200, reply  # noqa: PLR2004  # OK.
+    assert reply.status == 200, reply  # OK.
     return reply.body
 
 
