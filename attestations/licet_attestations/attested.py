@@ -18,6 +18,7 @@ from licet_attestations import canonical, dsse, isolation_pair, logged, oms, rot
 from licet_attestations.errors import FormatError, LicetAttestationError, VerificationError
 
 if TYPE_CHECKING:
+    from licet_attestations.keys import PublicKey
     from licet_attestations.leaf import Leaf
     from licet_attestations.trustroot import Purpose, TrustRoot
 
@@ -156,22 +157,28 @@ def _purpose(predicate_type: str) -> Purpose:
 
 def _signer(envelope: dsse.Envelope, trust: TrustRoot, purpose: Purpose, seen_ms: int | None) -> str:
     """Which key signed: one that counted when the log took note of it, or where that is not known, one that is not compromised."""
+    signers = [key for key in trust.every_key(purpose) if _signed(envelope, key)]
     counting = trust.keys(purpose, seen_ms)
-    for key in trust.every_key(purpose):
-        try:
-            dsse.verify_envelope(envelope, [key])
-        except VerificationError:
-            continue
+    for key in signers:  # A rotation of this very key is signed by the old one as well.
         if key in counting:
             return key.keyid
-        if seen_ms is not None:
-            raise VerificationError(
-                f"the {purpose} key {key.keyid[:16]} that signed did not count when this was logged"
-            )
+    if signers and seen_ms is not None:
+        named = signers[0].keyid[:16]
+        raise VerificationError(f"the {purpose} key {named} that signed did not count when this was logged")
+    if signers:
         raise VerificationError(
-            f"the {purpose} key {key.keyid[:16]} that signed is compromised: the log entry that names this would show whether it is from before"
+            f"the {purpose} key {signers[0].keyid[:16]} that signed is compromised: "
+            "the log entry that names this would show whether it is from before"
         )
     raise VerificationError(f"no pinned {purpose} key signed this")
+
+
+def _signed(envelope: dsse.Envelope, key: PublicKey) -> bool:
+    try:
+        dsse.verify_envelope(envelope, [key])
+    except VerificationError:
+        return False
+    return True
 
 
 def _looked_into(

@@ -103,6 +103,8 @@ def _declarable(trust: TrustRoot, keyid: str, from_ms: int) -> TrustedKey:
 @contextmanager
 def _alone(settings: Settings) -> Iterator[TrustRoot]:
     """The trust root that stands here, while nothing is served."""
+    if not settings.trust_root.exists():
+        raise ConfigurationError(f"{settings.data} holds no installation; make one: licet init --data {settings.data}")
     with hold_stopped(settings):
         # As a start does: what root made since is the signer's now.
         take_over(settings, find_separation(settings).users)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from licet_adapters.conformance.world import FOREIGN_TENANT, TENANT, World
-from licet_attestations import attested, canonical, dsse, logged, oms, statement
+from licet_attestations import attested, canonical, dsse, logged, oms, rotation, statement
 from licet_attestations.errors import SignerRefused, VerificationError
 from licet_attestations.keys import ED25519, P256, PrivateKey
 from licet_attestations.leaf import Leaf, commit
@@ -270,6 +271,18 @@ def test_what_a_compromised_key_signed_counts_only_with_an_entry_from_before(wor
     # The proof of the entry itself must come from a key that is none.
     with pytest.raises(VerificationError, match="no pinned log key"):
         attested.verify_attestation(envelope, _lost(trust, "log", time_ms + 1), right)
+
+
+def test_a_rotation_of_the_key_for_attestations_is_logged_when_the_new_key_counts(world: World) -> None:
+    before, new = world.keystore.trust_root, PrivateKey.generate(P256)
+    after = rotation.rotated(before, "attestation", new.public, world.now_ms - 1)
+    claim = rotation.rotation_statement(before, after, "attestation")
+    envelope = rotation.sign(claim, [*world.keystore.signing_keys(), new])
+    named = _entry_that_names(world, hashlib.sha256(claim.to_bytes()).hexdigest(), tenant="platform")
+    found = attested.verify_attestation(envelope, after, named)
+    assert found.keyid == new.keyid
+    with pytest.raises(VerificationError, match="did not count"):
+        attested.verify_attestation(rotation.sign(claim, world.keystore.signing_keys()), after, named)
 
 
 @pytest.mark.parametrize(
