@@ -62,13 +62,14 @@ class TrustedKey:
 
     def is_valid_at(self, at_ms: int) -> bool:
         """Whether the key counts at ``at_ms``."""
-        return self.valid_from_ms <= at_ms and self._lasts_at(at_ms) and self.is_sound_by(at_ms)
+        return self.valid_from_ms <= at_ms and self.lasts_at(at_ms) and self.is_sound_by(at_ms)
 
     def is_sound_by(self, seen_ms: int | None) -> bool:
         """Whether a signature of its own counts that is known to have been there at ``seen_ms``; None for one that bears no time."""
         return self.compromised_from_ms is None or (seen_ms is not None and seen_ms < self.compromised_from_ms)
 
-    def _lasts_at(self, at_ms: int) -> bool:
+    def lasts_at(self, at_ms: int) -> bool:
+        """Whether the key has not ended by ``at_ms``."""
         return self.valid_until_ms is None or at_ms < self.valid_until_ms
 
 
@@ -103,7 +104,7 @@ class TrustRoot:
     def keys_since(self, purpose: Purpose, at_ms: int) -> tuple[PublicKey, ...]:
         """The keys for ``purpose`` that count at ``at_ms`` or begin later: for what was signed then or later, as a log's head is."""
         of_purpose = (k for k in self.trusted if k.purpose == purpose and k.is_sound_by(None))
-        return tuple(k.key for k in of_purpose if k.valid_until_ms is None or at_ms < k.valid_until_ms)
+        return tuple(k.key for k in of_purpose if k.lasts_at(at_ms))
 
     def every_key(self, purpose: Purpose) -> tuple[PublicKey, ...]:
         """All keys for ``purpose``, also such as count for nothing: to tell what was signed here from what never was, not to believe it."""

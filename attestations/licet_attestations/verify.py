@@ -311,12 +311,13 @@ class _Verification:
             state.note = self._archive.read(archive.CHECKPOINT, checkpoint.MAX_NOTE_BYTES).decode()
         except UnicodeDecodeError as error:
             raise FormatError("the checkpoint is not UTF-8") from error
-        state.head = checkpoint.verify_checkpoint(state.note, state.origin, self._trust.keys("log"))
+        keys = tlogpolicy.log_keys(state.note, self._policy, self._trust)
+        state.head = checkpoint.verify_checkpoint(state.note, state.origin, keys)
         told = f"{state.origin}, {state.head.size} entries"
         # 3c. The quorum of the caller's own policy cosigned; what a policy comes with the archive counts for nothing.
         if self._policy is None:
             return told
-        found = tlogpolicy.verify(state.note, self._policy, state.origin, self._trust.keys("log"))
+        found = tlogpolicy.verify(state.note, self._policy, state.origin, keys)
         seen = ", ".join(sorted(found.cosignatures)) or "nobody"
         return f"{told}, cosigned by {seen}"
 
@@ -433,7 +434,8 @@ class _Verification:
                 _check_header(leaf, record, state.tenant)
         self._file = archive.CHECKPOINT
         if state.leaves:
-            checkpoint.verify_checkpoint(state.note, state.origin, self._trust.keys("log", before_ms))
+            keys = tlogpolicy.log_keys(state.note, self._policy, self._trust, before_ms)
+            checkpoint.verify_checkpoint(state.note, state.origin, keys)
         return f"last entry at {_time_text(before_ms)}" if state.leaves else "no entries"
 
     # Step 7.
