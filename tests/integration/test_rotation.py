@@ -189,6 +189,10 @@ def test_a_log_whose_key_is_compromised_goes_on_and_is_proved_anew_by_another(
     world.again()
     # The signer remembers the log's head, and signs it, and what follows, with the new key.
     assert world.register("northbank/ana", "more", table(odd=1)).state == "done"
+    # An archive has the whole log under it: also the warrants whose own proofs are of the key that counts no more.
+    trust = TrustRoot.from_json(new.read_bytes())
+    report = verify_archive(exported(world, tmp_path / "after.zip"), trust, expected_tenant="northbank")
+    assert report.counts["warrants"] >= 2
     assert auditor.verify(auditor.attested(asked(world)), new) == 0
     monkeypatch.setenv("LICET_TOKEN", world.tokens["northbank/uma"])
     fresh = tmp_path / "fresh"

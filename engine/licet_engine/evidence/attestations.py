@@ -132,10 +132,10 @@ class Attestations:
     def rotations(self) -> list[dict[str, Any]]:
         """All rotations and compromises of keys, in their order, each with the entry of the platform's log that names it.
 
-        They are public, as the keys are.
+        They are public, as the keys are: so one checkpoint serves for all, and no witness is waited for.
 
         Raises:
-            Unavailable: As ``read``.
+            Unavailable: The entry of one was erased.
         """
         query = (
             select(_ROWS.c.envelope, _ROWS.c.leaf_index)
@@ -144,8 +144,10 @@ class Attestations:
         )
         with read_transaction(self._engine, PLATFORM) as connection:
             rows = connection.execute(query).all()
+        head = self._witnesses.newest(PLATFORM) if rows else (0, "")
         return [
-            {"statement": json.loads(row.envelope), "logged": self._proved(PLATFORM, row.leaf_index)} for row in rows
+            {"statement": json.loads(row.envelope), "logged": self._proved(PLATFORM, row.leaf_index, head)}
+            for row in rows
         ]
 
     def of_decision(self, tenant: str, leaf_index: int) -> dict[str, Any]:
@@ -243,9 +245,9 @@ class Attestations:
             rows = connection.execute(query).all()
         return next((digest for digest, sent in rows if _statement(sent)["predicate"]["leaf"] == proved["leaf"]), None)
 
-    def _proved(self, tenant: str, leaf_index: int) -> dict[str, Any]:
-        """An entry with its record and the proof that it is in the log."""
-        size, note = self._witnesses.for_evidence(tenant, _WAIT_FOR_WITNESSES_S)
+    def _proved(self, tenant: str, leaf_index: int, head: tuple[int, str] | None = None) -> dict[str, Any]:
+        """An entry with its record and the proof that it is in the log, under a checkpoint that is given or fetched."""
+        size, note = head or self._witnesses.for_evidence(tenant, _WAIT_FOR_WITNESSES_S)
         if not 0 <= leaf_index < size:
             raise InvalidInput(f"the log of {tenant} has no entry {leaf_index}", code="not-attested")
         with read_transaction(self._engine, tenant) as connection:
