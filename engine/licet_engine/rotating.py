@@ -36,7 +36,7 @@ from licet_engine.serve import hold_stopped
 from licet_engine.settings import Settings
 from licet_engine.store import belonging
 from licet_engine.store.access import Role, open_database
-from licet_engine.store.db import write_transaction
+from licet_engine.store.db import read_transaction, write_transaction
 
 _WITHIN_S: Final = 60.0
 
@@ -67,6 +67,7 @@ def rotate(settings: Settings, purpose: Purpose) -> Rotated:
     """
     with _alone(settings) as before:
         ahead = _ahead(settings, before)
+        _check_database(settings, before, ahead)
         return _publish(settings, before, ahead or _ahead(settings, before, "--rotate", purpose))
 
 
@@ -79,6 +80,7 @@ def declare_compromised(settings: Settings, keyid: str, from_ms: int) -> Rotated
     """
     with _alone(settings) as found:
         ahead = _ahead(settings, found)
+        _check_database(settings, found, ahead)
         before = _publish(settings, found, ahead).after if ahead else found
         key = _declarable(before, keyid, from_ms)
         rotated = ["--rotate", key.purpose] if key.valid_until_ms is None else []
@@ -109,6 +111,28 @@ def _alone(settings: Settings) -> Iterator[TrustRoot]:
         # As a start does: what root made since is the signer's now.
         take_over(settings, find_separation(settings).users)
         yield TrustRoot.from_json(settings.trust_root.read_bytes())
+
+
+def _check_database(settings: Settings, trust: TrustRoot, ahead: list[bytes]) -> None:
+    """Refuse a database that is not this installation's, before the signer does anything that would then be logged nowhere."""
+    if not settings.database_urls and not settings.database.exists():
+        raise ConfigurationError(
+            f"{settings.database} is not there; if the database is a PostgreSQL server's, say so by LICET_DATABASE_URLS"
+        )
+    # A crash may have left the database at any of the trust roots that lead on.
+    led = [rotation.follow(ahead[:number], trust) for number in range(len(ahead) + 1)]
+    owner = open_database(settings, Role.OWNER, every_tenant=True)
+    try:
+        with read_transaction(owner, rotation.TENANT) as connection:
+            found = belonging.identity_in(connection)
+            if found is None:
+                raise ConfigurationError(
+                    "the database holds no installation that was served by this version: serve it once"
+                )
+            if found not in {belonging.Identity.of(root) for root in led}:
+                belonging.verify_own(connection, belonging.Identity.of(trust))
+    finally:
+        owner.dispose()
 
 
 def _ahead(settings: Settings, before: TrustRoot, *arguments: str) -> list[bytes]:

@@ -39,6 +39,7 @@ def test_old_evidence_and_new_verify_under_the_trust_root_that_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world = Installation()
+    monkeypatch.setenv("LICET_DATABASE_URLS", world.settings.database_urls)
     try:
         world.start()
         world.people("northbank", "us", packs=[])
@@ -118,9 +119,10 @@ def asked(world: Installation) -> str:
 
 
 @pytest.fixture
-def lost(tmp_path: Path) -> Iterator[tuple[Installation, Path]]:
+def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Installation, Path]]:
     """An installation in service, and the trust root that an auditor pinned."""
     world = Installation()
+    monkeypatch.setenv("LICET_DATABASE_URLS", world.settings.database_urls)
     try:
         world.start()
         world.people("northbank", "us", packs=[])
@@ -205,9 +207,10 @@ def test_a_log_whose_key_is_compromised_goes_on_and_is_proved_anew_by_another(
 
 
 def test_what_makes_no_sense_is_refused_before_anything_is_done(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world = Installation()
+    monkeypatch.setenv("LICET_DATABASE_URLS", world.settings.database_urls)
     try:
         before = TrustRoot.from_json(world.settings.trust_root.read_bytes())
         keyid, data = before.trusted[0].key.keyid, ["--data", str(world.data)]
@@ -253,13 +256,34 @@ def test_a_rotation_that_was_broken_off_is_finished_before_another_is_begun(
         world.stop()
 
 
-def test_another_installations_database_is_not_given_these_keys(tmp_path: Path) -> None:
-    del tmp_path
+def test_another_installations_database_is_not_given_these_keys() -> None:
     one, other = Installation(), Installation()
     try:
-        (one.settings.trust_root).write_bytes(other.settings.trust_root.read_bytes())
-        with pytest.raises((ConfigurationError, VerificationError)):
+        trust = one.settings.trust_root.read_bytes()
+        one.settings.trust_root.write_bytes(other.settings.trust_root.read_bytes())
+        with pytest.raises(ConfigurationError, match="of another installation"):
             rotating.rotate(one.settings, "model")
+        # Told before the signer did anything.
+        assert (one.settings.signer_data / "trust-root.json").read_bytes() == trust
     finally:
         for world in (one, other):
             world.stop()
+
+
+def test_who_does_not_say_where_the_database_is_is_told_so_before_the_signer_does_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = Installation()
+    try:
+        trust = world.settings.trust_root.read_bytes()
+        monkeypatch.setenv("LICET_DATABASE_URLS", "")
+        away = tmp_path / "away.db"
+        if world.settings.database.exists():
+            world.engine.dispose()
+            world.settings.database.replace(away)
+        assert run(["keys", "rotate", "model", "--data", str(world.data)]) == 2
+        assert "LICET_DATABASE_URLS" in capsys.readouterr().err
+        assert (world.settings.signer_data / "trust-root.json").read_bytes() == trust
+        assert not world.settings.database.exists()
+    finally:
+        world.stop()
