@@ -10,17 +10,24 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from decide import NOW_MS, own_policies, questions
 
-from licet_attestations import archive, canonical
+from licet_attestations import canonical, dsse, evidence, merkle
+from licet_attestations.checkpoint import Checkpoint, sign_checkpoint
+from licet_attestations.keys import PrivateKey
+from licet_attestations.leaf import Leaf, commit
+from licet_attestations.trustroot import TrustedKey, TrustRoot
+from licet_attestations.window import Window
 from licet_engine.decide import CompiledBundle, build_record, decide
 from licet_engine.workbench.replay import replay_archive
 from licet_policies.bundle import compose
 from licet_policies.packs import PackChoice
 
 COUNT = 100_000
+TENANT = "northbank"
 OWN = 100
 TARGET_S = 10.0
 PACKS = [PackChoice("sr-11-7"), PackChoice("residency", parameters={"regions": ["us"]})]
@@ -30,40 +37,82 @@ ONE_MORE = (
 )
 
 
-def write(path: Path, count: int, compiled: CompiledBundle) -> None:
-    """An archive of ``count`` decisions; of its signatures, which a replay does not look at, nothing is in it."""
-    asked = questions(OWN)
-    with path.open("wb") as file:
-        writer = archive.ArchiveWriter(file)
-        for name in sorted(archive.REQUIRED - {archive.RANGE}):
-            writer.add(name, b"{}")
-        writer.add(archive.RANGE, canonical.dumps({"erased": []}))
-        for number in range(count):
-            request, facts = asked[number % len(asked)]
+class Log:
+    """A log of decisions: what `bench/decide.py` asks, over and over."""
+
+    def __init__(self, count: int, data: bytes) -> None:
+        compiled = CompiledBundle.from_bytes(data)
+        self._asked = [(request, facts, decide(compiled, request, facts)) for request, facts in questions(OWN)]
+        self._facts = {fact.digest_hex: fact.data for _, facts, _ in self._asked for fact in facts}
+        self._compiled, self._data = compiled, data
+        self.count = count
+
+    def entries(self, first: int, end: int) -> Iterator[evidence.Raw]:
+        """The entries, made anew each time."""
+        for number in range(first, end):
+            request, facts, decision = self._asked[number % len(self._asked)]
             record = build_record(
                 decision_id=f"{number:032x}",
                 time_ms=NOW_MS + number,
-                tenant="northbank",
+                tenant=TENANT,
                 request=request,
-                decision=decide(compiled, request, facts),
+                decision=decision,
                 facts=facts,
                 facts_version=1,
-                bundle_hex=compiled.digest_hex,
+                bundle_hex=self._compiled.digest_hex,
             )
-            writer.add(f"records/{number}.json", b'{"record":%b,"salt":"00"}' % record)
-        for fact in {fact.digest_hex: fact for _, facts in asked for fact in facts}.values():
-            writer.add(f"facts/{fact.digest_hex}.json", fact.data)
-        writer.finish()
+            salt = number.to_bytes(32)
+            leaf = Leaf("decision", NOW_MS + number, TENANT, TENANT, commit(salt, record))
+            yield evidence.Raw(number, leaf.to_bytes(), salt, record)
+
+    def proof(self, index: int) -> Sequence[bytes]:
+        """Of a whole log nothing is outside."""
+        raise LookupError(index)
+
+    def facts_of(self, digests: Sequence[str]) -> Iterator[bytes]:
+        """Facts by digest."""
+        return (self._facts[name] for name in digests)
+
+    def attestations_of(self, digests: Sequence[str]) -> Iterator[bytes]:
+        """There are none."""
+        raise LookupError(digests)
+
+    def bundle(self, digest_hex: str) -> bytes:
+        """The one bundle."""
+        assert digest_hex == self._compiled.digest_hex
+        return self._data
+
+
+def write(path: Path, log: Log) -> TrustRoot:
+    """Write an archive of a log; return the keys that it is signed with."""
+    signs, attests = PrivateKey.generate("ed25519"), PrivateKey.generate("ecdsa-p256-sha256")
+    trust = TrustRoot(
+        "bench",
+        (TrustedKey(signs.public, "log", 0, None), TrustedKey(attests.public, "attestation", 0, None)),
+        "bench.example/log",
+    )
+    tree = merkle.Frontier()
+    tree.append_many(merkle.leaf_hash(raw.text) for raw in log.entries(0, log.count))
+    origin = trust.origin(TENANT)
+    evidence.build_archive(
+        path,
+        Window(tenant=TENANT, origin=origin, first=0, end=log.count, size=log.count, frontier_end=tree.hashes()),
+        log,
+        checkpoint_note=sign_checkpoint(Checkpoint(origin, log.count, tree.root()), signs),
+        sign_export=lambda claim: dsse.sign(claim, dsse.IN_TOTO_PAYLOAD_TYPE, attests).to_json(),
+        exported_at_ms=NOW_MS + log.count,
+    )
+    return trust
 
 
 def main() -> None:
     """Measure and print."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else COUNT
-    before = CompiledBundle.compile(compose(PACKS, own_policies(OWN)))
+    before = canonical.dumps(compose(PACKS, own_policies(OWN)))
     after = canonical.dumps(compose(PACKS, own_policies(OWN) + ONE_MORE))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "archive.zip"
-        write(path, count, before)
+        write(path, Log(count, before))
         began_s = time.perf_counter()
         report = replay_archive(path, after)
         took_s = time.perf_counter() - began_s

@@ -14,6 +14,7 @@ PARTS = (
     "workbench",
     "log",
     "isolation",
+    "evidence",
     "service",
     "postgres",
     "serving",

@@ -208,7 +208,18 @@ def rotate(run: Attested) -> None:
 
 OF_THE_PLATFORM: Final = ("key-rotation", "key-compromise")
 KINDS: Final = (
-    *("approval", "decision", "deletion", "deployment", "isolation", "model-bom", "policy", "promotion", "test-result"),
+    *(
+        "approval",
+        "decision",
+        "deletion",
+        "deployment",
+        "export",
+        "isolation",
+        "model-bom",
+        "policy",
+        "promotion",
+        "test-result",
+    ),
     *("traffic", "training", "warrant", *OF_THE_PLATFORM),
 )
 """What is exported of a run, each with the entry of the log that names it."""

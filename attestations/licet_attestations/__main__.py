@@ -7,32 +7,20 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 
 import click
 
-from licet_attestations import attested
+from licet_attestations import attested, telling
 from licet_attestations.errors import FormatError, VerificationError
 from licet_attestations.statement import ISOLATION_PAIR, tenant_of
 from licet_attestations.tlogpolicy import MAX_POLICY_BYTES, Policy
 from licet_attestations.trustroot import MAX_TRUST_ROOT_BYTES, TrustRoot
-from licet_attestations.verify import Replay, Report, entries_text, verify_archive
+from licet_attestations.verify import Progress, Replay, verify_archive
 
 NOT_VERIFIED = 1
 COULD_NOT_RUN = 2
-
-
-def _print_report(report: Report) -> None:
-    for step in report.steps:
-        click.echo(f"  {step.number:2}. {step.name:<10}  ok  {step.title} ({step.detail})")
-    click.echo(f"\nVerified: {report.origin}, {entries_text(report.first, report.size)}.")
-    click.echo(report.isolation.sentence())
-    for action, counts in sorted(report.isolation.operators.items()):
-        told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-        click.echo(f"Operators of the platform, {action}: {told}.")
-    click.echo("\nWhat this does not prove:")
-    for limit in report.limits:
-        click.echo(f"  - {limit}")
 
 
 def _statement_in(path: Path) -> bytes | None:
@@ -143,7 +131,8 @@ def read_trust_root(path: Path) -> TrustRoot:
     type=click.Path(path_type=Path),
     help="The log entry that names it, beside an attestation that was exported.",
 )
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--explain", "explained", is_flag=True, help="Tell what each step shows, and how.")
+@click.option("--format", "format_", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
 def verify_command(  # noqa: PLR0917  # The options, as click hands them over.
     archive: Path,
     trust_root: Path,
@@ -152,6 +141,8 @@ def verify_command(  # noqa: PLR0917  # The options, as click hands them over.
     replay_name: str | None,
     entry: Path | None,
     format_: str,
+    *,
+    explained: bool,
 ) -> None:
     """Verify the evidence ARCHIVE, or a single attestation, offline. Exit 0: verified; 1: not verified; 2: could not run."""
     replay = None if replay_name is None else load_replay(replay_name)
@@ -159,31 +150,36 @@ def verify_command(  # noqa: PLR0917  # The options, as click hands them over.
         trust = read_trust_root(trust_root)
         witnesses = None if policy is None else read_policy(policy)
         if (statement := _statement_in(archive)) is not None:
+            if format_ == "junit":
+                raise FormatError(
+                    "JUnit tells of an archive's steps, and a single attestation has none: use --format json"
+                )
             _verify_statement(statement, archive, trust, tenant=tenant, entry=entry, format_=format_)
             return
         if entry is not None:
             raise click.UsageError("--logged goes with a single attestation: an archive has its log in it")
-        report = verify_archive(archive, trust, expected_tenant=tenant, replay=replay, policy=witnesses)
+        report = verify_archive(
+            archive, trust, expected_tenant=tenant, replay=replay, policy=witnesses, progress=_progress(format_)
+        )
     except VerificationError as error:
-        if format_ == "json":
-            failure = {"verified": False, "step": error.step, "where": error.where, "problem": str(error)}
-            click.echo(json.dumps(failure, indent=2))
-        else:
-            click.echo(f"NOT verified, at step {error.step}, in {error.where}: {error}", err=True)
+        click.echo(telling.failed(error, format_, explained=explained), err=format_ == "text")
         raise click.exceptions.Exit(NOT_VERIFIED) from error
     except (OSError, FormatError) as error:
-        reason = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            reason = f"{error.filename or archive}: {error.strerror}"
-        if format_ == "json":
-            click.echo(json.dumps({"error": {"code": "could-not-verify", "message": reason}}, indent=2))
-        else:
-            click.echo(f"Could not verify: {reason}", err=True)
+        click.echo(telling.not_run(error, format_, archive.name), err=format_ != "json")
         raise click.exceptions.Exit(COULD_NOT_RUN) from error
-    if format_ == "json":
-        click.echo(json.dumps(report.to_dict(), indent=2))
-    else:
-        _print_report(report)
+    click.echo(telling.verified(report, format_, explained=explained))
+
+
+def _progress(format_: str) -> Progress:
+    """Tells people at a terminal how far it is; nobody else."""
+    if format_ != "text" or not sys.stderr.isatty():
+        return lambda _done, _count: None
+
+    def tell(done: int, count: int) -> None:
+        end = "\r" if done < count else "\r\033[K"
+        click.echo(f"{done:,} of {count:,} entries{end}", nl=False, err=True)
+
+    return tell
 
 
 if __name__ == "__main__":

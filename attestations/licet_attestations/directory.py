@@ -14,6 +14,7 @@ What it does not do: prove that a tenant is not in it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -283,13 +284,13 @@ def archive_file(document: Mapping[str, Any], consistency: Sequence[bytes]) -> b
 
     Args:
         document: From `opening_document`.
-        consistency: Where the directory has the log longer than the archive: the proof that it extends the archive's.
+        consistency: Proof that the longer one of the directory's tree and that of the archive's checkpoint extends the other.
     """
     return canonical.dumps({"v": 1, "opening": dict(document), "consistency": [part.hex() for part in consistency]})
 
 
 def verify_archive_file(
-    data: bytes, trust: TrustRoot, tenant: str, *, first: int, size: int, root: bytes, leaves: Sequence[Leaf]
+    data: bytes, trust: TrustRoot, tenant: str, *, first: int, end: int, size: int, root: bytes, leaves: Iterable[Leaf]
 ) -> tuple[Opened, bool]:
     """Verify that an archive's log is the one that the directory has.
 
@@ -298,9 +299,10 @@ def verify_archive_file(
         trust: Pinned keys.
         tenant: Whose archive.
         first: First entry in the archive.
+        end: The entry after the last.
         size: Size of the log at the archive's checkpoint.
-        root: Root there, verified.
-        leaves: The archive's leaves, verified, from ``first`` on.
+        root: Of the tree at the archive's checkpoint, verified.
+        leaves: The archive's leaves, verified, in order.
 
     Returns:
         What the directory has, and whether the pairs could be made again: only from the log's beginning, and up to what the archive has.
@@ -323,16 +325,13 @@ def verify_archive_file(
     state = opened.state
     if state.size >= size:
         merkle.verify_extension(size, root, state.size, state.root, consistency)
-    elif consistency:
-        raise VerificationError("the file of the directory has a proof that it does not need")
-    if first or state.size > size:
-        if first and state.size < size:
-            raise VerificationError("the directory is behind the archive, which does not begin with the log")
+    else:
+        merkle.verify_extension(state.size, state.root, size, root, consistency)
+    if first or state.size > end:
         return opened, False
-    tree = merkle.Frontier()
-    tree.append_many(leaf.hash() for leaf in leaves[: state.size])
-    if tree.root() != state.root:
-        raise VerificationError("the directory has another log of this tenant")
-    if PairsMap.of(leaves[: state.size]).root() != state.pairs_root:
+    pairs = PairsMap()
+    for leaf in itertools.islice(leaves, state.size):
+        pairs.add(leaf)
+    if pairs.root() != state.pairs_root:
         raise VerificationError("the directory has other pairs of this tenant's log than its leaves make")
     return opened, True

@@ -11,7 +11,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -114,29 +114,36 @@ def tenant_of(uid: Any) -> str | None:
     return tenant if slash else None
 
 
-def isolation(tenant: str, entries: Iterable[tuple[Leaf, Mapping[str, Any] | None]]) -> Isolation:
-    """Compute the isolation answer.
+class IsolationCount:
+    """Counts a tenant's entries, one after another.
 
     Args:
-        tenant: Whose log the entries are of.
-        entries: Each leaf with its record, or None where that is erased.
+        tenant: Whose log they are of.
     """
-    foreign: dict[str, dict[str, int]] = {}
-    operators: dict[str, dict[str, int]] = {}
-    outward = 0
-    for leaf, record in entries:
+
+    def __init__(self, tenant: str) -> None:
+        self._tenant = tenant
+        self._foreign: dict[str, dict[str, int]] = {}
+        self._operators: dict[str, dict[str, int]] = {}
+        self._outward = 0
+
+    def take(self, leaf: Leaf, record: Mapping[str, Any] | None) -> None:
+        """Count an entry; ``record`` is None where it is erased."""
         outcome = _outcome(leaf, record)
-        if leaf.actor == tenant:
-            target = tenant_of(record.get("resource")) if record is not None else None
-            outward += outcome == "allow" and tenant != PLATFORM and target not in (None, tenant, PLATFORM)
-            continue
+        if leaf.actor == self._tenant:
+            if outcome == "allow" and self._tenant != PLATFORM and record is not None:
+                self._outward += tenant_of(record.get("resource")) not in (None, self._tenant, PLATFORM)
+            return
         if leaf.actor == PLATFORM:
             action = str(record["action"]) if record is not None and "action" in record else leaf.kind
-            counts = operators.setdefault(action, {})
+            counts = self._operators.setdefault(action, {})
         else:
-            counts = foreign.setdefault(leaf.actor, {})
+            counts = self._foreign.setdefault(leaf.actor, {})
         counts[outcome] = counts.get(outcome, 0) + 1
-    return Isolation(tenant, foreign, operators, outward)
+
+    def answer(self) -> Isolation:
+        """The answer over what was counted."""
+        return Isolation(self._tenant, self._foreign, self._operators, self._outward)
 
 
 def _outcome(leaf: Leaf, record: Mapping[str, Any] | None) -> str:

@@ -1,81 +1,167 @@
 """The offline verifier of evidence archives.
 
-The steps, in order; the first that fails ends it, and every failure names its step and the file:
+The steps, in order; every failure names its step and the file:
 
  1. form        The archive is a zip file of the one allowed form, with the layout's files only, within bounds.
  2. manifest    Every file has the size and SHA-256 that the manifest gives it; none is missing and none is extra.
  3. checkpoint  The log is the tenant's under the pinned trust root, and a pinned log key signed its checkpoint; with a policy of the
                 caller's, its quorum of witnesses cosigned it.
- 4. leaves      The leaves, from the first entry or from a frontier, rebuild the root of the checkpoint.
- 5. records     Every record is what its leaf commits to; none is missing unless it is named as erased.
- 6. headers     Time never runs backwards, the log key was valid at the last entry's time, and every header agrees with its
+ 4. leaves      The leaves, from the frontier before them, lead to the root of the checkpoint: by themselves, or by a proof that the
+                signed tree extends theirs.
+ 5. window      The entries around them are the log's and lie outside of the time asked for, so none of that time is withheld.
+ 6. records     Every record is what its leaf commits to; none is missing unless it is named as erased.
+ 7. headers     Time never runs backwards, the log key was valid at the last entry's time, and every header agrees with its
                 record in kind, actor, owner and time.
- 7. decisions   Every fact and bundle that a decision names is there, under its digest.
- 8. signatures  Every attestation bears the signature of a pinned key for its purpose, valid when it was logged; the log has an entry
+ 8. decisions   Every fact and bundle that a decision names is there, under its digest, and no other is.
+ 9. signatures  Every attestation bears the signature of a pinned key for its purpose, valid when it was logged; the log has an entry
                 for every one, and every one the log has an entry for is there.
- 9. warrants    Every warrant leads back to a decision in the log that allowed its action.
-10. export      A pinned attestation key signed the statement that names the manifest, the tenant and the range.
-11. isolation   The isolation answer, computed anew; a signed one in the archive must say the same.
-12. replay      If asked for: every decision, evaluated again from its record, comes out the same.
+10. warrants    Every warrant leads back to a decision in the log that allowed its action.
+11. export      A pinned attestation key signed the statement that names the manifest, the tenant and the range.
+12. isolation   The isolation answer, computed anew; a signed one in the archive must say the same.
+13. directory   If the archive has it: the log is the one that the directory of all logs commits to.
+14. replay      If asked for: every decision, evaluated again from its record, comes out the same.
 
 Rules kept here:
 
 - The trust root is the caller's. Nothing in an archive adds to it.
 - Nothing is believed before the step that verifies it; every parse is strict and bounded.
+- Steps 6 to 10 go over the entries together, chunk by chunk, each entry through all of them: `entry_steps`. So memory is bounded, and the first
+  entry at fault is the one that is told.
 - What was not or cannot be verified is said in the report (``limits``), in words.
 - ``VerificationError`` is all that is raised for a bad archive; ``OSError`` where it cannot be read.
 """
 
 from __future__ import annotations
 
-import datetime as dt
+import contextlib
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from licet_attestations import archive, canonical, checkpoint, dsse, isolation, merkle, statement, tlogpolicy
+from licet_attestations.directory import verify_archive_file
+from licet_attestations.entries import Entries
+from licet_attestations.entry_steps import Decisions, EntryStep, Headers, Isolated, Pass, Records, Signatures, Warrants
 from licet_attestations.errors import FormatError, LicetAttestationError, VerificationError
-from licet_attestations.leaf import MAX_LEAF_BYTES, Leaf, is_tenant, verify_commitment
-from licet_attestations.warrant import (
-    MAX_CLOCK_SKEW_MS,
-    MAX_DECISION_AGE_MS,
-    OPERATIONS_OF,
-    Warrant,
-    verify_logged,
-    verify_touched,
-)
+from licet_attestations.evidence import export_statement
+from licet_attestations.leaf import Leaf
+from licet_attestations.window import Outside, Window, moment
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from licet_attestations.tlogpolicy import Policy
-    from licet_attestations.trustroot import Purpose, TrustRoot
+    from licet_attestations.trustroot import TrustRoot
 
 Replay = Callable[[Mapping[str, Any], list[Mapping[str, Any]], Mapping[str, Any]], object]
 """``replay(record, facts, bundle)`` evaluates a decision again from its record; it raises if the outcome is another."""
 
-STEPS: tuple[tuple[str, str], ...] = (
-    ("form", "the archive has the one allowed form"),
-    ("manifest", "every file is the one in the manifest, and none is extra"),
-    ("checkpoint", "a pinned log key signed the checkpoint of this tenant's log"),
-    ("leaves", "the leaves rebuild the checkpoint's root"),
-    ("records", "every record is what its leaf commits to"),
-    ("headers", "time never runs backwards, and headers agree with records"),
-    ("decisions", "every fact and bundle that a decision names is there"),
-    ("signatures", "pinned keys signed every attestation, and the log names each"),
-    ("warrants", "every warrant leads back to a decision that allowed it"),
-    ("export", "a pinned key signed the manifest and the range"),
-    ("isolation", "the isolation answer is computed anew"),
-    ("replay", "every decision comes out the same when evaluated again"),
+Progress = Callable[[int, int], None]
+"""Told how many entries were gone over, of how many."""
+
+
+class Step(NamedTuple):
+    """A step of the verifier.
+
+    Attributes:
+        name: Short name.
+        title: What is known once it is passed.
+        shows: The same at length: how, and against whom it helps.
+    """
+
+    name: str
+    title: str
+    shows: str
+
+
+STEPS: tuple[Step, ...] = (
+    Step(
+        "form",
+        "the archive has the one allowed form",
+        "There is one way to write an archive of this content. Every header is made again and compared, so nothing is hidden between the files, "
+        "none has two contents, none is compressed, and none would be unpacked elsewhere.",
+    ),
+    Step(
+        "manifest",
+        "every file is the one in the manifest, and none is extra",
+        "The SHA-256 of every file is computed and compared. The manifest itself counts for nothing until step 11 shows who signed it.",
+    ),
+    Step(
+        "checkpoint",
+        "a pinned log key signed the checkpoint of this tenant's log",
+        "The key is one of those in the trust root that you hold. The name of the log follows from your trust root and the tenant. With your own "
+        "tlog-policy, enough of your witnesses also signed that they saw this very log, so that no other was shown to somebody else.",
+    ),
+    Step(
+        "leaves",
+        "the leaves lead to the checkpoint's root",
+        "The Merkle tree (RFC 6962) is built from the leaves in the archive. Had one been changed, moved, added or left out, its root would be "
+        "another than the one that was signed.",
+    ),
+    Step(
+        "window",
+        "every entry of the time asked for is there",
+        "The entry before the first and the one after the last are in the signed tree right beside it, and are of another time. As time never runs "
+        "backwards in the log, nothing of that time is anywhere else.",
+    ),
+    Step(
+        "records",
+        "every record is what its leaf commits to",
+        "A leaf holds the SHA-256 of a random salt and the record. What is erased is named: that it happened, when, by whose principal and on whose "
+        "things stays in the leaf.",
+    ),
+    Step(
+        "headers",
+        "time never runs backwards, and headers agree with records",
+        "What a leaf says of its record without showing it (kind, actor, owner, time) is what the record says itself. So the headers of erased "
+        "records can be relied on as much as those of the others.",
+    ),
+    Step(
+        "decisions",
+        "every fact and bundle that a decision names is there",
+        "A decision names by SHA-256 the facts and the policies that it was made on. They are there, and are those. So anybody can see why it came "
+        "out as it did, and evaluate it again (step 14).",
+    ),
+    Step(
+        "signatures",
+        "pinned keys signed every attestation, and the log names each",
+        "Each was signed by a key of the right purpose that was valid at the time of its entry. None is there that the log does not name, and none "
+        "that it names is missing.",
+    ),
+    Step(
+        "warrants",
+        "every warrant leads back to a decision that allowed it",
+        "What was executed was executed under a signed warrant. Each names a decision in this log, which allowed this action to this principal on "
+        "these things, shortly before.",
+    ),
+    Step(
+        "export",
+        "a pinned key signed the manifest and the range",
+        "Who exported the archive vouches for all of it, also for the files that are made for people (report.html, index.json, entries.csv, oscal.json), "
+        "which are not verified one by one.",
+    ),
+    Step(
+        "isolation",
+        "the isolation answer is computed anew",
+        "From the headers of every entry it is counted which other tenants stand in this log, and what was decided on them. A signed answer in the "
+        "archive says the same.",
+    ),
+    Step(
+        "directory",
+        "the directory of all logs has this log",
+        "All tenants' logs are committed to together, in a log of their own. This log is the one under the tenant's name there, so the tenant was not "
+        "shown a log of which nobody else knows.",
+    ),
+    Step(
+        "replay",
+        "every decision comes out the same when evaluated again",
+        "Each was decided again, by the policies and facts in the archive. What was recorded is what the policies say.",
+    ),
 )
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
-MAX_MANIFEST_BYTES = 512 * 1024 * 1024
-_RECORD_NAME = "records/{}.json"
-_FACTS_PER_DECISION = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +189,10 @@ class Report:
         tenant: Whose log.
         origin: The log's origin.
         first: First entry.
+        end: The entry after the last.
         size: Size of the log at the checkpoint.
+        from_ms: The time from which on every entry is there; None: from the log's beginning.
+        to_ms: And up to which; None: to the checkpoint.
         root_hex: Root of the tree at the checkpoint.
         steps: What was verified.
         counts: Entries by kind, and ``erased``, ``allow``, ``deny``, ``attestations``, ``warrants``, ``replayed``.
@@ -114,7 +203,10 @@ class Report:
     tenant: str
     origin: str
     first: int
+    end: int
     size: int
+    from_ms: int | None
+    to_ms: int | None
     root_hex: str
     steps: tuple[StepResult, ...]
     counts: Mapping[str, int]
@@ -128,7 +220,10 @@ class Report:
             "tenant": self.tenant,
             "origin": self.origin,
             "first": self.first,
+            "end": self.end,
             "size": self.size,
+            "from_ms": self.from_ms,
+            "to_ms": self.to_ms,
             "root": self.root_hex,
             "steps": [{"step": s.number, "name": s.name, "title": s.title, "detail": s.detail} for s in self.steps],
             "counts": dict(self.counts),
@@ -136,25 +231,15 @@ class Report:
             "limits": list(self.limits),
         }
 
-
-@dataclass
-class _State:
-    """What the steps so far have established; each field is set by the step named behind it."""
-
-    manifest_digest_hex: str = ""  # 2
-    manifest_tenant: object = None  # 2
-    tenant: str = ""  # 3
-    origin: str = ""  # 3
-    note: str = ""  # 3
-    first: int = 0  # 3
-    frontier: merkle.Frontier = field(default_factory=merkle.Frontier)  # 3
-    erased: frozenset[int] = frozenset()  # 3
-    head: checkpoint.Checkpoint = field(default_factory=lambda: checkpoint.Checkpoint("", 0, merkle.EMPTY_ROOT))  # 3
-    leaves: list[Leaf] = field(default_factory=list)  # 4
-    counts: dict[str, int] = field(default_factory=dict)  # 4 and after
-    warrants: list[tuple[str, Warrant]] = field(default_factory=list)  # 8
-    isolation: isolation.Isolation = field(default_factory=lambda: isolation.Isolation(""))  # 11
-    limits: list[str] = field(default_factory=list)  # any
+    def sentence(self) -> str:
+        """What the archive is of, in words."""
+        entries = f"entries {self.first} to {self.end - 1}" if self.first < self.end else "no entries"
+        times = [
+            *([] if self.from_ms is None else [f"from {moment(self.from_ms)}"]),
+            *([] if self.to_ms is None else [f"to {moment(self.to_ms)}"]),
+        ]
+        window = f", all {' '.join(times)}" if times else ""
+        return f"{self.origin}, {entries}{window}"
 
 
 def verify_archive(
@@ -164,6 +249,7 @@ def verify_archive(
     expected_tenant: str | None = None,
     replay: Replay | None = None,
     policy: Policy | None = None,
+    progress: Progress = lambda _done, _count: None,
 ) -> Report:
     """Verify an evidence archive against a pinned trust root, and return what it shows.
 
@@ -171,110 +257,135 @@ def verify_archive(
         path: The archive; nothing in it is trusted.
         trust: The keys that the caller pins.
         expected_tenant: Whose archive it must be; anyone's if not given.
-        replay: Evaluates a decision again; without it, step 12 is left out and the report says so.
+        replay: Evaluates a decision again; without it, step 14 is left out and the report says so.
         policy: Whose quorum of witnesses must have cosigned the checkpoint; without it nobody need have, and the report says so.
+        progress: Told of the entries that were gone over.
 
     Raises:
         VerificationError: The archive does not prove what it claims; ``step`` and ``where`` tell which and where.
         OSError: The archive cannot be read.
     """
-    verification = _Verification(path, trust, expected_tenant, replay, policy)
-    try:
-        return verification.run()
-    finally:
-        verification.close()
+    with contextlib.ExitStack() as stack:
+        return _Verification(path, trust, expected_tenant, replay, policy, progress).run(stack)
+
+
+@dataclass
+class _State:
+    """What the steps so far have established; each field is set by the step named behind it."""
+
+    archive: archive.Archive = field(init=False)  # 1
+    manifest_digest_hex: str = ""  # 2
+    manifest_tenant: object = None  # 2
+    window: Window = field(init=False)  # 3
+    note: str = ""  # 3
+    head: checkpoint.Checkpoint = field(init=False)  # 3
+    outside: dict[int, Outside] = field(default_factory=dict)  # 5
+    over: Pass = field(init=False)  # 6 to 10
+    exported_at_ms: int = 0  # 11
+    limits: list[str] = field(default_factory=list)  # any
 
 
 class _Verification:
-    def __init__(  # What verify_archive was given, as it was.
+    def __init__(  # noqa: PLR0917  # What verify_archive was given, as it was.
         self,
         path: Path,
         trust: TrustRoot,
         expected_tenant: str | None,
         replay: Replay | None,
         policy: Policy | None,
+        progress: Progress,
     ) -> None:
         self._policy = policy
         self._path = path
         self._trust = trust
         self._expected_tenant = expected_tenant
         self._replay = replay
-        self._archive: archive.Archive
+        self._progress = progress
         self._state = _State()
         self._file = ""  # The file at hand, for failures that do not name their own.
-        self._parse = lru_cache(maxsize=4096)(self._parse_named)
+        self._results: list[StepResult] = []
 
-    def close(self) -> None:
-        if hasattr(self, "_archive"):
-            self._archive.__exit__(None, None, None)
-
-    def run(self) -> Report:
-        steps = (
-            self._form,
-            self._manifest,
-            self._checkpoint,
-            self._leaves,
-            self._records,
-            self._headers,
-            self._decisions,
-            self._signatures,
-            self._warrants,
-            self._export,
-            self._isolation,
-            self._replays,
-        )
-        results = []
-        for number, (step, (name, title)) in enumerate(zip(steps, STEPS, strict=True), start=1):
-            if step == self._replays and self._replay is None:
-                self._state.limits.append("Decisions were not evaluated again; use --replay to do so.")
-                continue
-            self._file = ""
-            try:
-                detail = step()
-            except LicetAttestationError as error:
-                # The form is found at fault by the reader of archives, which names the file itself.
-                where = self._file or getattr(error, "where", None) or self._path.name
-                raise VerificationError(str(error), step=f"{number}. {name}", where=where) from error
-            results.append(StepResult(number, name, title, detail))
+    def run(self, stack: contextlib.ExitStack) -> Report:
         state = self._state
+        with self._step("form") as passed:
+            state.archive = stack.enter_context(archive.Archive(self._path))
+            passed(f"{len(state.archive.members)} files, {state.archive.size} bytes")
+        for name, step in (
+            ("manifest", self._manifest),
+            ("checkpoint", self._checkpoint),
+            ("leaves", self._leaves),
+            ("window", self._window),
+        ):
+            with self._step(name) as passed:
+                passed(step())
+        isolated = self._go_over_entries()
+        with self._step("export") as passed:
+            passed(self._export())
+        with self._step("isolation") as passed:
+            answer = isolated.answer()
+            passed(self._isolation(answer))
+        if archive.DIRECTORY in state.archive:
+            with self._step("directory") as passed:
+                passed(self._directory())
+        else:
+            state.limits.append("The archive has nothing of the directory of all logs.")
+        if self._replay is not None:
+            with self._step("replay") as passed:
+                passed(self._replays(self._replay))
+        else:
+            state.limits.append("Decisions were not evaluated again; use --replay to do so.")
         if self._policy is None:
             state.limits.append("Nobody was asked who else saw this log: without --tlog-policy no witness need have.")
+        if reports := sorted(archive.REPORTS & set(state.archive.members)):
+            state.limits.append(
+                f"{', '.join(reports)}: made from the rest by who exported it, and not compared with it here."
+            )
+        window = state.window
         return Report(
-            tenant=state.tenant,
-            origin=state.origin,
-            first=state.first,
-            size=state.head.size,
+            tenant=window.tenant,
+            origin=window.origin,
+            first=window.first,
+            end=window.end,
+            size=window.size,
+            from_ms=window.from_ms,
+            to_ms=window.to_ms,
             root_hex=state.head.root.hex(),
-            steps=tuple(results),
-            counts=state.counts,
-            isolation=state.isolation,
+            steps=tuple(self._results),
+            counts=state.over.counts,
+            isolation=answer,
             limits=(*state.limits, *isolation.LIMITS),
         )
 
-    def _fault(self, name: str, message: str) -> VerificationError:
-        """A failure in file ``name``, which may not be the file at hand."""
-        self._file = name
-        return VerificationError(message)
-
-    # Step 1.
-    def _form(self) -> str:
-        self._archive = archive.Archive(self._path)
-        return f"{len(self._archive.members)} files, {self._archive.size} bytes"
+    @contextlib.contextmanager
+    def _step(self, name: str) -> Iterator[Callable[[str], None]]:
+        """Run a step in the block; what is raised in it fails there, and what it passes to the callback is its detail."""
+        number = 1 + next(n for n, step in enumerate(STEPS) if step.name == name)
+        self._file = ""
+        try:
+            yield lambda detail: self._results.append(StepResult(number, name, STEPS[number - 1].title, detail))
+        except LicetAttestationError as error:
+            # Who reads the archive names the file at fault itself.
+            where = getattr(error, "where", None) or self._file or self._path.name
+            raise VerificationError(str(error), step=f"{number}. {name}", where=where) from error
 
     # Step 2.
     def _manifest(self) -> str:
         state = self._state
         state.manifest_digest_hex = self._hash(archive.MANIFEST)
-        manifest = self._json(archive.MANIFEST, MAX_MANIFEST_BYTES)
-        if not isinstance(manifest, dict) or set(manifest) != {"v", "tenant", "files"} or manifest["v"] != 1:
-            raise FormatError("not a manifest of version 1")
+        manifest = self._json(archive.MANIFEST)
+        if not isinstance(manifest, dict) or set(manifest) != {"v", "tenant", "files"}:
+            raise FormatError("not a manifest")
+        if manifest["v"] != archive.VERSION:
+            raise FormatError(
+                f"the archive's layout is version {manifest['v']!r}; this verifier reads version {archive.VERSION}"
+            )
         listed = manifest["files"]
         if not isinstance(listed, dict):
             raise FormatError("a manifest lists files by name")
-        for name in sorted(set(self._archive.members) ^ (set(listed) | archive.UNLISTED)):
+        for name in sorted(set(state.archive.members) ^ (set(listed) | archive.UNLISTED)):
             what = "is in the manifest and not in the archive" if name in listed else "is not in the manifest"
-            raise self._fault(name, f"a file {what}")
-        for name, member in self._archive.members.items():
+            raise VerificationError(f"a file {what}", where=name)
+        for name, member in state.archive.members.items():
             entry = {"sha256": self._hash(name), "size": member.size}
             if name not in archive.UNLISTED and listed[name] != entry:
                 raise VerificationError("the file is not the one in the manifest: its content was changed")
@@ -285,10 +396,10 @@ class _Verification:
         """SHA-256 of a file, whose checksum in the directory is checked on the way."""
         self._file = name
         digest, crc = hashlib.sha256(), 0
-        for chunk in self._archive.chunks(name):
+        for chunk in self._state.archive.chunks(name):
             digest.update(chunk)
             crc = zlib.crc32(chunk, crc)
-        if crc != self._archive.members[name].crc:
+        if crc != self._state.archive.members[name].crc:
             raise VerificationError(
                 "the file's content was changed: it has not the checksum in the archive's directory"
             )
@@ -297,378 +408,246 @@ class _Verification:
     # Step 3.
     def _checkpoint(self) -> str:
         state = self._state
-        self._read_range()
+        state.window = window = Window.from_json(self._json(archive.RANGE))
+        if window.tenant != state.manifest_tenant:
+            raise FormatError("the range is not of the manifest's tenant")
+        self._expect_chunks()
         # 3a. The origin follows from the pinned trust root and the tenant, not from the archive.
-        if state.origin != self._trust.origin(state.tenant):
+        self._file = archive.RANGE
+        if window.origin != self._trust.origin(window.tenant):
             raise VerificationError(
-                f"log {state.origin!r} is not the one of {state.tenant!r} under the pinned trust root"
+                f"log {window.origin!r} is not the one of {window.tenant!r} under the pinned trust root"
             )
-        if self._expected_tenant not in (None, state.tenant):
-            raise VerificationError(f"the archive is of tenant {state.tenant!r}, not of {self._expected_tenant!r}")
+        if self._expected_tenant not in (None, window.tenant):
+            raise VerificationError(f"the archive is of tenant {window.tenant!r}, not of {self._expected_tenant!r}")
         # 3b. A pinned log key signed.
         self._file = archive.CHECKPOINT
         try:
-            state.note = self._archive.read(archive.CHECKPOINT, checkpoint.MAX_NOTE_BYTES).decode()
+            state.note = state.archive.read(archive.CHECKPOINT, checkpoint.MAX_NOTE_BYTES).decode()
         except UnicodeDecodeError as error:
             raise FormatError("the checkpoint is not UTF-8") from error
         keys = tlogpolicy.log_keys(state.note, self._policy, self._trust)
-        state.head = checkpoint.verify_checkpoint(state.note, state.origin, keys)
-        told = f"{state.origin}, {state.head.size} entries"
+        state.head = checkpoint.verify_checkpoint(state.note, window.origin, keys)
+        if state.head.size != window.size:
+            raise VerificationError(f"the checkpoint is of {state.head.size} entries, the range of {window.size}")
+        told = f"{window.origin}, {state.head.size} entries"
         # 3c. The quorum of the caller's own policy cosigned; what a policy comes with the archive counts for nothing.
         if self._policy is None:
             return told
-        found = tlogpolicy.verify(state.note, self._policy, state.origin, keys)
+        found = tlogpolicy.verify(state.note, self._policy, window.origin, keys)
         seen = ", ".join(sorted(found.cosignatures)) or "nobody"
         return f"{told}, cosigned by {seen}"
 
-    def _read_range(self) -> None:
-        state = self._state
-        self._file = archive.RANGE
-        value = self._json(archive.RANGE)
-        fields = {"v", "tenant", "origin", "first", "size", "frontier_first", "erased"}
-        if not isinstance(value, dict) or set(value) != fields or value["v"] != 1:
-            raise FormatError("not a range of version 1")
-        tenant, origin, first, erased = value["tenant"], value["origin"], value["first"], value["erased"]
-        if not is_tenant(tenant) or not isinstance(origin, str) or tenant != state.manifest_tenant:
-            raise FormatError("the range names no tenant and origin, or not the manifest's tenant")
-        if type(first) is not int or first < 0 or type(value["size"]) is not int or value["size"] < first:
-            raise FormatError("the range does not go from a first entry to a size")
-        frontier = value["frontier_first"]
-        if not isinstance(frontier, list) or not all(statement.is_sha256_hex(h) for h in frontier):
-            raise FormatError("the range's frontier is a list of SHA-256 in hex")
-        if not isinstance(erased, list) or not all(type(i) is int and first <= i < value["size"] for i in erased):
-            raise FormatError("the range's erased records are entries of the range")
-        state.frontier = merkle.Frontier(first, [bytes.fromhex(h) for h in frontier])
-        state.tenant, state.origin, state.first, state.erased = tenant, origin, first, frozenset(erased)
+    def _expect_chunks(self) -> None:
+        """See that there are chunks of leaves and records for the range, and no chunks but those."""
+        window, members = self._state.window, self._state.archive.members
+        if archive.chunk_count(window.first, window.end) > len(members):
+            raise VerificationError(
+                f"the range has {window.end - window.first} entries, and the archive has not the chunks"
+            )
+        starts = set(archive.chunk_starts(window.first, window.end))
+        due = {archive.chunk_name(folder, s) for folder in (archive.LEAVES, archive.RECORDS) for s in starts}
+        may = due | {archive.chunk_name(folder, s) for folder in (archive.FACTS, archive.ATTESTATIONS) for s in starts}
+        there = {name for name in members if archive.is_chunk(name)}
+        for name in sorted(due - there):
+            raise VerificationError("the archive lacks a chunk of its range", where=name)
+        for name in sorted(there - may):
+            raise VerificationError("a chunk is not of the archive's range", where=name)
 
     # Step 4.
     def _leaves(self) -> str:
-        state = self._state
-        self._file = archive.LEAVES
-        tree = state.frontier.copy()
-        for number, line in enumerate(self._lines(archive.LEAVES), start=state.first):
-            if number >= state.head.size:
-                raise VerificationError(f"the archive has more leaves than the log has entries ({state.head.size})")
-            self._file = f"{archive.LEAVES}, entry {number}"
-            leaf = Leaf.from_bytes(line)
-            tree.append(merkle.leaf_hash(line))
-            state.leaves.append(leaf)
-            state.counts[leaf.kind] = state.counts.get(leaf.kind, 0) + 1
-        self._file = archive.LEAVES
-        if tree.size != state.head.size:
-            raise VerificationError(f"the leaves end at {tree.size}, the log at {state.head.size}")
-        if tree.root() != state.head.root:
-            raise VerificationError(
-                "the leaves do not rebuild the checkpoint's root: one was changed, moved or left out"
+        window = self._state.window
+        tree = merkle.Frontier(window.first, window.frontier_first)
+        for chunk in self._entries().chunks():
+            name = chunk.name(archive.LEAVES)
+            for text in chunk.leaves():
+                self._file = f"{name}, entry {tree.size}"
+                Leaf.from_bytes(text)
+                tree.append(merkle.leaf_hash(text))
+        self._file = archive.CHECKPOINT if window.end == window.size else archive.RANGE
+        window.verify_end(tree, self._state.head.root)
+        self._file = archive.RANGE
+        if tree.hashes() != list(window.frontier_end):
+            raise VerificationError("the frontier behind the last entry is another than the leaves make")
+        if window.first:
+            self._state.limits.append(
+                f"Entries before {window.first} are not in the archive; only their place in the tree is."
             )
-        if state.first:
-            state.limits.append(
-                f"Entries before {state.first} are not in the archive; only their place in the tree is."
+        if window.end < window.size:
+            self._state.limits.append(
+                f"Entries from {window.end} on are not in the archive; only their place in the tree is."
             )
-        return f"{entries_text(state.first, state.head.size)}, root {state.head.root.hex()[:16]}"
-
-    def _lines(self, name: str) -> Iterator[bytes]:
-        rest = b""
-        for chunk in self._archive.chunks(name):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from lines
-            if len(rest) > MAX_LEAF_BYTES:
-                raise FormatError("a leaf is longer than any can be")
-        if rest:
-            raise FormatError("the last leaf is cut short")
+        return f"{_entries_text(window)}, root {self._state.head.root.hex()[:16]}"
 
     # Step 5.
-    def _records(self) -> str:
+    def _window(self) -> str:
+        state, window = self._state, self._state.window
+        self._file = archive.OUTSIDE
+        if archive.OUTSIDE in state.archive:
+            last = -1
+            for line in state.archive.lines(archive.OUTSIDE, MAX_JSON_BYTES):
+                found = Outside.from_bytes(line)
+                if found.index <= last or window.first <= found.index < window.end:
+                    raise VerificationError(f"entry {found.index} is out of order, or within the range")
+                last = found.index
+                found.verify(window.size, state.head.root)
+                state.outside[found.index] = found
+        window.verify_times(state.outside)
+        return _window_text(window)
+
+    # Steps 6 to 10.
+    def _go_over_entries(self) -> Isolated:
         state = self._state
-        expected = {_RECORD_NAME.format(i) for i in range(state.first, state.head.size) if i not in state.erased}
-        for name in sorted(expected ^ set(self._archive.names("records/"))):
-            what = (
-                "is missing and not named as erased"
-                if name in expected
-                else "is of no entry, or of one named as erased"
-            )
-            raise self._fault(name, f"the record {what}")
-        for index, leaf in self._entries():
-            if index in state.erased:
-                continue
-            self._file = _RECORD_NAME.format(index)
-            value = self._json(self._file)
-            if not isinstance(value, dict) or set(value) != {"salt", "record"} or not isinstance(value["record"], dict):
-                raise FormatError("a record's file has exactly a salt and a record")
-            if not statement.is_sha256_hex(value["salt"]):
-                raise FormatError("a record's salt is 32 bytes in hex")
-            verify_commitment(leaf, bytes.fromhex(value["salt"]), canonical.dumps(value["record"]))
-        state.counts["erased"] = len(state.erased)
-        if state.erased:
-            state.limits.append(
-                f"{len(state.erased)} records are erased: that and when they were made, by whose principal and on whose things is "
-                "proven, what they said is not. That they were erased is the exporter's signed word."
-            )
-        return f"{state.head.size - state.first - len(state.erased)} records, {len(state.erased)} erased"
+        state.over = over = Pass(state.archive, state.window, state.outside, self._trust)
+        isolated = Isolated(over)
+        steps: tuple[EntryStep, ...] = (
+            Records(over),
+            headers := Headers(over),
+            Decisions(over),
+            signatures := Signatures(over),
+            Warrants(over, signatures),
+            isolated,
+        )
+        now: EntryStep = steps[0]
+        count = state.window.end - state.window.first
+        try:
+            for chunk in self._entries().chunks():
+                self._progress(chunk.start - state.window.first, count)
+                over.chunk = chunk
+                now = steps[0]
+                for step in steps:
+                    now = step
+                    step.begin()
+                now = steps[0]
+                name = chunk.name(archive.RECORDS)
+                over.where = f"{name}, entry {chunk.start}"
+                for entry in chunk.entries():
+                    for step in steps:
+                        now = step
+                        step.take(entry)
+                        over.where = f"{name}, entry {entry.index}"
+                    now = steps[0]
+                    over.where = f"{name}, entry {entry.index + 1}"
+                for step in steps:
+                    now = step
+                    step.end()
+            for step in steps:
+                now = step
+                over.where = ""
+                step.finish()
+            now = headers
+            over.where = archive.CHECKPOINT
+            self._verify_log_key(headers.last_ms)
+        except LicetAttestationError as error:
+            with self._step(now.name):
+                raise VerificationError(str(error), where=getattr(error, "where", None) or over.where) from error
+        self._progress(count, count)
+        for step in steps[:-1]:
+            with self._step(step.name) as passed:
+                passed(step.detail)
+            state.limits += step.limits
+        return isolated
 
-    def _entries(self) -> Iterator[tuple[int, Leaf]]:
-        return enumerate(self._state.leaves, start=self._state.first)
-
-    def _record(self, index: int) -> Mapping[str, Any] | None:
-        """The record of an entry, or None where it is erased. Only after step 5."""
-        if index in self._state.erased:
-            return None
-        self._file = _RECORD_NAME.format(index)
-        record: Mapping[str, Any] = canonical.loads(self._archive.read(self._file, MAX_JSON_BYTES))["record"]
-        return record
-
-    # Step 6.
-    def _headers(self) -> str:
+    def _verify_log_key(self, last_ms: int) -> None:
+        """The key that signed the checkpoint counted at the time of the last entry that is known."""
         state = self._state
-        before_ms = 0
-        for index, leaf in self._entries():
-            self._file = f"{archive.LEAVES}, entry {index}"
-            if leaf.time_ms < before_ms:
-                raise VerificationError(f"entry {index} is {before_ms - leaf.time_ms} ms before the one before it")
-            before_ms = leaf.time_ms
-            # What a tenant's log holds was done by the tenant's own, or to what is the tenant's.
-            if state.tenant not in (leaf.actor, leaf.owner):
-                raise VerificationError(f"entry {index} of the log of {state.tenant!r} is between others")
-            record = self._record(index)
-            if record is not None:
-                _check_header(leaf, record, state.tenant)
-        self._file = archive.CHECKPOINT
-        if state.leaves:
-            keys = tlogpolicy.log_keys(state.note, self._policy, self._trust, before_ms)
-            checkpoint.verify_checkpoint(state.note, state.origin, keys)
-        return f"last entry at {_time_text(before_ms)}" if state.leaves else "no entries"
+        known_ms = max([last_ms, *(outside.leaf.time_ms for outside in state.outside.values())])
+        if known_ms:
+            keys = tlogpolicy.log_keys(state.note, self._policy, self._trust, known_ms)
+            checkpoint.verify_checkpoint(state.note, state.window.origin, keys)
 
-    # Step 7.
-    def _decisions(self) -> str:
-        named: set[str] = set()
-        outcomes = {"allow": 0, "deny": 0}
-        for folder in ("facts/", "bundles/"):
-            for name in self._archive.names(folder):
-                self._file = name
-                if hashlib.sha256(self._archive.read(name, MAX_JSON_BYTES)).hexdigest() not in name:
-                    raise VerificationError("the file is not what its name is the SHA-256 of")
-                self._json(name)
-        for index, leaf in self._entries():
-            record = self._record(index) if leaf.kind == "decision" else None
-            if record is None:
-                continue
-            outcomes[record["decision"]] += 1
-            for name in _names_of(record):
-                if name not in self._archive:
-                    raise self._fault(name, f"decision {index} names a file that is not there")
-                named.add(name)
-        self._state.counts |= outcomes
-        return f"{outcomes['allow']} allowed, {outcomes['deny']} denied, on {len(named)} facts and bundles"
-
-    # Step 8.
-    def _signatures(self) -> str:
-        state = self._state
-        logged: dict[str, tuple[int, Leaf, str]] = {}
-        for index, leaf in self._entries():
-            record = self._record(index) if leaf.kind == "attestation" else None
-            if record is None:
-                continue
-            digest_hex, predicate_type = record.get("digest"), record.get("predicate_type")
-            if not statement.is_sha256_hex(digest_hex) or not isinstance(predicate_type, str):
-                raise FormatError("an attestation's entry names its digest and predicate type")
-            name = f"attestations/{digest_hex}.dsse.json"
-            if name not in self._archive:
-                raise self._fault(name, f"entry {index} names an attestation that is not there")
-            logged.setdefault(name, (index, leaf, predicate_type))
-        for name in self._archive.names("attestations/"):
-            self._file = name
-            if name not in logged:
-                raise VerificationError("no entry of the log names this attestation")
-            _, leaf, predicate_type = logged[name]
-            claim = self._verify_attestation(name, leaf.time_ms)
-            if claim.predicate_type != predicate_type:
-                raise VerificationError(f"the log has this as {predicate_type!r}, it is {claim.predicate_type!r}")
-            if statement.tenant_of(claim.predicate) not in (None, state.tenant):
-                raise VerificationError("the attestation says that it is another tenant's")
-            if claim.predicate_type == statement.WARRANT:
-                state.warrants.append((name, Warrant.from_statement(claim)))
-        state.counts["attestations"] = len(logged)
-        return f"{len(logged)} attestations"
-
-    def _verify_attestation(self, name: str, at_ms: int) -> statement.Statement:
-        envelope = dsse.Envelope.from_json(self._archive.read(name, dsse.MAX_ENVELOPE_BYTES))
-        claim = statement.Statement.from_bytes(envelope.payload)
-        purpose: Purpose = "warrant" if claim.predicate_type == statement.WARRANT else "attestation"
-        payload = dsse.verify_envelope(envelope, self._trust.keys(purpose, at_ms))
-        if name.startswith("attestations/") and hashlib.sha256(payload).hexdigest() not in name:
-            raise VerificationError("the attestation is not what its name is the SHA-256 of")
-        return claim
-
-    # Step 9.
-    def _warrants(self) -> str:
-        state = self._state
-        beyond = erased = 0
-        for name, warrant in state.warrants:
-            self._file = name
-            if warrant.tenant != state.tenant:
-                raise VerificationError(f"the warrant is of tenant {warrant.tenant!r}")
-            if warrant.operation not in OPERATIONS_OF.get(warrant.action, frozenset()):
-                raise VerificationError(f"{warrant.action!r} may not lead to {warrant.operation!r}")
-            # Within the range the leaf is compared with the archive's own, whoever signed the proof that came with the warrant.
-            is_here = warrant.decision.leaf_index >= state.first
-            decided = verify_logged(warrant, self._trust, self._trust.every_key("log") if is_here else None)
-            age_ms = warrant.issued_at_ms - decided.time_ms
-            if not -MAX_CLOCK_SKEW_MS <= age_ms <= MAX_DECISION_AGE_MS + MAX_CLOCK_SKEW_MS:
-                raise VerificationError(f"the warrant was issued {age_ms} ms after its decision")
-            index = warrant.decision.leaf_index
-            if index < state.first:
-                beyond += 1
-            elif index >= state.head.size or state.leaves[index - state.first] != decided:
-                raise VerificationError(f"the warrant's decision is not entry {index} of this log")
-            elif (record := self._record(index)) is None:
-                erased += 1
-            else:
-                self._file = name
-                _check_warrant(warrant, record)
-        state.counts["warrants"] = len(state.warrants)
-        if beyond:
-            state.limits.append(
-                f"{beyond} warrants stand on decisions before the first entry: logged, but not seen here."
-            )
-        if erased:
-            state.limits.append(
-                f"{erased} warrants stand on decisions whose records are erased: logged, but not seen here."
-            )
-        return f"{len(state.warrants)} warrants"
-
-    # Step 10.
+    # Step 11.
     def _export(self) -> str:
         state = self._state
         self._file = archive.STATEMENT
-        envelope = dsse.Envelope.from_json(self._archive.read(archive.STATEMENT, dsse.MAX_ENVELOPE_BYTES))
+        envelope = dsse.Envelope.from_json(state.archive.read(archive.STATEMENT, dsse.MAX_ENVELOPE_BYTES))
         claim = statement.Statement.from_bytes(envelope.payload)
         at_ms = claim.predicate.get("exported_at_ms")
         if claim.predicate_type != statement.EXPORT or type(at_ms) is not int:
             raise FormatError("not an export statement")
+        state.exported_at_ms = at_ms
         dsse.verify_envelope(envelope, self._trust.keys("attestation", at_ms))
         if claim.subject != (statement.Subject(archive.MANIFEST, state.manifest_digest_hex),):
             raise VerificationError("the export statement is about another manifest")
-        expected = {
-            "v": 1,
-            "tenant": state.tenant,
-            "origin": state.origin,
-            "first": state.first,
-            "size": state.head.size,
-            "root": state.head.root.hex(),
-            "erased": len(state.erased),
-            "exported_at_ms": at_ms,
-        }
-        if claim.predicate != expected:
+        erased = state.over.counts["erased"]
+        if claim != export_statement(state.window, state.head.root, state.manifest_digest_hex, erased, at_ms):
             raise VerificationError("the export statement is about another tenant or range")
-        return f"exported at {_time_text(at_ms)}"
-
-    # Step 11.
-    def _isolation(self) -> str:
-        state = self._state
-        state.isolation = isolation.isolation(
-            state.tenant, ((leaf, self._record(index)) for index, leaf in self._entries())
-        )
-        if archive.ISOLATION in self._archive:
-            self._file = archive.ISOLATION
-            claim = self._verify_attestation(archive.ISOLATION, state.leaves[-1].time_ms if state.leaves else 0)
-            if claim.predicate_type != statement.ISOLATION or claim.predicate != state.isolation.to_predicate():
-                raise VerificationError("the signed isolation answer is not the one that these entries give")
-        return state.isolation.answer
+        return f"exported at {moment(at_ms)}"
 
     # Step 12.
-    def _replays(self) -> str:
+    def _isolation(self, answer: isolation.Isolation) -> str:
+        state = self._state
+        if archive.ISOLATION in state.archive:
+            self._file = archive.ISOLATION
+            data = state.archive.read(archive.ISOLATION, dsse.MAX_ENVELOPE_BYTES)
+            claim = statement.Statement.from_bytes(dsse.Envelope.from_json(data).payload)
+            # It is as old as the export, whose time step 11 verified.
+            dsse.verify_envelope(dsse.Envelope.from_json(data), self._trust.keys("attestation", state.exported_at_ms))
+            if claim.predicate_type != statement.ISOLATION or claim.predicate != answer.to_predicate():
+                raise VerificationError("the signed isolation answer is not the one that these entries give")
+        return answer.answer
+
+    # Step 13.
+    def _directory(self) -> str:
+        state, window = self._state, self._state.window
+        self._file = archive.DIRECTORY
+        leaves = (Leaf.from_bytes(text) for chunk in self._entries().chunks() for text in chunk.leaves())
+        opened, is_whole = verify_archive_file(
+            state.archive.read(archive.DIRECTORY, MAX_JSON_BYTES),
+            self._trust,
+            window.tenant,
+            first=window.first,
+            end=window.end,
+            size=window.size,
+            root=state.head.root,
+            leaves=leaves,
+        )
+        if not is_whole:
+            state.limits.append(
+                "The pairs that the directory has of this log were not made again: that takes the log from its beginning."
+            )
+        return f"it has {opened.state.size} entries of this log"
+
+    # Step 14.
+    def _replays(self, replay: Replay) -> str:
+        bundles: dict[str, Any] = {}
         replayed = 0
-        for index, leaf in self._entries():
-            record = self._record(index) if leaf.kind == "decision" else None
-            if record is None or self._replay is None:
-                continue
-            facts = [self._parse(f"facts/{digest_hex}.json") for digest_hex in record["facts"]]
-            bundle = self._parse(f"bundles/{record['bundle']}.json")
-            self._file = _RECORD_NAME.format(index)
-            try:
-                self._replay(record, facts, bundle)
-            except Exception as error:
-                raise VerificationError(f"decision {index} does not come out the same: {error}") from error
-            replayed += 1
-        self._state.counts["replayed"] = replayed
+        for chunk in self._entries().chunks():
+            facts: dict[str, Any] = {}
+            for entry in chunk.entries():
+                if entry.leaf.kind != "decision" or entry.record is None:
+                    continue
+                for name in entry.record["facts"]:
+                    if name not in facts:
+                        facts[name] = canonical.loads(chunk.facts[name])
+                bundle_hex = entry.record["bundle"]
+                if bundle_hex not in bundles:
+                    bundles.clear()  # They come one after the other.
+                    bundles[bundle_hex] = self._json(f"bundles/{bundle_hex}.json")
+                self._file = f"{chunk.name(archive.RECORDS)}, entry {entry.index}"
+                try:
+                    replay(entry.record, [facts[name] for name in entry.record["facts"]], bundles[bundle_hex])
+                except Exception as error:
+                    raise VerificationError(f"decision {entry.index} does not come out the same: {error}") from error
+                replayed += 1
+        self._state.over.counts["replayed"] = replayed
         return f"{replayed} decisions"
 
-    def _parse_named(self, name: str) -> Any:
-        return self._json(name)
+    def _entries(self) -> Entries:
+        return Entries(self._state.archive, self._state.window)
 
-    def _json(self, name: str, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    def _json(self, name: str) -> Any:
         self._file = name
-        return canonical.loads(self._archive.read(name, max_bytes), max_bytes=max_bytes, canonical=True)
+        data = self._state.archive.read(name, MAX_JSON_BYTES)
+        return canonical.loads(data, max_bytes=MAX_JSON_BYTES, canonical=True)
 
 
-def entries_text(first: int, size: int) -> str:
-    """Which entries those from ``first`` up to a log's size are, counted from 0."""
-    return f"entries {first} to {size - 1}" if first < size else "no entries"
+def _entries_text(window: Window) -> str:
+    """Which entries those of a window are, counted from 0."""
+    return f"entries {window.first} to {window.end - 1}" if window.first < window.end else "no entries"
 
 
-def _check_header(leaf: Leaf, record: Mapping[str, Any], tenant: str) -> None:
-    """Check that a header says of its record what the record says itself."""
-    if record.get("type", leaf.kind) != leaf.kind:
-        raise VerificationError(f"the header says {leaf.kind!r}, the record {record['type']!r}")
-    if record.get("tenant", tenant) != tenant:
-        raise VerificationError(f"the record is of tenant {record['tenant']!r}")
-    decision = record.get("decision")
-    if leaf.kind in isolation.DECISION_KINDS:
-        if decision not in ("allow", "deny") or "principal" not in record:
-            raise VerificationError("the record tells no principal and no outcome")
-    elif decision in ("allow", "deny"):
-        raise VerificationError(f"the header says {leaf.kind!r}, the record is a decision")
-    if leaf.kind == "decision" and (record.get("tenant"), leaf.actor) != (tenant, tenant):
-        # One who is not of this tenant is decided on in their own log; here, that they tried stands as an attempt.
-        raise VerificationError("the record is not a decision about one of this tenant's own")
-    if "principal" in record and isolation.tenant_of(record["principal"]) != leaf.actor:
-        raise VerificationError(f"the header's actor is {leaf.actor!r}, the record's principal is of another tenant")
-    time_ms = record.get("time_ms", 0)
-    if type(time_ms) is not int or time_ms > leaf.time_ms:
-        raise VerificationError("the record is from after its entry in the log")
-
-
-def _time_text(time_ms: int) -> str:
-    """A moment as people read it, in UTC."""
-    try:
-        return f"{dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (OverflowError, ValueError, OSError):  # A time beyond the calendar is no reason to fail.
-        return f"{time_ms} ms after 1970"
-
-
-def _names_of(record: Mapping[str, Any]) -> list[str]:
-    """The files a decision names."""
-    facts, bundle = record.get("facts"), record.get("bundle")
-    if not isinstance(facts, list) or len(facts) > _FACTS_PER_DECISION:
-        raise FormatError("a decision lists the facts it was made on")
-    if not all(statement.is_sha256_hex(digest_hex) for digest_hex in (*facts, bundle)):
-        raise FormatError("a decision names facts and bundle by SHA-256")
-    return [*(f"facts/{digest_hex}.json" for digest_hex in facts), f"bundles/{bundle}.json"]
-
-
-def _check_warrant(warrant: Warrant, record: Mapping[str, Any]) -> None:
-    """Check that a decision allowed what a warrant permits."""
-    if record["decision"] != "allow":
-        raise VerificationError("the warrant's decision was a deny")
-    if hashlib.sha256(canonical.dumps(record)).hexdigest() != warrant.decision.record_digest:
-        raise VerificationError("the warrant's decision has another record")
-    if (record.get("id"), record.get("action")) != (warrant.decision.id, warrant.action):
-        raise VerificationError("the warrant's decision has another id or is about another action")
-    match record:
-        case {
-            "principal": {"type": str(kind), "id": str(identifier)},
-            "operation": {
-                "id": warrant.operation_id,
-                "parameters_digest": warrant.parameters_digest_hex,
-                "resources": list(decided),
-            },
-        } if f"{kind}::{identifier}" == warrant.principal:
-            verify_touched(
-                warrant.resources,
-                tenant=warrant.tenant,
-                operation=warrant.operation,
-                operation_id=warrant.operation_id,
-                decided=decided,
-            )
-            return
-    raise VerificationError("the warrant is for another principal, operation or parameters than were decided on")
+def _window_text(window: Window) -> str:
+    begins = "from the log's beginning" if window.from_ms is None else f"from {moment(window.from_ms)}"
+    ends = "to the checkpoint" if window.to_ms is None else f"to {moment(window.to_ms)}"
+    return f"{begins} {ends}"

@@ -123,6 +123,7 @@ def build_services(settings: Settings) -> Services:
         notary,
         trust_root,
         witnesses=witnesses,
+        directory=directory,
         devices=DeviceLeases(engine, idle_s=settings.device_idle_s),
         max_age_s=settings.decision_max_age_s,
         decided=metrics.decided,

@@ -565,9 +565,11 @@ class PolicyVerbs(Verbs):
 class EvidenceVerbs(Verbs):
     """Evidence."""
 
-    def export(self, tenant: str, **sent: Unpack[Sent]) -> Answer:
-        """Export the tenant's evidence; fetch the archive as the operation's artifact."""
-        return self._act("evidence.export", tenant, sent)
+    def export(
+        self, tenant: str, *, from_ms: int | None = None, to_ms: int | None = None, **sent: Unpack[Sent]
+    ) -> Answer:
+        """Export the tenant's evidence, all or of a time; fetch the archive as the operation's artifact."""
+        return self._act("evidence.export", tenant, sent, from_ms=from_ms, to_ms=to_ms)
 
     def isolation(self, actor: str, owner: str) -> dict[str, Any]:
         """Whether a tenant ever stood in the owner's log: the signed ``statement``, and its ``predicate`` read."""

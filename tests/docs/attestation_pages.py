@@ -73,7 +73,7 @@ ALL: Final = (
     _logged("deployment", chosen=lambda p: p["event"] == "deployed"),
     _logged("deployment", file="roll-back", chosen=lambda p: p["event"] == ROLLED_BACK and "by" in p["cause"]),
     _logged("deployment", file="alarm", chosen=lambda p: p["event"] == ROLLED_BACK and "by" not in p["cause"]),
-    Example("export", "", "export.dsse.json"),
+    _logged("export"),
     _logged("isolation"),
     _logged("key-compromise"),
     _logged("key-rotation"),
@@ -239,7 +239,6 @@ def _keep(folder: Path) -> None:
     for path in (TRUST_ROOT, TRUST_ROOT_BEFORE):
         shutil.copy(folder / path.name, path)
     with zipfile.ZipFile(folder / "northbank.evidence.zip") as packed:
-        (EXAMPLES / "export.dsse.json").write_bytes(packed.read(archive.STATEMENT))
         note = packed.read(archive.CHECKPOINT).decode()
     (EXAMPLES / "checkpoint.txt").write_text(note + _cosigned(note, folder / "witness"))
     for example in ALL:

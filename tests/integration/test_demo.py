@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -9,20 +11,26 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import html5lib
 import pytest
 
 from licet_adapters.conformance import World
 from licet_attestations import canonical
+from licet_attestations.archive import RANGE, Archive
+from licet_attestations.entries import Entries
+from licet_attestations.window import Window
 from licet_engine.decide.bundle import CompiledBundle
 from licet_engine.decide.errors import ReplayMismatch
 from licet_engine.decide.record import replay
+from licet_engine.evidence.report import derived
+from licet_engine.store.db import open_engine
+from report_contents import Stored
 
 pytestmark = pytest.mark.slow
 
@@ -83,20 +91,17 @@ def played() -> Iterator[Played]:
 
 @pytest.fixture(scope="module")
 def evidence(played: Played) -> Evidence:
-    with zipfile.ZipFile(played.archive) as archive:
-        kinds = [json.loads(leaf)["kind"] for leaf in archive.read("log/leaves.jsonl").splitlines()]
-        records = {
-            index: canonical.dumps(json.loads(archive.read(f"records/{index}.json"))["record"])
-            for index, kind in enumerate(kinds)
-            if kind == "decision"
-        }
-
-        def content(kind: str) -> dict[str, bytes]:
-            names = [name for name in archive.namelist() if name.startswith(f"{kind}/")]
-            return {name.removeprefix(f"{kind}/").removesuffix(".json"): archive.read(name) for name in names}
-
-        bundles = {digest: CompiledBundle.from_bytes(data) for digest, data in content("bundles").items()}
-        return Evidence(records, content("facts"), bundles)
+    with Archive(played.archive) as archive:
+        window = Window.from_json(canonical.loads(archive.read(RANGE, canonical.MAX_BYTES)))
+        records: dict[int, bytes] = {}
+        facts: dict[str, bytes] = {}
+        for chunk in Entries(archive, window).chunks():
+            facts |= chunk.facts
+            records |= {e.index: e.data for e in chunk.entries() if e.leaf.kind == "decision" and e.data is not None}
+        names = archive.names("bundles/")
+        bodies = {name[-69:-5]: b"".join(archive.chunks(name)) for name in names}
+    bundles = {digest: CompiledBundle.from_bytes(data) for digest, data in bodies.items()}
+    return Evidence(records, facts, bundles)
 
 
 def test_every_outcome_of_the_demo_is_the_expected_one(played: Played) -> None:
@@ -195,3 +200,30 @@ def test_the_evidence_is_refused_under_another_trust_root(played: Played, tmp_pa
         check=False,
     )
     assert ended.returncode == 1, ended.stdout + ended.stderr
+
+
+def test_what_an_archive_holds_for_people_tells_the_story_of_the_demo(played: Played) -> None:
+    engine = open_engine(played.folder / "store" / "licet.db")
+    try:
+        made = Stored(engine, "northbank", "licet-demo/log/northbank")
+        files = {name: b"".join(chunks) for name, chunks in derived(made)}
+    finally:
+        engine.dispose()
+    rows = list(csv.DictReader(io.StringIO(files["entries.csv"].decode(), newline=""), strict=True))
+    assert len(rows) == made.scope.size
+    # Whatever is decided, attested or done has its columns filled: no kind of entry is unknown to the report.
+    assert {row["kind"] for row in rows if not row["action"] and not row["attestation"]} == set()
+    index = canonical.loads(files["index.json"], canonical=True)
+    assert index["isolation"]["answer"] == "holds"
+    assert index["decisions"]["foreign"].keys() == {"deny"}
+    assert [each["event"] for each in index["traffic"]["list"]] == ["rolled-back"]
+    versions = {each["version"]: each for each in index["versions"]["list"]}
+    second = versions["northbank/credit-risk@2"]
+    assert (second["runs"], second["promotions"], second["checks"]) == (["northbank/run-2"], ["prod"], 4)
+    page = html5lib.HTMLParser(strict=True).parse(files["report.html"].decode())
+    said = "".join(page.itertext())
+    assert "features drifted" in said
+    assert "model.pickle" in said
+    results = json.loads(files["oscal.json"])["assessment-results"]["results"][0]
+    states = {each["target"]["target-id"]: each["target"]["status"]["state"] for each in results["findings"]}
+    assert states["sr-11-7-v_enforced"] == "satisfied"

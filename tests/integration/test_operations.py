@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from licet_attestations import canonical
-from licet_attestations.statement import WARRANT
+from licet_attestations.statement import EXPORT, WARRANT
 from licet_engine.client import Answer, LicetClient
 from licet_engine.decide.bundle import CompiledBundle
 from licet_engine.decide.record import replay
@@ -450,9 +450,44 @@ def test_the_evidence_verifies_offline_in_another_process(world: Installation, e
     assert code == 0, told
     assert told["isolation"]["answer"] == "holds"
     with zipfile.ZipFile(exported[0]) as archive:
-        size = len(archive.read("log/leaves.jsonl").splitlines())
+        names = [name for name in archive.namelist() if name.startswith("leaves/")]
+        size = sum(len(archive.read(name).splitlines()) for name in names)
         assert world.tokens["northbank/ana"].encode() not in b"".join(map(archive.read, archive.namelist()))
-    assert size <= world.size("northbank")
+    assert size == told["end"] <= world.size("northbank")
+
+
+def test_evidence_of_a_time_shows_that_nothing_of_it_is_withheld(
+    world: Installation, exported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cora = world.client("northbank/cora")
+    with zipfile.ZipFile(exported[0]) as archive:
+        names = sorted(name for name in archive.namelist() if name.startswith("leaves/"))
+        times = [json.loads(line)["time_ms"] for name in names for line in archive.read(name).splitlines()]
+    from_ms, to_ms = times[len(times) // 3], times[len(times) * 2 // 3]
+    assert times[0] < from_ms < to_ms
+    path = tmp_path / "window.zip"
+    asked = {"from_ms": from_ms, "to_ms": to_ms}
+    path.write_bytes(fetched(cora, cora.act("evidence.export", "northbank", asked), world))
+    code, told = audit(path, exported[1])
+    assert code == 0, told
+    assert (told["from_ms"], told["to_ms"]) == (from_ms, to_ms)
+    assert told["end"] - told["first"] == sum(from_ms <= time_ms < to_ms for time_ms in times)
+    assert "directory" in {step["name"] for step in told["steps"]}
+    # Who exported what is in the log, with the statement that was signed.
+    entries = [record for _, record in world.entries("northbank")]
+    noted = [record for record in entries if record.get("event") == "evidence-exported"][-1]
+    assert noted["manifest_digest"] == hashlib.sha256(zipfile.ZipFile(path).read("manifest.json")).hexdigest()
+    logged = [record["digest"] for record in entries if record.get("predicate_type") == EXPORT]
+    assert noted["attestation"] == logged[-1]
+
+
+@pytest.mark.parametrize(
+    "asked", [{"from_ms": 5, "to_ms": 4}, {"from_ms": -1}, {"to_ms": "now"}, {"from_ms": True}, {"until_ms": 1}]
+)
+def test_a_time_that_is_none_is_refused(world: Installation, asked: dict[str, Any]) -> None:
+    with world.http("northbank/cora") as http:
+        answer = http.post("/v1/evidence/export", json={"resource": "northbank", "parameters": asked})
+    problem(answer, 400, "invalid-input")
 
 
 def test_evidence_that_was_changed_or_is_anothers_is_refused(
@@ -490,14 +525,15 @@ def test_every_decision_is_the_same_again_from_its_record_alone(exported: tuple[
     replayed = {"allow": 0, "deny": 0}
     with zipfile.ZipFile(exported[0]) as archive:
         held = {name: archive.read(name) for name in archive.namelist()}
-    facts = {name[6:-5]: body for name, body in held.items() if name.startswith("facts/")}
+    lines = [(name, line) for name, body in held.items() for line in body.splitlines()]
+    facts = {hashlib.sha256(line).hexdigest(): line for name, line in lines if name.startswith("facts/")}
     bundles = {
         name[8:-5]: CompiledBundle.from_bytes(body) for name, body in held.items() if name.startswith("bundles/")
     }
-    for name, body in held.items():
+    for name, line in lines:
         if not name.startswith("records/"):
             continue
-        record = json.loads(body)["record"]
+        record = json.loads(line)["record"]
         if "reasons" not in record:
             continue  # Not a decision.
         decision = replay(canonical.dumps(record), facts, bundles[record["bundle"]])

@@ -11,8 +11,9 @@ import click
 
 from licet_engine.commands.desk import guarded
 from licet_engine.commands.failures import EXIT_DENIED
+from licet_engine.commands.options import format_option
 from licet_engine.commands.text import clean, labelled
-from licet_engine.commands.workbench import answer, folder_argument, format_option, shown
+from licet_engine.commands.workbench import answer, folder_argument, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from licet_engine.commands.desk import guarded
+from licet_engine.commands.options import format_option
 from licet_engine.commands.render import explanation_lines
 from licet_engine.commands.text import clean, labelled
-from licet_engine.commands.workbench import format_option
 
 if TYPE_CHECKING:
     from licet_engine.decide import Decision

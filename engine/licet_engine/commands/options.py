@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+F = TypeVar("F", bound="Callable[..., Any]")
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(s|m|h|d)?")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -167,3 +170,15 @@ def read_text(path: Path, option: str) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise click.BadParameter(f"{path} is not UTF-8 text (byte {error.start})", param_hint=option) from error
+
+
+def format_option(*known: str) -> Callable[[F], F]:
+    """``--format``, with what there is beside text for people."""
+    return click.option(
+        "--format",
+        "format_",
+        type=click.Choice(["text", *known]),
+        default="text",
+        show_default=True,
+        help="How to answer: text for people, the others for a CI.",
+    )

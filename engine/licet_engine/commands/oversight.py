@@ -12,6 +12,7 @@ import click
 from licet_engine.commands.data import OUT, lister
 from licet_engine.commands.desk import exit_code_of, local, mutation, refuse_present, remote, waiting
 from licet_engine.commands.failures import EXIT_DONE, EXIT_ERROR
+from licet_engine.commands.options import MOMENT
 from licet_engine.commands.progress import Progress
 from licet_engine.commands.render import explanation_lines, list_lines, operation_lines
 from licet_engine.commands.text import block, clean, labelled, time_text
@@ -152,12 +153,16 @@ def evidence() -> None:
 
 @evidence.command()
 @click.argument("tenant")
+@click.option("--from", "from_ms", type=MOMENT, help="Only what was logged from this time on.")
+@click.option("--to", "to_ms", type=MOMENT, help="Only what was logged before this time.")
 @click.option("--out", required=True, type=OUT, help="Zip file to write the archive to.")
 @click.option("--overwrite", is_flag=True, help="Write over a file that exists.")
 @waiting
-def export(desk: Desk, tenant: str, out: Path, *, overwrite: bool) -> None:
+def export(desk: Desk, tenant: str, out: Path, *, from_ms: int | None, to_ms: int | None, overwrite: bool) -> None:
     """Export the tenant's log with everything it names, as one archive that verifies offline."""
-    desk.save(desk.client.evidence.export(tenant, **desk.sent), out, overwrite=overwrite)
+    if from_ms is not None and to_ms is not None and from_ms > to_ms:
+        raise click.BadParameter("it is after --to", param_hint="--from")
+    desk.save(desk.client.evidence.export(tenant, from_ms=from_ms, to_ms=to_ms, **desk.sent), out, overwrite=overwrite)
 
 
 @evidence.command()

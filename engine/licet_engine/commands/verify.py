@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from licet_engine.commands.desk import local
+from licet_engine.commands.desk import guarded
+from licet_engine.commands.options import format_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -54,7 +55,9 @@ def replay(record: Mapping[str, Any], facts: list[Mapping[str, Any]], bundle: Ma
     help="The log entry that names it, beside an attestation that was exported.",
 )
 @click.option("--replay", "replayed", is_flag=True, help="Evaluate every decision again; needs 'licet[decide]'.")
-@local
+@click.option("--explain", "explained", is_flag=True, help="Tell what each step shows, and how.")
+@format_option("json", "junit")
+@guarded
 def verify(  # noqa: PLR0917  # The options, as click hands them over.
     archive: Path,
     trust_root: Path,
@@ -64,6 +67,7 @@ def verify(  # noqa: PLR0917  # The options, as click hands them over.
     format_: str,
     *,
     replayed: bool,
+    explained: bool,
 ) -> None:
     """Verify the evidence ARCHIVE, or a single attestation, offline. Exit 0: verified; 1: not verified; 2: could not run."""
     from licet_attestations.__main__ import verify_command  # noqa: PLC0415  # An auditor's command starts fast.
@@ -81,4 +85,5 @@ def verify(  # noqa: PLR0917  # The options, as click hands them over.
         entry=entry,
         replay_name=f"{__name__}:replay" if replayed else None,
         format_=format_,
+        explained=explained,
     )

@@ -10,6 +10,7 @@ import click
 
 from licet_engine.commands.desk import guarded
 from licet_engine.commands.failures import EXIT_DENIED
+from licet_engine.commands.options import format_option
 from licet_engine.commands.text import clean
 
 if TYPE_CHECKING:
@@ -28,18 +29,6 @@ _COLOUR = {"error": "red", "warning": "yellow", "note": "blue"}
 def folder_argument(function: F) -> F:
     """``DIR``: a project's folder, by default where the command runs."""
     return click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))(function)
-
-
-def format_option(*known: str) -> Callable[[F], F]:
-    """``--format``, with what there is beside text for people."""
-    return click.option(
-        "--format",
-        "format_",
-        type=click.Choice(["text", *known]),
-        default="text",
-        show_default=True,
-        help="How to answer: text for people, the others for a CI.",
-    )
 
 
 def shown(finding: Finding, base: str) -> str:

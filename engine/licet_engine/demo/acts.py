@@ -366,7 +366,7 @@ def evidence(stage: Stage) -> None:
         problem = json.loads(told) if code == 1 else {}
         stage.tell(f"one byte of {where} changed: refused at step {problem.get('step')}, in {problem.get('where')}")
         stage.holds("the refusal names the file that was changed", problem.get("where"), where)
-        resign(archive, forged, tenant="northbank", origin=report["origin"])
+        resign(archive, forged)
         code, told = _verify(forged, trust_root)
         problem = json.loads(told) if code == 1 else {}
         stage.tell(

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, select
 from licet_attestations.leaf import Leaf
 from licet_attestations.logged import EVENTS
 from licet_attestations.rotation import KINDS
-from licet_attestations.statement import CYCLONEDX, DECISION, POLICY, PREDICATE_TYPES, TRAFFIC
+from licet_attestations.statement import CYCLONEDX, DECISION, EXPORT, POLICY, PREDICATE_TYPES, TRAFFIC
 from licet_attestations.tlogproof import TlogProof
 from licet_engine.domain.errors import InvalidInput, Unavailable
 from licet_engine.domain.refs import PLATFORM
@@ -35,7 +35,7 @@ NAMES: Final = {
     "decision": DECISION,
     "deletion": "urn:licet:deletion:v1",
     "deployment": "urn:licet:deployment:v1",
-    "export": "urn:licet:export:v1",
+    "export": EXPORT,
     "isolation": "urn:licet:isolation:v2",
     "key-compromise": "urn:licet:key-compromise:v1",
     "key-rotation": "urn:licet:key-rotation:v1",

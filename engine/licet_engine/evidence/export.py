@@ -1,36 +1,42 @@
-"""The evidence archive of a tenant: its whole log up to a signed checkpoint, and everything the log names.
+"""The evidence archive of a tenant: its log between two times, up to a signed checkpoint, and everything the log names.
 
 Rules kept here:
 
 - The archive ends where the checkpoint does; what is appended meanwhile is in the next one.
-- Everything is streamed from the database, entry by entry; only digests are kept in memory.
-- The isolation answer is computed from the entries of the archive itself, and signed beside it.
+- Everything is streamed from the database, chunk by chunk.
+- An attempt that was cut off is gone on with, under the checkpoint that it had.
+- The isolation answer is computed from the entries of the archive itself, and signed beside it; the export statement is logged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sqlalchemy import Engine
-from sqlmodel import select
+from sqlalchemy import Engine, select
 
 from licet_adapters.guard import WarrantGuard
-from licet_attestations import canonical, evidence
+from licet_attestations import canonical, dsse, evidence
 from licet_attestations.checkpoint import parse_note
-from licet_attestations.isolation import isolation
-from licet_attestations.leaf import Leaf
+from licet_attestations.entry_steps import MAX_BUNDLE_BYTES
+from licet_attestations.isolation import Isolation
 from licet_attestations.statement import ISOLATION, Statement, Subject
 from licet_attestations.trustroot import TrustRoot
+from licet_attestations.window import Window
 from licet_engine.domain.errors import Unavailable
+from licet_engine.evidence.contents import Scope, Seen
+from licet_engine.evidence.report import derived
 from licet_engine.log import store
-from licet_engine.store.db import read_transaction, tenant_session
+from licet_engine.store.db import read_transaction
 from licet_engine.store.tables import Attestation, FactBlob, PolicyBundle
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ENTRIES_AT_ONCE: Final = 500
+_AT_ONCE: Final = 500
+_FACTS: Final = store.table_of(FactBlob)
+_ATTESTATIONS: Final = store.table_of(Attestation)
+_BUNDLES: Final = store.table_of(PolicyBundle)
 
 
 class Exporting(Protocol):
@@ -43,6 +49,18 @@ class Exporting(Protocol):
     @property
     def spool(self) -> Any:
         """Where the artifact goes."""
+        ...
+
+    def now_ms(self) -> int:
+        """The time."""
+        ...
+
+    def went_on(self, done: int, count: int) -> None:
+        """Tell how far it is."""
+        ...
+
+    def log_attestation(self, envelope: bytes) -> str:
+        """Have an attestation logged."""
         ...
 
 
@@ -59,7 +77,7 @@ class Exporter:
 
     Args:
         engine: Of the store; only read.
-        door: The internal door, for the checkpoint.
+        door: The internal door, for the checkpoint and the directory.
         signer: Signs the export statement and the isolation answer.
         trust_root: Names the log's origin.
         guard: Admits the warrants of exports.
@@ -85,85 +103,172 @@ class Exporter:
             parameters=deed.parameters,
             resources={"tenant": deed.tenant},
         )
-        told = self._door.call("checkpoint", tenant=deed.tenant)
-        size, note = told["size"], told["note"]
-        with deed.spool.new_artifact(deed.tenant, deed.id, "zip") as path:
-            built = self._build(path, deed.tenant, size, note)
+        signed: list[bytes] = []
+
+        def sign_export(statement: bytes) -> bytes:
+            signed.append(self._signer.attest(deed.tenant, statement))
+            return signed[-1]
+
+        with deed.spool.lasting_artifact(deed.tenant, deed.id, "zip") as path:
+            built = self._build(path, deed, sign_export)
         return {
             "artifact": f"{deed.id}.zip",
-            "entries": size,
+            "first": built.first,
+            "entries": built.end - built.first,
+            "size": built.size,
+            "erased": built.erased,
             "manifest_digest": built.manifest_digest_hex,
+            "attestation": deed.log_attestation(signed[0]),
         }
 
-    def _build(self, path: Path, tenant: str, size: int, note: str) -> evidence.BuiltArchive:
-        facts, bundles, attestations = self._named(tenant, size)
+    def _build(self, path: Path, deed: Exporting, sign_export: evidence.SignExport) -> evidence.BuiltArchive:
+        tenant = deed.tenant
+        window, note = evidence.begun(path) or self._begin(tenant, deed.parameters)
+        subject = Subject(window.origin, parse_note(note)[0].root.hex())
+
+        def sign_isolation(answer: Isolation) -> bytes:
+            statement = Statement((subject,), ISOLATION, answer.to_predicate())
+            return self._signer.attest(tenant, statement.to_bytes())
+
+        opening = self._door.call("directory", tenant=tenant, size=window.size)["file"]
         return evidence.build_archive(
             path,
-            tenant=tenant,
-            origin=self._trust_root.origin(tenant),
-            leaves=(entry.header.encode() for entry in self._entries(tenant, size)),
-            records=((entry.index, entry.salt, entry.record) for entry in self._entries(tenant, size)),
-            facts=self._bodies(tenant, sorted(facts), _fact_body),
-            bundles=self._bodies(tenant, sorted(bundles), _bundle_body),
-            attestations=self._bodies(tenant, sorted(attestations), _envelope),
+            window,
+            StoredLog(self._engine, tenant, window.size),
             checkpoint_note=note,
-            sign_export=lambda statement: self._signer.attest(tenant, statement),
-            isolation=self._isolation(tenant, size, note),
+            sign_export=sign_export,
+            exported_at_ms=deed.now_ms(),
+            sign_isolation=sign_isolation,
+            directory=None if opening is None else opening.encode(),
+            derive=lambda contents: derived(ArchiveContents(contents, self._trust_root.instance)),
+            progress=deed.went_on,
         )
 
-    def _entries(self, tenant: str, size: int) -> Iterator[store.Entry]:
-        for first in range(0, size, _ENTRIES_AT_ONCE):
-            with read_transaction(self._engine, tenant) as connection:
-                yield from store.read_entries(connection, tenant, first, min(_ENTRIES_AT_ONCE, size - first))
-
-    def _named(self, tenant: str, size: int) -> tuple[set[str], set[str], set[str]]:
-        """Digests of the facts, bundles and attestations that the log names."""
-        facts: set[str] = set()
-        bundles: set[str] = set()
-        attestations: set[str] = set()
-        for entry in self._entries(tenant, size):
-            kind = Leaf.from_bytes(entry.header.encode()).kind
-            if entry.record is None or kind not in {"decision", "attestation"}:
-                continue
-            record = canonical.loads(entry.record)
-            if kind == "decision":
-                facts.update(record["facts"])
-                bundles.add(record["bundle"])
-            else:
-                attestations.add(record["digest"])
-        return facts, bundles, attestations
-
-    def _bodies(self, tenant: str, digests: list[str], read: Callable[[Any, str], bytes | None]) -> Iterator[bytes]:
-        for digest_hex in digests:
-            with tenant_session(self._engine, tenant) as session:
-                body = read(session, digest_hex)
-            if body is None:
-                raise Unavailable(f"{digest_hex} is named in the log of {tenant} but is not stored: run licet log fsck")
-            yield body
-
-    def _isolation(self, tenant: str, size: int, note: str) -> bytes:
-        def entries() -> Iterator[tuple[Leaf, dict[str, Any] | None]]:
-            for entry in self._entries(tenant, size):
-                record = None if entry.record is None else canonical.loads(entry.record)
-                yield Leaf.from_bytes(entry.header.encode()), record
-
-        head, _, _ = parse_note(note)
-        answer = isolation(tenant, entries())
-        predicate = answer.to_predicate()
-        subject = Subject(self._trust_root.origin(tenant), head.root.hex())
-        return self._signer.attest(tenant, Statement((subject,), ISOLATION, predicate).to_bytes())
+    def _begin(self, tenant: str, parameters: dict[str, Any]) -> tuple[Window, str]:
+        told = self._door.call("checkpoint", tenant=tenant)
+        size, note = told["size"], told["note"]
+        from_ms, to_ms = parameters.get("from_ms"), parameters.get("to_ms")
+        with read_transaction(self._engine, tenant) as connection:
+            # A time before everything, or after it, is none: the window is open there.
+            first = 0 if from_ms is None else store.index_at(connection, tenant, from_ms, size)
+            end = size if to_ms is None else store.index_at(connection, tenant, to_ms, size)
+            window = Window(
+                tenant=tenant,
+                origin=self._trust_root.origin(tenant),
+                first=first,
+                end=end,
+                size=size,
+                from_ms=from_ms,
+                to_ms=to_ms,
+                frontier_first=store.frontier_at(connection, tenant, first),
+                frontier_end=store.frontier_at(connection, tenant, end),
+                consistency=[] if end in {0, size} else store.consistency_proof(connection, tenant, end, size),
+            )
+        return window, note
 
 
-def _fact_body(session: Any, digest_hex: str) -> bytes | None:
-    row = session.exec(select(FactBlob).where(FactBlob.digest_hex == digest_hex)).first()
-    return None if row is None else row.body
+class ArchiveContents:
+    """What is in an archive, as those see it who make reports of it.
+
+    Args:
+        contents: What is written.
+        instance: The installation.
+    """
+
+    def __init__(self, contents: evidence.Contents, instance: str) -> None:
+        window = contents.window
+        self._contents = contents
+        self.isolation: Mapping[str, Any] = contents.isolation.to_predicate()
+        self.scope = Scope(
+            instance=instance,
+            tenant=window.tenant,
+            origin=window.origin,
+            first=window.first,
+            end=window.end,
+            size=window.size,
+            root_hex=contents.root.hex(),
+            from_ms=window.from_ms,
+            to_ms=window.to_ms,
+            exported_at_ms=contents.exported_at_ms,
+        )
+
+    def entries(self) -> Iterator[Seen]:
+        """See `Contents`."""
+        for entry in self._contents.entries():
+            yield Seen(entry.index, entry.leaf, entry.record)
+
+    def attestations(self) -> Iterator[tuple[str, int, Statement]]:
+        """See `Contents`."""
+        for chunk in self._contents.entries().chunks():
+            for entry in chunk.entries("attestation") if chunk.attestations else ():
+                if entry.record is not None:
+                    digest_hex = str(entry.record["digest"])
+                    payload = dsse.Envelope.from_json(chunk.attestations[digest_hex]).payload
+                    yield digest_hex, entry.index, Statement.from_bytes(payload)
+
+    def bundle(self, digest_hex: str) -> Mapping[str, Any]:
+        """See `Contents`."""
+        data = self._contents.files.read(f"bundles/{digest_hex}.json", MAX_BUNDLE_BYTES)
+        bundle: Mapping[str, Any] = canonical.loads(data, max_bytes=MAX_BUNDLE_BYTES)
+        return bundle
 
 
-def _bundle_body(session: Any, digest_hex: str) -> bytes | None:
-    row = session.exec(select(PolicyBundle).where(PolicyBundle.digest_hex == digest_hex)).first()
-    return None if row is None else row.body
+class StoredLog:
+    """A tenant's log in the store, as archives are made from it.
 
+    Args:
+        engine: Of the store; only read.
+        tenant: Whose.
+        size: Of the log at the checkpoint.
+    """
 
-def _envelope(session: Any, digest_hex: str) -> bytes | None:
-    row = session.exec(select(Attestation).where(Attestation.digest_hex == digest_hex)).first()
-    return None if row is None else row.envelope.encode()
+    def __init__(self, engine: Engine, tenant: str, size: int) -> None:
+        self._engine = engine
+        self._tenant = tenant
+        self._size = size
+
+    def entries(self, first: int, end: int) -> Iterator[evidence.Raw]:
+        """The entries, in order."""
+        while first < end:
+            with read_transaction(self._engine, self._tenant) as connection:
+                found = store.read_entries(connection, self._tenant, first, min(_AT_ONCE, end - first))
+            if not found:
+                raise Unavailable(f"entry {first} of the log of {self._tenant} is not stored: run licet log fsck")
+            for entry in found:
+                yield evidence.Raw(entry.index, entry.header.encode(), entry.salt, entry.record)
+            first += len(found)
+
+    def proof(self, index: int) -> list[bytes]:
+        """Proof of inclusion of an entry."""
+        with read_transaction(self._engine, self._tenant) as connection:
+            return store.inclusion_proof(connection, self._tenant, index, self._size)
+
+    def facts_of(self, digests: Sequence[str]) -> Iterator[bytes]:
+        """Facts by digest."""
+        return self._bodies(_FACTS, _FACTS.c.body, digests, bytes)
+
+    def attestations_of(self, digests: Sequence[str]) -> Iterator[bytes]:
+        """Envelopes by digest of their payload."""
+        return self._bodies(_ATTESTATIONS, _ATTESTATIONS.c.envelope, digests, str.encode)
+
+    def bundle(self, digest_hex: str) -> bytes:
+        """Policies by digest."""
+        (body,) = self._bodies(_BUNDLES, _BUNDLES.c.body, [digest_hex], bytes)
+        return body
+
+    def _bodies(
+        self, table: Any, column: Any, digests: Sequence[str], encode: Callable[[Any], bytes]
+    ) -> Iterator[bytes]:
+        for first in range(0, len(digests), _AT_ONCE):
+            wanted = digests[first : first + _AT_ONCE]
+            query = select(table.c.digest_hex, column).where(
+                table.c.tenant_id == self._tenant, table.c.digest_hex.in_(wanted)
+            )
+            with read_transaction(self._engine, self._tenant) as connection:
+                found: dict[str, Any] = {row[0]: row[1] for row in connection.execute(query)}
+            for digest_hex in wanted:
+                if digest_hex not in found:
+                    raise Unavailable(
+                        f"{digest_hex} is named in the log of {self._tenant} but is not stored: run licet log fsck"
+                    )
+                yield encode(found[digest_hex])

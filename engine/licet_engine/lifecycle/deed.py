@@ -301,6 +301,11 @@ class Deed:
 
     # --- attestations ----------------------------------------------------------------------------------------------
 
+    def log_attestation(self, envelope: bytes) -> str:
+        """Have a statement logged that was signed; return the digest under which it is known."""
+        told = self._tools.door.call("attest", tenant=self.tenant, operation=self.id, envelope=envelope.decode())
+        return str(told["digest"])
+
     def attest(self, statement: Statement) -> str:
         """Have a statement signed and logged; return the digest under which it is known."""
         names = "+".join(subject.name for subject in statement.subject)
@@ -310,11 +315,7 @@ class Deed:
         stated = self._record(f"state:{label}", lambda: {"statement": statement.to_bytes().decode()})["statement"]
 
         def sign() -> dict[str, Any]:
-            envelope = self.signer.attest(self.tenant, stated.encode())
-            told: dict[str, Any] = self._tools.door.call(
-                "attest", tenant=self.tenant, operation=self.id, envelope=envelope.decode()
-            )
-            return told
+            return {"digest": self.log_attestation(self.signer.attest(self.tenant, stated.encode()))}
 
         return str(self._record(f"attest:{label}", sign)["digest"])
 
@@ -326,6 +327,15 @@ class Deed:
         self._unreported.append({"step": metric.step, "epoch": metric.epoch, "values_micro": dict(metric.values_micro)})
         if time.monotonic() - self._reported_at_s >= _REPORT_EVERY_S or len(self._unreported) >= _MAX_REPORTED:
             self._flush()
+
+    def went_on(self, done: int, count: int) -> None:
+        """Tell how much of its work an operation has done.
+
+        Raises:
+            Superseded: A newer attempt began.
+        """
+        share = done * 1_000_000 // max(count, 1)
+        self.report(Metric(step=done, epoch=0, values_micro={"done": share}))
 
     def _flush(self) -> None:
         if self._unreported:

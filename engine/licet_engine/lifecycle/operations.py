@@ -45,7 +45,8 @@ from licet_engine.lifecycle.shadowing import Judged
 from licet_engine.lifecycle.tenants import InForce, Tenants
 from licet_engine.lifecycle.verbs import KEPT, Change, Event, Ids, Note, Who
 from licet_engine.log import store
-from licet_engine.log.errors import SubmissionConflict
+from licet_engine.log.directory import Directory
+from licet_engine.log.errors import NoSuchEntry, SubmissionConflict
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import MAX_TRIES, Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Submission, Update
@@ -132,6 +133,7 @@ class Operations:
         notary: Has checkpoints signed.
         trust_root: Keys that attestations must bear.
         witnesses: Without whose quorum, where one is required, no warrant is made; those of safety valves are.
+        directory: Has what ties a log to all others.
         devices: Who has which device.
         max_age_s: How old a decision may be for a warrant.
         decided: Told of each decision that is made again: its action, and whether it allowed.
@@ -148,6 +150,7 @@ class Operations:
         trust_root: TrustRoot,
         *,
         witnesses: Witnesses,
+        directory: Directory,
         devices: DeviceLeases,
         max_age_s: int,
         decided: Callable[[str, bool], None] = lambda _action, _allowed: None,
@@ -163,6 +166,7 @@ class Operations:
         self._notary = notary
         self._trust_root = trust_root
         self._witnesses = witnesses
+        self._directory = directory
         self._devices = devices
         self._max_age_ms = max_age_s * 1000
 
@@ -179,6 +183,7 @@ class Operations:
             "attest": lambda p: self.attest(p["tenant"], p["operation"], p["envelope"]),
             "finish": lambda p: self.finish(p["tenant"], p["operation"], p["attempt"], p["result"]),
             "fail": lambda p: self.fail(p["tenant"], p["operation"], p["attempt"], p["error"], refused=p["refused"]),
+            "directory": lambda p: {"file": self._directory_file(p["tenant"], p["size"])},
             "checkpoint": lambda p: dict(
                 zip(("size", "note"), self._witnesses.for_evidence(p["tenant"], _WAIT_FOR_WITNESSES_S), strict=True)
             ),
@@ -412,6 +417,13 @@ class Operations:
             current.updated_at_ms = at_ms
             session.add(current)
         return {}
+
+    def _directory_file(self, tenant: str, size: int) -> str | None:
+        """What shows that a tenant's log is the one that the directory has; None where the directory does not have it yet."""
+        try:
+            return self._directory.archive_file(tenant, size).decode()
+        except NoSuchEntry:
+            return None
 
     def attest(self, tenant: str, operation_id: str, envelope: str) -> dict[str, Any]:
         """Log an attestation; return the digest under which it is known."""

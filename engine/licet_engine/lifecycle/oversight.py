@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field
+
+from licet_engine.domain.errors import InvalidInput
 from licet_engine.domain.refs import Ref
 from licet_engine.lifecycle.data import Text
 from licet_engine.lifecycle.facts import View
@@ -15,17 +18,26 @@ if TYPE_CHECKING:
     from licet_engine.lifecycle.deed import Deed
 
 
+class ExportEvidence(Body):
+    """Between which times. All that is logged from the one on and before the other; without, from the beginning and to now."""
+
+    from_ms: Annotated[int, Field(ge=0, lt=1 << 53)] | None = None
+    to_ms: Annotated[int, Field(ge=0, lt=1 << 53)] | None = None
+
+
 class DestroyKey(Body):
     """Why the tenant's key is destroyed: everything stored under it becomes unreadable for good."""
 
     reason: Text
 
 
-def ask_export(view: View, who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Proposal:
-    """One archive with the whole log of the tenant and everything it names."""
+def ask_export(view: View, who: Who, ref: Ref, body: ExportEvidence, _ids: Ids) -> Proposal:
+    """One archive with the tenant's log, between two times if they are given, and everything it names."""
+    if body.from_ms is not None and body.to_ms is not None and body.from_ms > body.to_ms:
+        raise InvalidInput("from_ms is after to_ms: name the earlier time first")
     return Proposal(
         resource=view.plain_entity("Evidence", Ref(ref.tenant, "evidence")),
-        parameters={"tenant": ref.tenant, "asked_by": who.id},
+        parameters={"tenant": ref.tenant, "asked_by": who.id, "from_ms": body.from_ms, "to_ms": body.to_ms},
     )
 
 
@@ -85,7 +97,7 @@ VERBS = (
         action="evidence.export",
         summary="Export the tenant's evidence as one archive.",
         form=RefForm.TENANT,
-        body=NoBody,
+        body=ExportEvidence,
         propose=ask_export,
         do=do_export,
         finish=finish_export,

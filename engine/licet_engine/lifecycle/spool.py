@@ -163,6 +163,16 @@ class Spool:
         finally:
             part.unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def lasting_artifact(self, tenant: str, operation: str, suffix: str) -> Iterator[Path]:
+        """A path at which an artifact is made by a writer that goes on with what an attempt before left beside it.
+
+        It is whole as soon as it is there; this only lets the api read it.
+        """
+        path = self.artifact(tenant, operation, suffix)
+        yield path
+        path.chmod(self._file_mode())
+
     def artifact(self, tenant: str, operation: str, suffix: str) -> Path:
         """Where an operation's artifact lies, or would."""
         if not _ID.fullmatch(operation) or not _SUFFIX.fullmatch(suffix):

@@ -149,10 +149,11 @@ class Directory:
             LogCorrupt: As for `turn`.
         """
         found = self.opened(tenant)
+        shorter, longer = sorted((size, found.state.size))
         proof: list[bytes] = []
-        if found.state.size > size:
+        if 0 < shorter < longer:
             with read_transaction(self._engine, tenant) as connection:
-                proof = store.consistency_proof(connection, tenant, size, found.state.size)
+                proof = store.consistency_proof(connection, tenant, shorter, longer)
         return archive_file(found.document, proof)
 
     # --- A turn -----------------------------------------------------------------------------------------------------------

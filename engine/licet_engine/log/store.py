@@ -161,6 +161,22 @@ def read_entries(connection: Connection, tenant_id: str, first: int, count: int)
     return [Entry(*row) for row in connection.execute(query)]
 
 
+def index_at(connection: Connection, tenant_id: str, time_ms: int, size: int) -> int:
+    """The first of ``size`` entries that is not before a time; ``size`` where all are. Times never run backwards, so few are read.
+
+    Raises:
+        NoSuchEntry: The log was never that large.
+    """
+    first, end = 0, size
+    while first < end:
+        middle = (first + end) // 2
+        if read_entry(connection, tenant_id, middle).leaf.time_ms < time_ms:
+            first = middle + 1
+        else:
+            end = middle
+    return first
+
+
 def read_hash(connection: Connection, tenant_id: str, index: int) -> bytes | None:
     """Read the hash of one leaf; ``None`` where the log has none at ``index``."""
     hash_: bytes | None = connection.execute(

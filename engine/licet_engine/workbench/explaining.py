@@ -91,8 +91,7 @@ def explain_recorded(path: Path, decision_id: str, now: Mapping[str, Any] | None
         BundleError: The policies cannot be used.
     """
     with DecisionArchive(path) as opened:
-        recorded = opened.find(decision_id)
-        facts = opened.facts(recorded.facts)
+        recorded, facts = opened.find(decision_id)
         compiled = (
             CompiledBundle.from_bytes(opened.bundle(recorded.bundle_hex))
             if now is None

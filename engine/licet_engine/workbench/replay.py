@@ -6,7 +6,7 @@ Rules kept here:
   cannot be decided again (its record was erased) is counted and told, never passed over.
 - The outcome that stands in the record is the one that is compared with, unless other policies are given for it, too.
 - A flip is another answer. The same answer for other reasons is counted apart: it is no flip, and may still be of interest.
-- Facts are read and hashed once for each digest, entities parsed once for each set of facts. Memory is bounded whatever the archive holds.
+- Entities are parsed once for each set of facts. Memory is bounded whatever the archive holds.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from licet_attestations import archive, canonical
+from licet_attestations.entries import ERASED, Entries
 from licet_attestations.errors import LicetAttestationError
+from licet_attestations.window import Window
 from licet_engine.decide.bundle import CompiledBundle
 from licet_engine.decide.cache import BoundedCache
 from licet_engine.decide.decision import Decision, Request, decide
@@ -31,18 +33,16 @@ from licet_engine.decide.record import check_record, recorded_request
 from licet_engine.workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 
 MAX_RECORD_BYTES: Final = 16 << 20
-"""Of one record, one fact, or the list of what was erased."""
+"""Of one record or one fact."""
 _MAX_FACTS, _MAX_FACT_BYTES = 100_000, 64 << 20
 _MAX_SETS, _MAX_FACTS_IN_SETS = 20_000, 200_000
 _MAX_COUNTED: Final = 10_000
 """Principals, actions and policies that are told apart; the rest is counted together under `OTHERS`."""
-_PART: Final = 2_500
-"""Records that a process decides before it tells how far it is."""
 _MAX_PROCESSES: Final = 8
 OTHERS: Final = "(others)"
 
@@ -108,9 +108,6 @@ class DecisionArchive:
     Args:
         path: Of the archive.
 
-    Attributes:
-        erased: How many records of the range were erased: they are proven, and cannot be decided again.
-
     Raises:
         ReplayError: It is no evidence archive.
     """
@@ -120,10 +117,10 @@ class DecisionArchive:
         try:
             self._archive = archive.Archive(path)
             told = canonical.loads(self._archive.read(archive.RANGE, MAX_RECORD_BYTES), max_bytes=MAX_RECORD_BYTES)
-            self.erased = len(told["erased"])
-        except (OSError, LicetAttestationError, KeyError, TypeError) as error:
+            window = Window.from_json(told)
+        except (OSError, LicetAttestationError) as error:
             raise ReplayError(f"{path}: {error}") from error
-        self._records = self._archive.names("records/")
+        self._chunks = list(Entries(self._archive, window).chunks())
 
     def __enter__(self) -> Self:
         return self
@@ -132,60 +129,78 @@ class DecisionArchive:
         self._archive.__exit__(None, None, None)
 
     def __len__(self) -> int:
-        """How many records it holds, decisions and others."""
-        return len(self._records)
+        """How many chunks its entries come in."""
+        return len(self._chunks)
 
-    def decisions(self, first: int, count: int) -> Iterator[Recorded | None]:
-        """``count`` records from the ``first`` on: each a decision, or None for one of another kind.
+    def size(self, chunk: int) -> int:
+        """How many entries a chunk has."""
+        return self._chunks[chunk].end - self._chunks[chunk].start
+
+    def decisions(self, chunk: int) -> Iterator[Recorded | Literal["erased"] | None]:
+        """The entries of a chunk: each a decision, None for one of another kind, or what says that a decision's record was erased.
 
         Raises:
             ReplayError: A record cannot be read.
         """
-        for name in self._records[first : first + count]:
-            try:
-                data = self._archive.read(name, MAX_RECORD_BYTES)
-                record = canonical.loads(data, max_bytes=MAX_RECORD_BYTES)["record"]
-                is_decision = isinstance(record, dict) and "decision" in record and "facts" in record
-                recorded = Recorded.from_record(record) if is_decision else None
-            except (OSError, LicetAttestationError, ReplayError, KeyError, TypeError) as error:
-                raise ReplayError(f"{self._path}: {name}: {error}") from error
-            yield recorded
-
-    def fact(self, digest_hex: str) -> bytes:
-        """Canonical JSON of an entity.
-
-        Raises:
-            ReplayError: It is not there.
-        """
+        at = self._chunks[chunk]
+        entries = at.entries()
+        index = at.start - 1
         try:
-            return self._archive.read(f"facts/{digest_hex}.json", MAX_RECORD_BYTES)
+            for entry in entries:
+                index = entry.index
+                if entry.leaf.kind != "decision":
+                    yield None
+                else:
+                    yield "erased" if entry.record is None else Recorded.from_record(entry.record)
         except (OSError, LicetAttestationError) as error:
-            raise ReplayError(f"{self._path}: fact {digest_hex:.64}: {error}") from error
+            raise ReplayError(f"{self._path}: {at.name(archive.RECORDS)}, after entry {index}: {error}") from error
+        except ReplayError as error:
+            raise ReplayError(f"{self._path}: {at.name(archive.RECORDS)}, entry {index}: {error}") from error
 
-    def find(self, decision_id: str) -> Recorded:
-        """The decision of that id.
+    def facts(self, chunk: int) -> Mapping[str, bytes]:
+        """Canonical JSON of what the decisions of a chunk rest on, by its SHA-256.
 
         Raises:
-            ReplayError: There is none, or more than one, or a record cannot be read.
+            ReplayError: It cannot be read.
         """
-        found: list[Recorded] = []
+        at = self._chunks[chunk]
+        try:
+            return at.facts
+        except (OSError, LicetAttestationError) as error:
+            raise ReplayError(f"{self._path}: {at.name(archive.FACTS)}: {error}") from error
+
+    def find(self, decision_id: str) -> tuple[Recorded, FactSet]:
+        """The decision of that id, and what it rests on.
+
+        Raises:
+            ReplayError: There is none, or more than one, or something cannot be read.
+        """
+        found: list[tuple[Recorded, int]] = []
         wanted = decision_id.encode()
-        for number, name in enumerate(self._records):
+        erased = 0
+        for number, chunk in enumerate(self._chunks):
             try:
-                is_named = wanted in self._archive.read(name, MAX_RECORD_BYTES)
+                # Other records may name it: those of what was done under it.
+                is_named = any(wanted in line or line == ERASED for _, line in chunk.lines())
             except (OSError, LicetAttestationError) as error:
-                raise ReplayError(f"{self._path}: {name}: {error}") from error
-            # Other records may name it: those of what was done under it.
-            records = self.decisions(number, 1) if is_named else iter(())
-            found += [recorded for recorded in records if recorded is not None and recorded.id == decision_id]
+                raise ReplayError(f"{self._path}: {chunk.name(archive.RECORDS)}: {error}") from error
+            for recorded in self.decisions(number) if is_named else ():
+                if recorded == "erased":
+                    erased += 1
+                elif recorded is not None and recorded.id == decision_id:
+                    found.append((recorded, number))
         if len(found) > 1:
             raise ReplayError(
                 f"{self._path}: holds {len(found)} decisions {decision_id:.64}: `licet verify` says what is wrong"
             )
-        if found:
-            return found[0]
-        erased = f"; {self.erased} records of its range were erased, and it may be one of them" if self.erased else ""
-        raise ReplayError(f"{self._path}: holds no decision {decision_id:.64}{erased}")
+        if not found:
+            more = f"; {erased} records of its range were erased, and it may be one of them" if erased else ""
+            raise ReplayError(f"{self._path}: holds no decision {decision_id:.64}{more}")
+        recorded, number = found[0]
+        try:
+            return recorded, _Facts().get(recorded.facts, self.facts(number))
+        except ReplayError as error:
+            raise ReplayError(f"{self._path}: {error}") from error
 
     def bundle(self, digest_hex: str) -> bytes:
         """Canonical JSON of the policies with that digest.
@@ -200,16 +215,6 @@ class DecisionArchive:
         if hashlib.sha256(data).hexdigest() != digest_hex:
             raise ReplayError(f"{self._path}: the bytes of bundle {digest_hex:.64} have another digest")
         return data
-
-    def facts(self, digests: tuple[str, ...]) -> FactSet:
-        """The facts of these digests, verified.
-
-        Raises:
-            ReplayError: One is not there, is none, or other bytes stand in its place; or there are too many.
-        """
-        if len(digests) > _MAX_FACTS_IN_SETS:
-            raise ReplayError(f"{self._path}: a decision rests on more than {_MAX_FACTS_IN_SETS} facts")
-        return _Facts(self.fact).get(digests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,28 +326,34 @@ def _count(counts: Counter[str], name: str, times: int = 1) -> None:
 
 
 class _Facts:
-    """Sets of facts by the digests that name them; each fact read and hashed once, as far as memory goes."""
+    """Sets of facts by the digests that name them; each fact read once, as far as memory goes."""
 
-    def __init__(self, read: Callable[[str], bytes]) -> None:
-        self._read = read
+    def __init__(self) -> None:
         self._facts: BoundedCache[str, Fact] = BoundedCache(max_entries=_MAX_FACTS, max_weight=_MAX_FACT_BYTES)
         self._sets: BoundedCache[tuple[str, ...], FactSet] = BoundedCache(
             max_entries=_MAX_SETS, max_weight=_MAX_FACTS_IN_SETS
         )
 
-    def get(self, digests: tuple[str, ...]) -> FactSet:
+    def get(self, digests: tuple[str, ...], there: Mapping[str, bytes]) -> FactSet:
+        """The facts that ``digests`` name, of which ``there`` has those that are not known.
+
+        Raises:
+            ReplayError: One is not there, or is none; or there are too many.
+        """
         known = self._sets.get(digests)
         if known is None:
-            known = FactSet([self._fact(digest) for digest in digests])
+            if len(digests) > _MAX_FACTS_IN_SETS:
+                raise ReplayError(f"a decision rests on more than {_MAX_FACTS_IN_SETS} facts")
+            known = FactSet([self._fact(digest, there) for digest in digests])
             self._sets.put(digests, known, len(digests))
         return known
 
-    def _fact(self, digest_hex: str) -> Fact:
+    def _fact(self, digest_hex: str, there: Mapping[str, bytes]) -> Fact:
         known = self._facts.get(digest_hex)
         if known is None:
-            data = self._read(digest_hex)
-            if hashlib.sha256(data).hexdigest() != digest_hex:
-                raise ReplayError(f"the bytes of fact {digest_hex:.64} have another digest")
+            data = there.get(digest_hex)
+            if data is None:
+                raise ReplayError(f"fact {digest_hex:.64} is not in the archive")
             try:
                 known = Fact.from_bytes(data)
             except FactError as error:
@@ -356,7 +367,7 @@ class _Replayer:
 
     def __init__(self, path: Path, after: bytes, before: bytes | None) -> None:
         self._archive = DecisionArchive(path)
-        self._facts = _Facts(self._archive.fact)
+        self._facts = _Facts()
         self._after = CompiledBundle.from_bytes(after)
         self._before = None if before is None else CompiledBundle.from_bytes(before)
 
@@ -366,14 +377,18 @@ class _Replayer:
     def __exit__(self, *_: object) -> None:
         self._archive.__exit__()
 
-    def replay(self, first: int, count: int, keep: int) -> ReplayReport:
-        """Decide ``count`` records from the ``first`` on."""
+    def replay(self, chunk: int, keep: int) -> ReplayReport:
+        """Decide the decisions of a chunk."""
         report = ReplayReport()
-        for recorded in self._archive.decisions(first, count):
+        there = self._archive.facts(chunk)
+        for recorded in self._archive.decisions(chunk):
             if recorded is None:
                 report.others += 1
                 continue
-            facts = self._facts.get(recorded.facts)
+            if recorded == "erased":
+                _count(report.unreadable, "the record was erased")
+                continue
+            facts = self._facts.get(recorded.facts, there)
             before = recorded.decision if self._before is None else decide(self._before, recorded.request, facts)
             after = decide(self._after, recorded.request, facts)
             report.decided += 1
@@ -393,9 +408,9 @@ def _begin(path: Path, after: bytes, before: bytes | None) -> None:
     _replayer = _Replayer(path, after, before)
 
 
-def _replay_part(first: int, count: int, keep: int) -> ReplayReport:
+def _replay_part(chunk: int, keep: int) -> ReplayReport:
     assert _replayer is not None  # noqa: S101  # `_begin` ran before.
-    return _replayer.replay(first, count, keep)
+    return _replayer.replay(chunk, keep)
 
 
 def replay_archive(
@@ -422,12 +437,10 @@ def replay_archive(
         ReplayError: The archive, a record or a fact cannot be read.
     """
     with DecisionArchive(path) as opened:
-        count, erased = len(opened), opened.erased
-    parts = [(first, min(_PART, count - first), keep) for first in range(0, count, _PART)]
+        sizes = [opened.size(chunk) for chunk in range(len(opened))]
+    parts = [(chunk, keep) for chunk in range(len(sizes))]
     wanted = min(processes or min(os.cpu_count() or 1, _MAX_PROCESSES), len(parts))
     report = ReplayReport()
-    if erased:
-        report.unreadable["the record was erased"] = erased
     with contextlib.ExitStack() as stack:
         if wanted > 1:
             pool = stack.enter_context(
@@ -439,8 +452,10 @@ def replay_archive(
         else:
             replayer = stack.enter_context(_Replayer(path, after, before))
             found = (replayer.replay(*part) for part in parts)
-        for (first, size, _), part in zip(parts, found, strict=True):
+        done = 0
+        for size, part in zip(sizes, found, strict=True):
             report.merge(part, keep=keep)
+            done += size
             if progress is not None:
-                progress(first + size, count)
+                progress(done, sum(sizes))
     return report

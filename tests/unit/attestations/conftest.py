@@ -1,27 +1,23 @@
 """A small real log of a tenant with everything in it that an archive can hold, and means to take archives apart."""
 
 import hashlib
-import io
 import json
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from licet_attestations import canonical, dsse, evidence, isolation, merkle, statement
+from archives import TENANT, MemoryLog, digest_of, read_files
+from licet_attestations import canonical, dsse, isolation, merkle, statement
 from licet_attestations.archive import MANIFEST, UNLISTED, ArchiveWriter
-from licet_attestations.checkpoint import Checkpoint, sign_checkpoint
-from licet_attestations.keys import ED25519, P256, PrivateKey
-from licet_attestations.leaf import Leaf, commit
+from licet_attestations.entries import record_line
+from licet_attestations.keys import PrivateKey
 from licet_attestations.tlogproof import TlogProof
-from licet_attestations.trustroot import Purpose, TrustedKey, TrustRoot
 from licet_attestations.warrant import DecisionRef, Warrant, sign_warrant
+from licet_attestations.window import Outside
 
-TENANT = "northbank"
-START_MS = 1_700_000_000_000
 PARAMETERS = {"epochs": 3}
 ENTITY = {"uid": {"type": "Dataset", "id": "northbank/hmda"}, "attrs": {"archived": False}, "parents": []}
 FACT = canonical.dumps(ENTITY)
@@ -29,41 +25,11 @@ BUNDLE = canonical.dumps({"v": 1, "schema": {}, "policies": [], "packs": []})
 
 
 @dataclass
-class World:
-    """One instance of Licet: its keys, and the log of one tenant."""
+class World(MemoryLog):
+    """A log with what a tenant's work leaves in it."""
 
-    log: PrivateKey = field(default_factory=lambda: PrivateKey.generate(ED25519))
-    attestation: PrivateKey = field(default_factory=lambda: PrivateKey.generate(P256))
-    warrant: PrivateKey = field(default_factory=lambda: PrivateKey.generate(P256))
-    leaves: list[Leaf] = field(default_factory=list)
-    records: list[tuple[bytes, bytes]] = field(default_factory=list)
-    attestations: list[bytes] = field(default_factory=list)
-    erased: set[int] = field(default_factory=set)
-    retired_ms: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def trust(self) -> TrustRoot:
-        keys: tuple[tuple[PrivateKey, Purpose], ...] = (
-            (self.log, "log"),
-            (self.attestation, "attestation"),
-            (self.warrant, "warrant"),
-        )
-        trusted = tuple(TrustedKey(k.public, purpose, 0, self.retired_ms.get(purpose)) for k, purpose in keys)
-        return TrustRoot("test", trusted, "licet.example/log")
-
-    @property
-    def now_ms(self) -> int:
-        return START_MS + 10 * len(self.leaves)
-
-    def append(
-        self, kind: str, record: dict[str, Any], *, actor: str = TENANT, owner: str = TENANT, **header: Any
-    ) -> int:
-        data = canonical.dumps(record)
-        salt = hashlib.sha256(b"salt%d" % len(self.leaves)).digest()
-        time_ms = header.get("time_ms", self.now_ms)
-        self.leaves.append(Leaf(kind, time_ms, actor, owner, commit(salt, data)))
-        self.records.append((salt, data))
-        return len(self.leaves) - 1
+    facts: dict[str, bytes] = field(default_factory=lambda: {digest_of(FACT): FACT})
+    bundles: dict[str, bytes] = field(default_factory=lambda: {digest_of(BUNDLE): BUNDLE})
 
     def decide(self, outcome: str, action: str, principal: str = "northbank/ana", **more: Any) -> int:
         record = {
@@ -75,9 +41,9 @@ class World:
             "action": action,
             "resource": {"type": "Dataset", "id": "northbank/hmda"},
             "context": {"now_ms": self.now_ms, "claimed": []},
-            "facts": [hashlib.sha256(FACT).hexdigest()],
+            "facts": [digest_of(FACT)],
             "facts_version": 1,
-            "bundle": hashlib.sha256(BUNDLE).hexdigest(),
+            "bundle": digest_of(BUNDLE),
             "engine": "licet/0.1 cedarpy/4.12.2",
             "decision": outcome,
             "reasons": [],
@@ -106,16 +72,8 @@ class World:
         }
         return self.append("attempt", record, actor=principal.partition("/")[0])
 
-    def note(self, size: int | None = None) -> str:
-        leaves = self.leaves[:size]
-        root = merkle.root(leaf.hash() for leaf in leaves)
-        return sign_checkpoint(Checkpoint(self.trust.origin(TENANT), len(leaves), root), self.log)
-
-    def proof(self, index: int, size: int | None = None) -> str:
-        nodes: dict[tuple[int, int], bytes] = {}
-        leaves = self.leaves[:size]
-        merkle.Frontier().append_many((leaf.hash() for leaf in leaves), lambda *node: nodes.update({node[:2]: node[2]}))
-        path = merkle.inclusion_proof(index, len(leaves), lambda level, at: nodes[level, at])
+    def tlog_proof(self, index: int, size: int | None = None) -> str:
+        path = merkle.inclusion_proof(index, len(self.leaves[:size]), self.tree(size))
         return TlogProof(index, tuple(path), self.note(size)).to_text()
 
     def attest(self, predicate_type: str, predicate: dict[str, Any], key: PrivateKey | None = None) -> bytes:
@@ -123,13 +81,6 @@ class World:
         return self.log_attestation(
             dsse.sign(claim.to_bytes(), dsse.IN_TOTO_PAYLOAD_TYPE, key or self.attestation).to_json(), predicate_type
         )
-
-    def log_attestation(self, envelope: bytes, predicate_type: str) -> bytes:
-        self.attestations.append(envelope)
-        digest_hex = hashlib.sha256(dsse.Envelope.from_json(envelope).payload).hexdigest()
-        record = {"v": 1, "type": "attestation", "digest": digest_hex, "predicate_type": predicate_type}
-        self.append("attestation", record)
-        return envelope
 
     def make_warrant(self, index: int, **changes: Any) -> Warrant:
         record = json.loads(self.records[index][1])
@@ -148,7 +99,7 @@ class World:
             "action": record["action"],
             "issued_at_ms": self.now_ms,
             "expires_at_ms": self.now_ms + 300_000,
-            "log_proof": self.proof(index),
+            "log_proof": self.tlog_proof(index),
             "leaf": self.leaves[index].to_bytes().decode(),
         }
         return Warrant(**(fields | changes))
@@ -156,46 +107,31 @@ class World:
     def log_warrant(self, warrant: Warrant, key: PrivateKey | None = None) -> bytes:
         return self.log_attestation(sign_warrant(warrant, key or self.warrant), statement.WARRANT)
 
-    def sign_export(self, claim: bytes) -> bytes:
-        return dsse.sign(claim, dsse.IN_TOTO_PAYLOAD_TYPE, self.attestation).to_json()
+    def sign_isolation(self, answer: isolation.Isolation) -> bytes:
+        claim = statement.Statement((statement.Subject("log", "1" * 64),), statement.ISOLATION, answer.to_predicate())
+        return self.sign_export(claim.to_bytes())
 
-    def isolation(self, first: int = 0) -> isolation.Isolation:
-        entries = (
-            (leaf, None if index in self.erased else json.loads(self.records[index][1]))
-            for index, leaf in enumerate(self.leaves)
-            if index >= first
-        )
-        return isolation.isolation(TENANT, entries)
+    def outside(self, index: int) -> bytes:
+        return Outside(index=index, leaf=self.leaves[index], proof=self.proof(index)).to_bytes()
 
-    def build(self, out: Path | io.BytesIO, **changes: Any) -> evidence.BuiltArchive:
-        first = changes.get("first", 0)
-        frontier = merkle.Frontier()
-        frontier.append_many(leaf.hash() for leaf in self.leaves[:first])
-        arguments: dict[str, Any] = {
-            "tenant": TENANT,
-            "origin": self.trust.origin(TENANT),
-            "leaves": self.leaves[first:],
-            "records": self.record_rows(first),
-            "facts": [FACT, FACT],
-            "bundles": [BUNDLE],
-            "attestations": self.attestations,
-            "checkpoint_note": self.note(),
-            "sign_export": self.sign_export,
-            "first": first,
-            "frontier": frontier.hashes(),
-        }
-        return evidence.build_archive(out, **(arguments | changes))
+    def add_last(self, files: dict[str, bytes]) -> None:
+        """Add the newest entry to the files of an archive of all before, as a forger would who holds the log key."""
+        leaf, (salt, record) = self.leaves[-1], self.records[-1]
+        files["leaves/000000000000.jsonl"] += leaf.to_bytes() + b"\n"
+        files["records/000000000000.jsonl"] += record_line(salt, record) + b"\n"
+        files["log/range.json"] = self.window().to_bytes()
+        files["checkpoint.txt"] = self.note().encode()
 
-    def record_rows(self, first: int = 0) -> Iterator[evidence.Record]:
-        for index, (salt, record) in enumerate(self.records):
-            if index >= first:
-                yield (index, None, None) if index in self.erased else (index, salt, record)
+    def isolation(self, first: int = 0, end: int | None = None) -> isolation.Isolation:
+        count = isolation.IsolationCount(TENANT)
+        for index in range(first, len(self.leaves) if end is None else end):
+            count.take(self.leaves[index], None if index in self.erased else json.loads(self.records[index][1]))
+        return count.answer()
 
-    def files(self) -> dict[str, bytes]:
-        stream = io.BytesIO()
-        self.build(stream)
-        with zipfile.ZipFile(stream) as archive:
-            return {name: archive.read(name) for name in archive.namelist()}
+    def files(self, folder: Path, **changes: Any) -> dict[str, bytes]:
+        """The files of an archive, made in a folder."""
+        self.build(folder / "files.zip", **changes)
+        return read_files(folder / "files.zip")
 
 
 def fill(world: World) -> World:
@@ -217,6 +153,22 @@ def world() -> World:
     return fill(World())
 
 
+@pytest.fixture(scope="session")
+def long_world() -> World:
+    """A log of 2,500 entries, with warrants and other attestations in each of its chunks."""
+    world = World()
+    for number in range(2500):
+        if number % 400 == 7:
+            world.attest(statement.TEST_RESULT, {"tenant": TENANT, "number": number})
+        elif number % 100 == 5:
+            fact = canonical.dumps({"uid": {"type": "Dataset", "id": f"northbank/{number}"}})
+            world.facts[digest_of(fact)] = fact
+            world.decide("deny", "dataset.read", facts=[digest_of(fact)])
+        else:
+            world.append("hold", {"v": 1, "type": "hold", "number": number})
+    return world
+
+
 @pytest.fixture
 def empty_world() -> World:
     return World()
@@ -234,7 +186,7 @@ def pack(tmp_path: Path) -> Callable[..., Path]:
                 if name not in UNLISTED or not remanifest:
                     writer.add(name, data)
             if remanifest:
-                manifest = {"v": 1, "tenant": TENANT, "files": dict(writer.files)}
+                manifest = {"v": 2, "tenant": TENANT, "files": dict(writer.files)}
                 writer.add(MANIFEST, canonical.dumps(manifest))
                 writer.add("statement.dsse.json", files["statement.dsse.json"])
             writer.finish()

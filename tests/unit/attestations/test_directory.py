@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.attestations.conftest import START_MS, TENANT, World
+from tests.unit.attestations.conftest import World
 
+from archives import START_MS, TENANT
 from licet_attestations import canonical, directory, merkle, pairs
 from licet_attestations.checkpoint import Checkpoint, sign_checkpoint
 from licet_attestations.directory import DEPTH, DirectoryMap, LogState
@@ -160,6 +161,7 @@ def verify_in(world: World, it: Directory, *, size: int = 4, first: int = 0, pro
         it.trust,
         TENANT,
         first=first,
+        end=size,
         size=size,
         root=merkle.root(leaf.hash() for leaf in leaves),
         leaves=leaves[first:],
@@ -171,12 +173,18 @@ def verify_in(world: World, it: Directory, *, size: int = 4, first: int = 0, pro
 def test_an_archive_has_the_log_that_the_directory_has() -> None:
     world = whole_world()
     assert verify_in(world, directory_of(world, 4))
-    assert verify_in(world, directory_of(world, 2)), "the directory may be behind"
-    assert not verify_in(world, directory_of(world, 4), first=2), "pairs are made from the log's beginning"
     nodes: dict[tuple[int, int], bytes] = {}
     merkle.Frontier().append_many((leaf.hash() for leaf in world.leaves), lambda *n: nodes.update({n[:2]: n[2]}))
-    proof = merkle.consistency_proof(3, 4, lambda level, at: nodes[level, at])
-    assert not verify_in(world, directory_of(world, 4), size=3, proof=tuple(proof)), "or ahead, with a proof"
+
+    def proof(shorter: int, longer: int) -> tuple[bytes, ...]:
+        return tuple(merkle.consistency_proof(shorter, longer, lambda level, at: nodes[level, at]))
+
+    assert verify_in(world, directory_of(world, 2), proof=proof(2, 4)), "the directory may be behind, with a proof"
+    assert not verify_in(world, directory_of(world, 2), first=3, proof=proof(2, 4)), (
+        "also behind the archive's first entry"
+    )
+    assert not verify_in(world, directory_of(world, 4), first=2), "pairs are made from the log's beginning"
+    assert not verify_in(world, directory_of(world, 4), size=3, proof=proof(3, 4)), "or ahead, with a proof"
 
 
 def test_a_forked_log_and_other_pairs_are_found_out() -> None:
@@ -189,10 +197,10 @@ def test_a_forked_log_and_other_pairs_are_found_out() -> None:
         verify_in(world, directory_of(world, 4, pairs_root=pairs.PairsMap.of(world.leaves[:3]).root()))
     with pytest.raises(VerificationError):
         verify_in(world, directory_of(world, 4), size=3)
-    with pytest.raises(VerificationError, match="behind"):
+    with pytest.raises(VerificationError, match="too short"):
         verify_in(world, directory_of(world, 2), first=3)
-    with pytest.raises(VerificationError, match="does not need"):
-        verify_in(world, directory_of(world, 2), proof=(bytes(32),))
+    with pytest.raises(VerificationError, match="do not need"):
+        verify_in(world, directory_of(world, 4), proof=(bytes(32),))
 
 
 # --- pairs --------------------------------------------------------------------------------------------------------------

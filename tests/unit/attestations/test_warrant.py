@@ -117,8 +117,8 @@ def test_unlogged(decided: World) -> None:
     deny_as_hold = dataclasses.replace(decided.leaves[0], kind="hold").to_bytes().decode()
     index_1 = dataclasses.replace(decided.make_warrant(0).decision, leaf_index=1)
     for changes in (
-        {"log_proof": other_log.proof(0)},
-        {"log_proof": decided.proof(1)},
+        {"log_proof": other_log.tlog_proof(0)},
+        {"log_proof": decided.tlog_proof(1)},
         {"log_proof": "none"},
         {"leaf": other_leaf},
         {"leaf": deny_as_hold},
@@ -137,7 +137,7 @@ def test_a_logged_entry_that_is_no_decision_of_the_tenant(decided: World) -> Non
         fields: Mapping[str, Any] = {
             "decision": decision,
             "leaf": decided.leaves[index].to_bytes().decode(),
-            "log_proof": decided.proof(index),
+            "log_proof": decided.tlog_proof(index),
         }
         assert reason(decided, sign_warrant(decided.make_warrant(0, **fields), decided.warrant)) == "unlogged"
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from licet_attestations import archive, canonical
+from archives import MemoryLog, read_files, write_files
+from licet_attestations import canonical
 from licet_engine.decide import CompiledBundle, Fact, FactSet, Request, build_record, decide
 from licet_engine.decide.entities import EntityUid
 from licet_policies.bundle import compose
@@ -22,10 +23,9 @@ def bundle(own: str = "") -> bytes:
 class Recorded:
     """Every case that the policies come with, asked and recorded under the shipped packs."""
 
-    def __init__(self, *, with_bundle: bool = False) -> None:
+    def __init__(self) -> None:
         compiled = CompiledBundle.from_bytes(bundle())
         self.bundle_hex = compiled.digest_hex
-        self.bundles = {f"bundles/{self.bundle_hex}.json": bundle()} if with_bundle else {}
         self.records: list[bytes] = []
         self.facts: dict[str, bytes] = {}
         self.answers: list[tuple[str, str, bool, tuple[str, ...]]] = []
@@ -50,19 +50,21 @@ class Recorded:
                 )
             )
 
-    def write(self, path: Path, changed: Mapping[str, bytes] | None = None, erased: tuple[int, ...] = ()) -> Path:
-        """An archive of them; ``changed`` files are other than they should be."""
-        files = {f"records/{n}.json": b'{"record":%b,"salt":"00"}' % record for n, record in enumerate(self.records)}
-        note = canonical.dumps({"record": {"v": 1, "type": "attestation", "digest": "0" * 64}, "salt": "00"})
-        files[f"records/{len(self.records)}.json"] = note
-        files |= {f"facts/{digest}.json": data for digest, data in self.facts.items()}
-        files |= self.bundles | dict(changed or {})
-        with path.open("wb") as file:
-            writer = archive.ArchiveWriter(file)
-            for name in sorted(archive.REQUIRED - {archive.RANGE}):
-                writer.add(name, b"{}")
-            writer.add(archive.RANGE, canonical.dumps({"erased": list(erased)}))
-            for name, data in files.items():
-                writer.add(name, data)
-            writer.finish()
+    def write(
+        self,
+        path: Path,
+        erased: tuple[int, ...] = (),
+        changed: Callable[[dict[str, bytes]], object] | None = None,
+        times: int = 1,
+    ) -> Path:
+        """An archive of them, some times over; ``changed`` makes files other than they should be."""
+        log = MemoryLog(facts=dict(self.facts), bundles={self.bundle_hex: bundle()}, erased=set(erased))
+        for record in self.records * times:
+            log.append("decision", record, time_ms=1_900_000_000_000)
+        log.append("people", {"v": 1, "type": "people"}, time_ms=1_900_000_000_000)
+        log.build(path)
+        if changed is not None:
+            files = read_files(path)
+            changed(files)
+            write_files(path, files)
         return path

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from licet_attestations import archive, canonical
+from archives import MemoryLog
+from licet_attestations import canonical
 from licet_engine.cli import run
 from licet_engine.decide import CompiledBundle, Fact, FactSet, Request, build_record, decide
 from licet_engine.decide.entities import EntityUid
@@ -159,34 +160,28 @@ def test_what_is_no_version_is_refused(before: Path, content: bytes, capsys: pyt
 def recorded(path: Path, bundle: dict[str, Any]) -> int:
     """An archive of every shipped case, decided by ``bundle``; how many allowed promotions to prod are in it."""
     compiled = CompiledBundle.compile(bundle)
-    hit, facts_by_digest = 0, {}
-    with path.open("wb") as file:
-        writer = archive.ArchiveWriter(file)
-        for name in sorted(archive.REQUIRED - {archive.RANGE}):
-            writer.add(name, b"{}")
-        writer.add(archive.RANGE, canonical.dumps({"erased": []}))
-        for number, case in enumerate(load_cases()):
-            asked = request_of(case)
-            facts = FactSet([Fact.from_entity(entity) for entity in asked.entities])
-            principal, resource = (EntityUid.from_json(dict(one)) for one in (asked.principal, asked.resource))
-            request = Request(principal, asked.action, resource, asked.context)
-            decision = decide(compiled, request, facts)
-            hit += decision.allowed and asked.action == "model.promote" and asked.context["stage"] == "prod"
-            facts_by_digest |= {fact.digest_hex: fact.data for fact in facts}
-            record = build_record(
-                decision_id=f"{number:032x}",
-                time_ms=number,
-                tenant="northbank",
-                request=request,
-                decision=decision,
-                facts=facts,
-                facts_version=1,
-                bundle_hex=compiled.digest_hex,
-            )
-            writer.add(f"records/{number}.json", b'{"record":%b,"salt":"00"}' % record)
-        for digest, data in facts_by_digest.items():
-            writer.add(f"facts/{digest}.json", data)
-        writer.finish()
+    log = MemoryLog(bundles={compiled.digest_hex: canonical.dumps(bundle)})
+    hit = 0
+    for number, case in enumerate(load_cases()):
+        asked = request_of(case)
+        facts = FactSet([Fact.from_entity(entity) for entity in asked.entities])
+        principal, resource = (EntityUid.from_json(dict(one)) for one in (asked.principal, asked.resource))
+        request = Request(principal, asked.action, resource, asked.context)
+        decision = decide(compiled, request, facts)
+        hit += decision.allowed and asked.action == "model.promote" and asked.context["stage"] == "prod"
+        log.facts |= {fact.digest_hex: fact.data for fact in facts}
+        record = build_record(
+            decision_id=f"{number:032x}",
+            time_ms=number,
+            tenant="northbank",
+            request=request,
+            decision=decision,
+            facts=facts,
+            facts_version=1,
+            bundle_hex=compiled.digest_hex,
+        )
+        log.append("decision", record)
+    log.build(path)
     return hit
 
 

@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parent))
 from archive_world import Recorded  # The line above finds it.
 from workbench_world import POLICY, READ, READS, WORLD, write  # As above.
 
+RECORDS = "records/000000000000.jsonl"
 FROZEN = (
     '@id("desk.frozen") @title("Frozen") @advice("Wait.") @severity("low") @owner("desk")\n'
     'forbid (principal, action == Action::"model.promote", resource is ModelVersion);\n'
@@ -24,7 +25,7 @@ PACKED = 'version = 1\n[packs.sr-11-7]\n[packs.residency]\n[packs.residency.para
 
 @pytest.fixture(scope="module")
 def recorded() -> Recorded:
-    return Recorded(with_bundle=True)
+    return Recorded()
 
 
 @pytest.fixture
@@ -97,8 +98,13 @@ def test_a_forged_record_does_not_follow_and_that_is_a_finding(
 ) -> None:
     number = next(n for n, (_, _, ok, _) in enumerate(recorded.answers) if not ok)
     forged = json.loads(recorded.records[number]) | {"decision": "allow", "reasons": ["role.pipeline.models"]}
-    body = json.dumps({"record": forged, "salt": "00"}, sort_keys=True, separators=(",", ":")).encode()
-    path = recorded.write(tmp_path / "forged.zip", {f"records/{number}.json": body})
+    body = json.dumps(forged, sort_keys=True, separators=(",", ":")).encode()
+
+    def forge(files: dict[str, bytes]) -> None:
+        assert recorded.records[number] in files[RECORDS]
+        files[RECORDS] = files[RECORDS].replace(recorded.records[number], body)
+
+    path = recorded.write(tmp_path / "forged.zip", changed=forge)
     assert run(["policy", "explain", f"{number:032x}", "--archive", str(path)]) == 1
     assert "it does NOT follow from its record" in capsys.readouterr().out
 
@@ -108,13 +114,18 @@ def test_what_an_archive_lacks_or_has_otherwise_is_named(
 ) -> None:
     missing = told(capsys, "f" * 32, "--archive", archive, code=2)
     assert "holds no decision ffff" in missing["error"]["message"]
-    other = recorded.write(tmp_path / "b.zip", {f"bundles/{recorded.bundle_hex}.json": b"{}"})
+    bundle = f"bundles/{recorded.bundle_hex}.json"
+    other = recorded.write(tmp_path / "b.zip", changed=lambda files: files.update({bundle: b"{}"}))
     assert "another digest" in told(capsys, "0" * 32, "--archive", str(other), code=2)["error"]["message"]
-    twice = recorded.write(tmp_path / "d.zip", {"records/1.json": b'{"record":%b,"salt":"00"}' % recorded.records[0]})
+
+    def repeat(files: dict[str, bytes]) -> None:
+        files[RECORDS] = files[RECORDS].replace(recorded.records[1], recorded.records[0])
+
+    twice = recorded.write(tmp_path / "d.zip", changed=repeat)
     assert "holds 2 decisions" in told(capsys, "0" * 32, "--archive", str(twice), code=2)["error"]["message"]
     (tmp_path / "e.zip").write_bytes(Path(archive).read_bytes()[:-9])
     assert "not a zip file" in told(capsys, "0" * 32, "--archive", str(tmp_path / "e.zip"), code=2)["error"]["message"]
-    less = Recorded().write(tmp_path / "c.zip")
+    less = recorded.write(tmp_path / "c.zip", changed=lambda files: files.pop(bundle))
     assert "lacks a file" in told(capsys, "0" * 32, "--archive", str(less), code=2)["error"]["message"]
 
 

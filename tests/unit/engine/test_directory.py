@@ -180,7 +180,7 @@ def test_an_archive_is_given_what_ties_it_to_the_directory(logs: Logs) -> None:
         data = logs.directory.archive_file("northbank", size)
         leaves = logs.leaves()[:size]
         root = merkle.root(leaf.hash() for leaf in leaves)
-        given: dict[str, Any] = {"first": 0, "size": size, "root": root, "leaves": leaves}
+        given: dict[str, Any] = {"first": 0, "end": size, "size": size, "root": root, "leaves": leaves}
         opened, is_made_again = verify_archive_file(data, logs.world.keystore.trust_root, "northbank", **given)
         assert (opened.state.size, is_made_again) == (5, made_again)
         with pytest.raises(VerificationError):
