@@ -166,7 +166,7 @@ def verify_statement(data: bytes, trust: TrustRoot) -> PairAnswer:
         if claim.predicate_type != ISOLATION_PAIR:
             raise FormatError(f"it is a statement of type {claim.predicate_type!r}")
         answer = verify_predicate(claim.predicate, trust)
-        dsse.verify_envelope(envelope, trust.keys("attestation", answer.opened.time_ms))
+        dsse.verify_envelope(envelope, trust.keys_since("attestation", answer.opened.time_ms))
     except VerificationError:
         raise
     except LicetAttestationError as error:

@@ -442,14 +442,15 @@ class _Verification:
             state.note = state.archive.read(archive.CHECKPOINT, checkpoint.MAX_NOTE_BYTES).decode()
         except UnicodeDecodeError as error:
             raise FormatError("the checkpoint is not UTF-8") from error
-        state.head = checkpoint.verify_checkpoint(state.note, window.origin, self._trust.keys("log"))
+        keys = tlogpolicy.log_keys(state.note, self._policy, self._trust)
+        state.head = checkpoint.verify_checkpoint(state.note, window.origin, keys)
         if state.head.size != window.size:
             raise VerificationError(f"the checkpoint is of {state.head.size} entries, the range of {window.size}")
         told = f"{window.origin}, {state.head.size} entries"
         # 3c. The quorum of the caller's own policy cosigned; what a policy comes with the archive counts for nothing.
         if self._policy is None:
             return told
-        found = tlogpolicy.verify(state.note, self._policy, window.origin, self._trust.keys("log"))
+        found = tlogpolicy.verify(state.note, self._policy, window.origin, keys)
         seen = ", ".join(sorted(found.cosignatures)) or "nobody"
         return f"{told}, cosigned by {seen}"
 
@@ -568,7 +569,8 @@ class _Verification:
         state = self._state
         known_ms = max([last_ms, *(outside.leaf.time_ms for outside in state.outside.values())])
         if known_ms:
-            checkpoint.verify_checkpoint(state.note, state.window.origin, self._trust.keys("log", known_ms))
+            keys = tlogpolicy.log_keys(state.note, self._policy, self._trust, known_ms)
+            checkpoint.verify_checkpoint(state.note, state.window.origin, keys)
 
     # Step 11.
     def _policies(self) -> str:

@@ -27,6 +27,7 @@ from licet_engine.api.limits import Places
 from licet_engine.api.routes import build_app
 from licet_engine.api.services import Services
 from licet_engine.domain.rates import Buckets
+from licet_engine.evidence.attestations import Attestations
 from licet_engine.evidence.isolation import PairAnswers
 from licet_engine.lifecycle.asked import Enqueued
 from licet_engine.lifecycle.asking import Desk
@@ -150,6 +151,7 @@ def build_services(settings: Settings) -> Services:
         witnesses=witnesses,
         directory=directory,
         pair_answers=PairAnswers(engine, sequencer, directory, signer),
+        attestations=Attestations(engine, sequencer, witnesses, signer),
         signer=signer,
         trust_root=trust_root,
         spool=Spool(
