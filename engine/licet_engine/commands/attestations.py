@@ -149,6 +149,7 @@ def verify(file: Path, trust_root: Path, tenant: str | None, entry: Path | None,
         policy=None,
         entry=entry,
         format_=format_,
+        explained=False,
         replayed=False,
     )
 
