@@ -98,9 +98,9 @@ def build_services(settings: Settings) -> Services:
     trust_root = TrustRoot.from_json(settings.trust_root.read_bytes())
     signer = SignerClient(settings.signer_socket)
     metrics = ApiMetrics(new_registry())
-    sequencer = Sequencer(writes, enqueue=Enqueuer(writes), observe=metrics.sequenced)
-    tenants = Tenants(engine)
     notary = Notary(engine, signer)
+    sequencer = Sequencer(writes, enqueue=Enqueuer(writes), observe=metrics.sequenced, verify_logs=notary.verify_logs)
+    tenants = Tenants(engine)
     witnesses = Witnesses(
         engine,
         notary,
@@ -242,6 +242,10 @@ class Housekeeper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="licet-housekeeper", daemon=True)
 
+    def verify_logs(self) -> None:
+        """Before anything is asked: whether the database is one that the signer knows."""
+        self._try("logs", self._services.notary.verify_all)
+
     def start(self) -> None:
         """Begin."""
         self._thread.start()
@@ -286,6 +290,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         services.metrics.registry.register(LiveGauges(gauges(services)))
         metrics_door = open_door(settings.metrics_port, services.metrics.registry, settings.metrics_token)
         housekeeper = Housekeeper(services)
+        housekeeper.verify_logs()
         around = telemetry.continuing if settings.otlp_endpoint else None
         users = users_here(settings)
         peers, group = ({os.geteuid()}, None) if users is None else ({users.worker}, users.worker)

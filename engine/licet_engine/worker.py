@@ -97,7 +97,10 @@ _WAIT_FOR_PLACE_S: Final = 10.0
 _KILLED: Final = "job.killed"
 # ``internal`` is what the other side of a door says of a fault that it did not foresee, such as a locked database.
 _AWAY: Final = frozenset(
-    {"unavailable", "busy", "database-unavailable", "log-busy", "log-unavailable", "stale-facts", "internal"}
+    {
+        *("unavailable", "busy", "database-unavailable", "log-busy", "log-put-back", "log-unavailable", "stale-facts"),
+        "internal",
+    }
 )
 _TRANSIENT_CODES: Final = frozenset(
     {_KILLED, "conflict.busy", "signer.error", "signer.stale", "signer.state", "signer.unavailable", "warrant.expired"}
