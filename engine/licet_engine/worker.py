@@ -62,6 +62,7 @@ from licet_engine.lifecycle.tabular import Tables
 from licet_engine.log.witnesses import load_policy
 from licet_engine.metrics import WorkerMetrics, new_registry, open_door
 from licet_engine.pool_reporter import PoolReporter
+from licet_engine.prober import Prober
 from licet_engine.processes import give_sign
 from licet_engine.settings import MAX_SLOT, Settings, load_settings
 from licet_engine.storage import StorageWatch
@@ -338,7 +339,7 @@ def build_tools(settings: Settings) -> Tools:
 
 
 def _reach_out(settings: Settings, tools: Tools) -> None:
-    """Start what tells and asks others beside operations: receivers, issuers, witnesses, and the api of our devices."""
+    """Start what tells and asks others beside operations: receivers, issuers, witnesses, our own wall, and the api of our devices."""
     if tools.notifier is not None:
         Courier(Door(settings.api_socket, patience_s=5.0), tools.notifier).start()
     networks = parse_networks(settings.outbound_networks)
@@ -352,6 +353,7 @@ def _reach_out(settings: Settings, tools: Tools) -> None:
         reach = parse_networks(settings.witness_networks)
         door = Door(settings.api_socket, patience_s=5.0)
         WitnessAsker(door, witness, reach, settings.outbound_timeout_s).start()
+    Prober(settings, Door(settings.api_socket, patience_s=30.0), tools.signer.attest).start()
     PoolReporter(tools.door, tools.machine, tools.adapters.training.devices).start()
 
 

@@ -30,7 +30,7 @@ from licet_engine.store.db import read_transaction
 from postgres_server import PostgresServer
 
 sys.path.append(str(Path(__file__).parent))
-from test_kill import NO_TLS, TENANT, Supervised, is_gone, poll, prepare  # The line above finds it.
+from test_kill import NO_TLS, TENANT, Checks, Supervised, is_gone, poll, prepare  # The line above finds it.
 
 pytestmark = pytest.mark.slow
 
@@ -232,6 +232,9 @@ def test_on_an_old_database_nothing_is_decided_until_the_newer_one_is_back(
     poll("a checkpoint", lambda: signed_last(service) > newer)
     code, told = place.command("log", "fsck")
     assert code == 0, told
+    checks = Checks(service.settings)
+    checks.nothing_was_done_undecided()
+    checks.engine.dispose()
 
 
 def is_decided(client: LicetClient) -> bool:

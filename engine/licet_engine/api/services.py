@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
 from licet_engine.api.limits import Places
+from licet_engine.canaries import Canaries
 from licet_engine.evidence.isolation import PairAnswers
 from licet_engine.lifecycle.asking import Desk
 from licet_engine.lifecycle.exchange import Exchanger, IssuerKeys
@@ -51,6 +52,7 @@ class Services:
     exchanger: Exchanger
     reminders: Reminders
     shadower: Shadower
+    canaries: Canaries
     threads: ThreadPoolExecutor
     metrics: ApiMetrics
     places: Places
