@@ -1,4 +1,4 @@
-"""The isolation answer for one pair on a log of a million entries, and what a turn of the directory costs.
+"""The isolation answer for one pair on a log of a million entries, beside one on a log of a hundredth, and what a turn of the directory costs.
 
 The log is written as the sequencer writes it, in groups; its pairs are counted as the api counts them. Then the answer is made as often as is
 asked for, each after another entry: an entry of the directory, its checkpoint, the proof, the signature, and its own entry in the log.

@@ -356,7 +356,7 @@ class Checks:
 
     def nothing_was_done_undecided(self) -> None:
         """Whatever was accepted, warranted or touched stands on an allowing decision in the log; nobody may be at work meanwhile."""
-        decided = {record["id"]: record for record in self.records() if record.get("type") == "decision"}
+        decided = {record["id"]: record for record in self.records() if "bundle" in record and "decision" in record}
 
         def is_allowed(decision: str, action: str) -> bool:
             record = decided.get(decision, {})
