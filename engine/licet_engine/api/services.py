@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
 from licet_engine.api.limits import Places
+from licet_engine.canaries import Canaries
 from licet_engine.evidence.attestations import Attestations
 from licet_engine.evidence.isolation import PairAnswers
 from licet_engine.lifecycle.asking import Desk
@@ -53,6 +54,7 @@ class Services:
     exchanger: Exchanger
     reminders: Reminders
     shadower: Shadower
+    canaries: Canaries
     threads: ThreadPoolExecutor
     metrics: ApiMetrics
     places: Places

@@ -232,10 +232,11 @@ def _store_requests(logs: tuple[Path, ...]) -> Iterator[StoreAccess | None]:
 def _attest(settings: Settings, result: Reconciliation) -> dict[str, str]:
     """Have each tenant's figures signed and logged; the digests of the statements, by tenant."""
     from licet_engine.attester import attest_and_log  # noqa: PLC0415  # As above.
+    from licet_engine.domain.refs import now_ms  # noqa: PLC0415  # As above.
     from licet_engine.evidence.reconcile import reconciliation_statement  # noqa: PLC0415  # As above.
 
-    known = [tenant for tenant, found in result.tenants.items() if found.warrants]
-    return attest_and_log(settings, {t: reconciliation_statement(result, t).to_bytes() for t in known})
+    known, at_ms = [tenant for tenant, found in result.tenants.items() if found.warrants], now_ms()
+    return attest_and_log(settings, {t: reconciliation_statement(result, t, at_ms).to_bytes() for t in known})
 
 
 # --- log ------------------------------------------------------------------------------------------------------------------
