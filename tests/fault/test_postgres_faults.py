@@ -161,8 +161,10 @@ def test_where_the_log_cannot_be_asked_either_nobody_is_told_that_nothing_was_lo
     with cutting(place, tmp_path) as (cutter, appender):
         appender.start("ready", 1)
         assert appender.wait() == 0
-        # Five: two of making a connection and two of beginning logs, or so, come first.
-        for nth in range(5, 9):
+        # Five: two of making a connection and two of beginning logs, or so, come first. On a busy machine some cuts come too late for a round.
+        for nth in range(5, 29):
+            if nth >= 9 and cutter.cuts[how] >= 3 and appender.unknown:
+                break
             cutter.arm(how, after=nth, closed_for_s=1.0)
             appender.start(f"n{nth}", 24, in_flight=2)
             appender.wait()
