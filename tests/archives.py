@@ -122,6 +122,9 @@ class MemoryLog:
             text = self.leaves[index].to_bytes()
             yield evidence.Raw(index, text, None if is_erased else salt, None if is_erased else record)
 
+    def erased_in(self, first: int, end: int) -> set[int]:
+        return {index for index in self.erased if first <= index < end}
+
     def proof(self, index: int) -> list[bytes]:
         return merkle.inclusion_proof(index, len(self.leaves), self.tree())
 

@@ -57,7 +57,7 @@ def _verify_statement(
             told["isolation"] = dict(found.claim.predicate)
         click.echo(json.dumps(told, indent=2))
         return
-    click.echo("\n".join(found.lines()))
+    click.echo("\n".join(map(telling.printable, found.lines())))
 
 
 def load_replay(name: str) -> Replay:
@@ -150,9 +150,13 @@ def verify_command(  # noqa: PLR0917  # The options, as click hands them over.
         trust = read_trust_root(trust_root)
         witnesses = None if policy is None else read_policy(policy)
         if (statement := _statement_in(archive)) is not None:
-            if format_ == "junit":
-                raise FormatError(
-                    "JUnit tells of an archive's steps, and a single attestation has none: use --format json"
+            if format_ == "junit" or policy is not None or replay is not None:
+                # Whoever wants an archive's witnesses, decisions or steps is not content with something less that is signed.
+                raise VerificationError(
+                    "this is a single attestation and no archive: it has no checkpoint, no decisions and no steps; leave out "
+                    "--tlog-policy, --replay and --format junit to verify it as what it is",
+                    step="1. form",
+                    where=archive.name,
                 )
             _verify_statement(statement, archive, trust, tenant=tenant, entry=entry, format_=format_)
             return

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from licet_attestations.window import Window
 
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
+MAX_NAMED: Final = 200_000
+"""Facts of one chunk, or attestations: what its entries name is held in memory while they are looked at."""
+MAX_NAMED_BYTES: Final = 128 * 1024 * 1024
+"""The same in bytes."""
 ERASED: Final = b'{"erased":true}'
 _RECORD: Final = re.compile(rb'\{"record":(\{.*\}),"salt":"([0-9a-f]{64})"\}', re.DOTALL)
 _LINE_BYTES: Final = MAX_RECORD_BYTES + 128
@@ -179,7 +183,11 @@ def read_envelopes(files: archive.Files, name: str) -> Mapping[str, bytes]:
 def _read_by_digest(files: archive.Files, name: str, content: Any, *, is_sorted: bool = False) -> Mapping[str, bytes]:
     found: dict[str, bytes] = {}
     last = ""
+    if name in files and files.members[name].size > MAX_NAMED_BYTES:
+        raise VerificationError(f"what a chunk names is larger than the {MAX_NAMED_BYTES} bytes allowed", where=name)
     for line in files.lines(name, MAX_RECORD_BYTES) if name in files else ():
+        if len(found) >= MAX_NAMED:
+            raise VerificationError(f"a chunk names more than the {MAX_NAMED} things allowed", where=name)
         digest_hex = hashlib.sha256(content(line)).hexdigest()
         if digest_hex in found or (is_sorted and digest_hex < last):
             raise VerificationError("a line is there twice, or not in its place", where=name)

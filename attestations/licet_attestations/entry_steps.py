@@ -236,8 +236,9 @@ class Decisions(EntryStep):
 
     def finish(self) -> None:
         """The same of the policies."""
+        named = {f"bundles/{digest_hex}.json" for digest_hex in self._bundles}
         for name in self._over.files.names("bundles/"):
-            if name not in {f"bundles/{digest_hex}.json" for digest_hex in self._bundles}:
+            if name not in named:
                 raise VerificationError("no decision of the archive names these policies", where=name)
         self._over.counts |= self._outcomes
         outcomes = f"{self._outcomes['allow']} allowed, {self._outcomes['deny']} denied"
@@ -387,7 +388,7 @@ class Warrants(EntryStep):
 
 
 class Isolated(EntryStep):
-    """What the isolation answer of step 12 is counted from."""
+    """What the isolation answer is counted from."""
 
     name = "isolation"
 

@@ -6,7 +6,8 @@ Rules kept here:
   are checked on the way.
 - An erased record is named as erased, in what is signed. It cannot merely be left out.
 - One chunk of entries is held in memory at a time, and what it names.
-- What was cut off is gone on with: the chunks that are there whole are read back, and nothing is asked of the source twice.
+- What was cut off is gone on with: the chunks that are there whole are read back and verified as the others, up to one of which a record
+  was erased since.
 """
 
 from __future__ import annotations
@@ -91,6 +92,10 @@ class Source(Protocol):
 
     def entries(self, first: int, end: int) -> Iterable[Raw]:
         """The entries from ``first`` up to ``end``, in order."""
+        ...
+
+    def erased_in(self, first: int, end: int) -> Collection[int]:
+        """The entries among these whose records are erased."""
         ...
 
     def proof(self, index: int) -> Sequence[bytes]:
@@ -233,6 +238,7 @@ class _Kept:
     tree: merkle.Frontier
     isolation: IsolationCount
     erased: int = 0
+    last_ms: int = 0
     bundles: set[str] = field(default_factory=set)
     outside: set[int] = field(default_factory=set)
 
@@ -275,7 +281,12 @@ class _Builder:
             if end == self._window.end or following not in files:
                 break
             chunk = Chunk(files, start, end)
-            for entry in chunk.entries():
+            entries = list(chunk.entries())
+            if set(self._source.erased_in(start, end)) != {entry.index for entry in entries if entry.record is None}:
+                break  # A record was erased meanwhile: from here on the chunks are made anew, without it.
+            for entry in entries:
+                if entry.salt is not None and entry.data is not None:
+                    verify_commitment(entry.leaf, entry.salt, entry.data)
                 self._take(entry)
             for envelope in chunk.attestations.values():
                 self._note_warrant(envelope)
@@ -339,6 +350,7 @@ class _Builder:
         kept.tree.append(merkle.leaf_hash(entry.text))
         kept.isolation.take(entry.leaf, entry.record)
         kept.erased += entry.record is None
+        kept.last_ms = entry.leaf.time_ms
         if entry.record is not None and entry.leaf.kind == "decision":
             facts, bundle = entry.record.get("facts"), entry.record.get("bundle")
             if not isinstance(facts, list) or not all(statement.is_sha256_hex(name) for name in (*facts, bundle)):
@@ -368,7 +380,11 @@ class _Builder:
             for index in self._source.examinations(kept.bundles)
             if not window.first <= index < window.end and index < window.size
         }
-        if outside := list(self._outside()):
+        outside = list(self._outside())
+        window.verify_times({entry.index: entry for entry in outside})
+        # Times never run backwards in a log; the clock of this process may have been set back since.
+        exported_at_ms = max([exported_at_ms, kept.last_ms, *(entry.leaf.time_ms for entry in outside)])
+        if outside:
             writer.add(archive.OUTSIDE, [entry.to_bytes() + b"\n" for entry in outside])
             self._add_outside_attestations(outside)
         for digest_hex in sorted(kept.bundles):

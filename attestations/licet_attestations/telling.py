@@ -32,7 +32,7 @@ def verified(report: Report, format_: str, *, explained: bool) -> str:
     for step in report.steps:
         lines.append(f"  {step.number:2}. {step.name:<10}  ok  {step.title} ({step.detail})")
         if explained:
-            lines.append(_explanation(STEPS[step.number - 1]))
+            lines += _explanation(STEPS[step.number - 1])
     lines += ["", f"Verified: {report.sentence()}.", report.isolation.sentence()]
     for action, counts in sorted(report.isolation.operators.items()):
         told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
@@ -52,7 +52,8 @@ def failed(error: VerificationError, format_: str, *, explained: bool) -> str:
             return _junit({}, error)
     told = printable(f"NOT verified, at step {error.step}, in {error.where}: {error}")
     number = str(error.step).partition(".")[0]
-    return f"{told}\n{_explanation(STEPS[int(number) - 1])}" if explained and number.isdecimal() else told
+    more = _explanation(STEPS[int(number) - 1]) if explained and number.isdecimal() else []
+    return "\n".join([told, *more])
 
 
 def not_run(error: Exception, format_: str, name: str) -> str:
@@ -67,11 +68,11 @@ def not_run(error: Exception, format_: str, name: str) -> str:
 
 def printable(text: str) -> str:
     """Text of one line for terminals and XML: what is not printable, escaped."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def _explanation(step: Step) -> str:
-    return textwrap.fill(step.shows, _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
+def _explanation(step: Step) -> list[str]:
+    return textwrap.wrap(step.shows, _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
 
 
 def _junit(passed: dict[str, str], failure: VerificationError | None) -> str:

@@ -106,6 +106,11 @@ class TrustRoot:
         of_purpose = (k for k in self.trusted if k.purpose == purpose and k.is_sound_by(None))
         return tuple(k.key for k in of_purpose if k.lasts_at(at_ms))
 
+    def keys_that_vouch(self, purpose: Purpose, at_ms: int) -> tuple[PublicKey, ...]:
+        """The keys for ``purpose`` at a time that only the signature itself tells: none that is compromised, for its thief tells any time."""
+        of_purpose = (k for k in self.trusted if k.purpose == purpose and k.is_sound_by(None))
+        return tuple(k.key for k in of_purpose if k.is_valid_at(at_ms))
+
     def every_key(self, purpose: Purpose) -> tuple[PublicKey, ...]:
         """All keys for ``purpose``, also such as count for nothing: to tell what was signed here from what never was, not to believe it."""
         return tuple(k.key for k in self.trusted if k.purpose == purpose)

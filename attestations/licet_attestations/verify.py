@@ -293,6 +293,7 @@ class _State:
     head: checkpoint.Checkpoint = field(init=False)  # 3
     outside: dict[int, Outside] = field(default_factory=dict)  # 5
     over: Pass = field(init=False)  # 6 to 10
+    known_ms: int = 0  # 7: when the latest entry is of that the archive shows
     policies: dict[str, str] = field(default_factory=dict)  # 11
     exported_at_ms: int = 0  # 12
     limits: list[str] = field(default_factory=list)  # any
@@ -568,6 +569,7 @@ class _Verification:
         """The key that signed the checkpoint counted at the time of the last entry that is known."""
         state = self._state
         known_ms = max([last_ms, *(outside.leaf.time_ms for outside in state.outside.values())])
+        state.known_ms = known_ms
         if known_ms:
             keys = tlogpolicy.log_keys(state.note, self._policy, self._trust, known_ms)
             checkpoint.verify_checkpoint(state.note, state.window.origin, keys)
@@ -594,7 +596,10 @@ class _Verification:
         if claim.predicate_type != statement.EXPORT or type(at_ms) is not int:
             raise FormatError("not an export statement")
         state.exported_at_ms = at_ms
-        dsse.verify_envelope(envelope, self._trust.keys("attestation", at_ms))
+        # Nothing but the statement tells when it was signed: it was not before what it is about.
+        dsse.verify_envelope(envelope, self._trust.keys_that_vouch("attestation", at_ms))
+        if at_ms < state.known_ms:
+            raise VerificationError("the export says that it was made before the last entry that is in it")
         if claim.subject != (statement.Subject(archive.MANIFEST, state.manifest_digest_hex),):
             raise VerificationError("the export statement is about another manifest")
         erased = state.over.counts["erased"]
@@ -610,7 +615,8 @@ class _Verification:
             data = state.archive.read(archive.ISOLATION, dsse.MAX_ENVELOPE_BYTES)
             claim = statement.Statement.from_bytes(dsse.Envelope.from_json(data).payload)
             # It is as old as the export, whose time step 12 verified.
-            dsse.verify_envelope(dsse.Envelope.from_json(data), self._trust.keys("attestation", state.exported_at_ms))
+            keys = self._trust.keys_that_vouch("attestation", state.exported_at_ms)
+            dsse.verify_envelope(dsse.Envelope.from_json(data), keys)
             if claim.predicate_type != statement.ISOLATION or claim.predicate != answer.to_predicate():
                 raise VerificationError("the signed isolation answer is not the one that these entries give")
         return answer.answer

@@ -155,6 +155,10 @@ class Window:
         """
         if self.from_ms is None and self.first:
             raise VerificationError(f"the range begins at entry {self.first} and names no time from which on")
+        if self.to_ms is not None and self.end == self.size:
+            raise VerificationError(
+                "the log at the checkpoint has no entry from the end of the time on, so more of that time may have been logged since"
+            )
         if self.to_ms is None and self.end < self.size:
             raise VerificationError(f"the range ends at entry {self.end} and names no time up to which")
         for index in self.edges:

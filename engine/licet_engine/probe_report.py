@@ -108,11 +108,13 @@ def judge(path: Path, *, every_s: int, now_ms: int) -> tuple[State, str]:  # noq
         names += f" and {len(report.findings) - _MAX_NAMED} more"
     if report.found_at_ms > report.held_at_ms:
         return "broken", f"came through, or told apart: {names}"
+    is_remembered = bool(report.found_at_ms) and now_ms - report.found_at_ms < _REMEMBERED_MS
     if report.failures:
-        return "weak", f"failed {report.failures} times in a row: {report.reason}"
+        before = f"; within a month came through, or told apart: {names}" if is_remembered else ""
+        return "weak", f"failed {report.failures} times in a row: {report.reason}{before}"
     if not 0 <= now_ms - max(report.held_at_ms, report.began_at_ms) <= every_s * 1000 + _GRACE_MS:
         return "weak", "none has ended in time"
-    if report.found_at_ms and now_ms - report.found_at_ms < _REMEMBERED_MS:
+    if is_remembered:
         return "weak", f"held of late; within a month came through, or told apart: {names}"
     if not report.held_at_ms:
         return "weak", "the first is under way"

@@ -49,6 +49,10 @@ Attest = Callable[[str, bytes], bytes]
 """Has a tenant's statement signed."""
 
 
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:_MAX_REASON_CHARS]
+
+
 class Prober:
     """Makes runs when they are due, until the process ends.
 
@@ -117,18 +121,30 @@ class Prober:
         run = replace(last, outcome="running", began_at_ms=now_ms(), ended_at_ms=0)
         run.write(self._settings.probe_report)
         try:
-            ended = self._ended(run, *self._tried())
+            found = self._tried()
         except Exception as error:  # noqa: BLE001  # Whatever kept it from being made, that is what is to be told.
-            reason = f"{type(error).__name__}: {error}"[:_MAX_REASON_CHARS]
-            ended = replace(run, outcome="failed", failures=run.failures + 1, reason=reason)
+            ended = replace(run, outcome="failed", failures=run.failures + 1, reason=_reason(error))
+        else:
+            # What came through is told before anything else is tried, and stands whatever becomes of the rest.
+            ended = self._ended(run, found)
+            ended.write(self._settings.probe_report)
+            try:
+                ended = replace(ended, attested=self._attested(found))
+            except Exception as error:  # noqa: BLE001  # As above.
+                reason = f"not attested: {_reason(error)}"
+                is_found = ended.outcome == "found"
+                ended = replace(
+                    ended, outcome="found" if is_found else "failed", failures=run.failures + 1, reason=reason
+                )
         replace(ended, ended_at_ms=now_ms()).write(self._settings.probe_report)
         if ended.outcome == "failed":
             logger.error("probes were not all tried", extra={"reason": ended.reason, "in_a_row": ended.failures})
         elif ended.outcome == "held":
             logger.info("probes held", extra={"tried": ended.tried})
 
-    def _ended(self, run: ProbeReport, found: Probed, attested: tuple[tuple[str, str], ...]) -> ProbeReport:
-        run = replace(run, tried=found.tried, attested=attested)
+    @staticmethod
+    def _ended(run: ProbeReport, found: Probed) -> ProbeReport:
+        run = replace(run, tried=found.tried, attested=())
         if findings := (*found.allowed, *found.told_apart):
             logger.critical("a probe across tenants came through", extra={"probes": list(findings[:_MAX_NAMED])})
             return replace(run, outcome="found", findings=findings, found_at_ms=now_ms(), failures=0, reason="")
@@ -137,22 +153,31 @@ class Prober:
             return replace(run, outcome="failed", failures=run.failures + 1, reason=reason)
         return replace(run, outcome="held", held_at_ms=now_ms(), failures=0, reason="")
 
-    def _tried(self) -> tuple[Probed, tuple[tuple[str, str], ...]]:
-        """Make a run; return what was found, and under which digests it is logged."""
+    def _tried(self) -> Probed:
+        """Make a run; return what was found."""
         given = self._door.call("probes_begin")
         with LicetClient(self._url, given[OWNER]) as keeper:
             self._set_canary(keeper, given["region"])
             headers = {"Authorization": f"Bearer {given[ACTOR]}"}
             with httpx.Client(base_url=self._url, headers=headers, timeout=_TIMEOUT_S, trust_env=False) as http:
                 found = probe(http, OWNER)
-            if not _is_there(keeper):
+            try:
+                is_there = _is_there(keeper)
+            except Exception as error:  # noqa: BLE001  # The canary cannot be looked at any more: what was tried may have done that.
+                logger.error("the canary cannot be read after the probes", extra={"reason": _reason(error)})  # noqa: TRY400  # As above.
+                is_there = False
+            if not is_there:
                 found.allowed.append(_CONTROL)
+        return found
+
+    def _attested(self, found: Probed) -> tuple[tuple[str, str], ...]:
+        """Have what was found signed and logged; return under which digests."""
         attested, ended_at_ms = [], now_ms()
         for tenant in (OWNER, PLATFORM):
             envelope = self._attest(tenant, probes_statement(found, tenant, ended_at_ms).to_bytes())
             digest: Any = self._door.call("probes_end", envelope=envelope.decode())["digest"]
             attested.append((tenant, str(digest)))
-        return found, tuple(attested)
+        return tuple(attested)
 
     @staticmethod
     def _set_canary(keeper: LicetClient, region: str) -> None:

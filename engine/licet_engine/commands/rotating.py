@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from licet_engine.commands.desk import Desk
     from licet_engine.rotating import Rotated
 
+_MAX_STATEMENTS_BYTES = 64 << 20
 _PURPOSES = ("log", "attestation", "warrant", "model")
 _OUT = click.option(
     "--out", type=OUT, help="File to write the signed statement to, one a line, for those who pin the trust root."
@@ -109,8 +110,12 @@ def follow(statements: tuple[Path, ...], trust_root: Path, out: Path, format_: s
         for path in statements:
             where = str(path)
             with path.open("rb") as stream:
-                for data in stream.read(rotation.MAX_ROTATION_BYTES + 1).splitlines():
-                    after = rotation.verify_rotation(data, after)
+                read = stream.read(_MAX_STATEMENTS_BYTES + 1)
+            if not read.strip() or len(read) > _MAX_STATEMENTS_BYTES:
+                what = "is longer than any can be" if read.strip() else "holds no statement"
+                raise click.BadParameter(f"{where} {what}: name a file that `licet keys rotations` wrote")
+            for data in read.splitlines():
+                after = rotation.verify_rotation(data, after)
     except VerificationError as error:
         click.echo(f"NOT verified: {clean(where)}: {error}", err=True)
         raise click.exceptions.Exit(NOT_VERIFIED) from error

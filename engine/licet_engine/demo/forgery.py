@@ -52,6 +52,10 @@ class _Forged:
         for entry in self._chunk.entries():
             yield evidence.Raw(entry.index, entry.text, entry.salt, entry.data)
 
+    def erased_in(self, _first: int, _end: int) -> tuple[int, ...]:
+        """None is."""
+        return ()
+
     def proof(self, index: int) -> Sequence[bytes]:
         """Of a whole log nothing is outside."""
         raise LookupError(index)

@@ -125,7 +125,10 @@ class Exporter:
 
     def _build(self, path: Path, deed: Exporting, sign_export: evidence.SignExport) -> evidence.BuiltArchive:
         tenant = deed.tenant
-        window, note = evidence.begun(path) or self._begin(tenant, deed.parameters)
+        begun = evidence.begun(path)
+        window, note = (
+            begun if begun is not None and self._is_of(begun[0], deed) else self._begin(tenant, deed.parameters)
+        )
         subject = Subject(window.origin, parse_note(note)[0].root.hex())
 
         def sign_isolation(answer: Isolation) -> bytes:
@@ -146,6 +149,12 @@ class Exporter:
             progress=deed.went_on,
         )
 
+    def _is_of(self, window: Window, deed: Exporting) -> bool:
+        """Whether what was begun is of this operation's tenant and time."""
+        asked = (deed.tenant, self._trust_root.origin(deed.tenant))
+        times = (deed.parameters.get("from_ms"), deed.parameters.get("to_ms"))
+        return (window.tenant, window.origin) == asked and (window.from_ms, window.to_ms) == times
+
     def _begin(self, tenant: str, parameters: dict[str, Any]) -> tuple[Window, str]:
         told = self._door.call("checkpoint", tenant=tenant)
         size, note = told["size"], told["note"]
@@ -154,6 +163,8 @@ class Exporter:
             # A time before everything, or after it, is none: the window is open there.
             first = 0 if from_ms is None else store.index_at(connection, tenant, from_ms, size)
             end = size if to_ms is None else store.index_at(connection, tenant, to_ms, size)
+            if to_ms is not None and end == size:
+                raise Unavailable("the newest checkpoint is not past the end of the time asked for; try again later")
             window = Window(
                 tenant=tenant,
                 origin=self._trust_root.origin(tenant),
@@ -239,6 +250,15 @@ class StoredLog:
             for entry in found:
                 yield evidence.Raw(entry.index, entry.header.encode(), entry.salt, entry.record)
             first += len(found)
+
+    def erased_in(self, first: int, end: int) -> set[int]:
+        """Entries whose records are erased."""
+        records = store.RECORDS.c
+        query = select(records.leaf_index).where(
+            records.tenant_id == self._tenant, records.leaf_index.between(first, end - 1), records.salt.is_(None)
+        )
+        with read_transaction(self._engine, self._tenant) as connection:
+            return set(connection.execute(query).scalars())
 
     def proof(self, index: int) -> list[bytes]:
         """Proof of inclusion of an entry."""

@@ -507,6 +507,14 @@ class TestWindow:
         changed(RANGE, **{name: edge + by_ms})(windowed)
         refused(pack(windowed), world, "7. headers", self.W_RECORDS)
 
+    def test_a_window_whose_end_the_log_has_not_reached(self, world: World, tmp_path: Path, pack: Pack) -> None:
+        """All is genuine, and old: more of that time was logged since."""
+        files = world.files(tmp_path)
+        changed(RANGE, to_ms=world.now_ms + 10**9)(files)
+        assert "may have been logged since" in refused(pack(files), world, "5. window", OUTSIDE)
+        with pytest.raises(VerificationError, match="may have been logged since"):
+            world.build(tmp_path / "b.zip", window=world.window(to_ms=world.now_ms + 10**9))
+
     def test_a_window_that_claims_a_wider_time_than_it_has(self, windowed: Files, world: World, pack: Pack) -> None:
         changed(RANGE, from_ms=world.leaves[0].time_ms)(windowed)
         refused(pack(windowed), world, "5. window", OUTSIDE)
@@ -652,6 +660,16 @@ class TestDecisions:
     ) -> None:
         mutate(files)
         refused(pack(files), world, "8. decisions", where)
+
+    def test_more_than_a_chunk_can_name(
+        self, files: Files, world: World, pack: Pack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("licet_attestations.entries.MAX_NAMED", 3)
+        facts = sorted((b"%d" % number for number in range(9)), key=lambda data: hashlib.sha256(data).digest())
+        files[FACTS] = b"".join(fact + b"\n" for fact in facts)
+        assert "more than the 3" in refused(pack(files), world, "8. decisions", FACTS)
+        monkeypatch.setattr("licet_attestations.entries.MAX_NAMED_BYTES", 5)
+        assert "larger than the 5" in refused(pack(files), world, "8. decisions", FACTS)
 
     def test_policies_left_out_or_changed(self, files: Files, world: World, pack: Pack) -> None:
         name = next(n for n in files if n.startswith("bundles/"))
@@ -939,6 +957,33 @@ class TestExport:
     def test_another_genuine_attestation_in_its_place(self, world: World, tmp_path: Path) -> None:
         world.build(tmp_path / "a.zip", sign_export=lambda _claim: list(world.attestations.values())[1])
         refused(tmp_path / "a.zip", world, "12. export", STATEMENT)
+
+    def test_a_statement_from_before_what_it_is_about(self, world: World, tmp_path: Path) -> None:
+        def sign(claim: bytes) -> bytes:
+            found = canonical.loads(claim)
+            early = {"exported_at_ms": world.leaves[-1].time_ms - 1}
+            return bytes(world.sign_export(edited(claim, predicate=found["predicate"] | early)))
+
+        world.build(tmp_path / "a.zip", sign_export=sign)
+        assert "before the last entry" in refused(tmp_path / "a.zip", world, "12. export", STATEMENT)
+        # A writer whose clock was set back states the time of the log.
+        world.build(tmp_path / "b.zip", exported_at_ms=5)
+        verify_archive(tmp_path / "b.zip", world.trust)
+
+    def test_a_key_that_is_compromised_vouches_for_no_export_whatever_time_it_states(
+        self, world: World, whole: Path
+    ) -> None:
+        trust = world.trust
+        late_ms = world.now_ms + 10**9
+        keys = tuple(
+            dataclasses.replace(key, valid_until_ms=late_ms, compromised_from_ms=late_ms)
+            if key.purpose == "attestation"
+            else key
+            for key in trust.trusted
+        )
+        with pytest.raises(VerificationError) as caught:
+            verify_archive(whole, dataclasses.replace(trust, trusted=keys))
+        assert (caught.value.step, caught.value.where) == ("12. export", STATEMENT)
 
 
 class TestIsolation:
