@@ -36,7 +36,7 @@ def ask_export(view: View, who: Who, ref: Ref, body: ExportEvidence, _ids: Ids) 
     if body.from_ms is not None and body.to_ms is not None and body.from_ms > body.to_ms:
         raise InvalidInput("from_ms is after to_ms: name the earlier time first")
     return Proposal(
-        resource=view.plain_entity("Evidence", Ref(ref.tenant, "evidence")),
+        resource=view.evidence_entity(),
         parameters={"tenant": ref.tenant, "asked_by": who.id, "from_ms": body.from_ms, "to_ms": body.to_ms},
     )
 

@@ -16,7 +16,8 @@ The roles:
 - *api* reads. It writes telemetry, the attempts of operations, leases of devices and checkpoints, and no fact. Over all tenants it sees only tokens'
   hashes, the tenants, the heads of logs, operations and what operators asked to see.
 - *sequencer* writes what is logged and decided, and nothing else. It reads heads, leaves, tiles and budgets; of other tables only the
-  columns that a change may state as its condition, never a text, a document or a record. What is logged it cannot change.
+  columns that a change may state as its condition, never a text, a document or a record. What is logged it cannot change, but empty:
+  a record with its salt, and what the table of decisions tells of it.
 - *worker* reads and writes the rows of the workflow engine's tables, but for the number of its version, and reads what an export needs.
 """
 
@@ -30,7 +31,7 @@ from typing import Final
 from sqlalchemy import Connection, LargeBinary, Table, Text, inspect, text
 
 from licet_engine.store.postgres import EVERY_TENANT, SCOPE_SETTING
-from licet_engine.store.tables import TENANT_TABLES, JsonText
+from licet_engine.store.tables import ERASED, TENANT_TABLES, JsonText
 
 WORKFLOW_SCHEMA: Final = "dbos"
 """Where the workflow engine keeps its tables."""
@@ -103,6 +104,14 @@ SEQUENCER_ONLY_ADDS: Final = frozenset(
     }
 )
 """Tables whose rows the sequencer can neither change nor remove: what is logged stays as it was logged."""
+
+SEQUENCER_EMPTIES: Final[Mapping[str, Mapping[str, str]]] = {
+    "decision": {"principal": f"'{ERASED}'", "resource": f"'{ERASED}'", "observed": "'[]'"},
+    "log_record": {"salt": "NULL", "record": "NULL"},
+}
+"""Of those, the columns that it can empty, and what stands there then. A policy keeps anything else out, whoever writes it."""
+_FOUND_BY: Final = ("tenant_id", "leaf_index")
+"""By which columns it finds the row that it empties."""
 
 NOT_THE_SEQUENCERS: Final = frozenset(
     {
@@ -201,6 +210,33 @@ def unprotect(connection: Connection, *table_names: str) -> None:
             connection.execute(text(statement))
 
 
+def let_be_emptied(connection: Connection, *, undo: bool = False) -> None:
+    """Hold every change of what is logged to emptying it. Called by the migration; does nothing on SQLite.
+
+    Args:
+        connection: The migration's, ``op.get_bind()``.
+        undo: Take that back.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    for name in SEQUENCER_EMPTIES:
+        table = _quoted(connection, name)
+        connection.execute(
+            text(
+                f"DROP POLICY licet_emptied ON {table}"
+                if undo
+                else f"CREATE POLICY licet_emptied ON {table} AS RESTRICTIVE FOR UPDATE USING (true) WITH CHECK ({_emptied(name)})"
+            )
+        )
+
+
+def _emptied(name: str) -> str:
+    return " AND ".join(
+        f"{column} IS NULL" if value == "NULL" else f"{column} = {value}"
+        for column, value in SEQUENCER_EMPTIES[name].items()
+    )
+
+
 def unprotected(connection: Connection, *, version_table: str) -> list[str]:
     """Which tables lack forced row security or its policy; none on SQLite, which has no such thing.
 
@@ -296,6 +332,9 @@ def policies(connection: Connection, roles: RoleNames, *, owner: str) -> frozens
     for name in {table.name for table in TENANT_TABLES} & there:
         found.add(Policy(name, "licet_tenant", ("PUBLIC",), "ALL", in_scope, in_scope))
         found.add(Policy(name, "licet_owner", (owner,), "ALL", everywhere, everywhere))
+        if name in SEQUENCER_EMPTIES:
+            emptied = plain(_emptied(name))
+            found.add(Policy(name, "licet_emptied", ("PUBLIC",), "UPDATE", "true", emptied, is_permissive=False))
         if name in API_SEES_EVERYWHERE:
             found.add(Policy(name, "licet_api", (roles.api,), "SELECT", everywhere, ""))
     return frozenset(found)
@@ -341,14 +380,23 @@ def _rights_on(table: Table, *, api: str, sequencer: str, worker: str) -> Iterab
         yield worker, "SELECT", ""
     if table.name in NOT_THE_SEQUENCERS:
         return
-    yield sequencer, "INSERT", ""
+    yield from ((sequencer, right, column) for right, column in _sequencers(table))
+
+
+def _sequencers(table: Table) -> Iterable[tuple[str, str]]:
+    yield "INSERT", ""
     if table.name not in SEQUENCER_ONLY_ADDS:
-        yield sequencer, "UPDATE", ""
+        yield "UPDATE", ""
+    for column in SEQUENCER_EMPTIES.get(table.name, ()):
+        yield "UPDATE", column
+    if table.name in SEQUENCER_EMPTIES:
+        for column in _FOUND_BY:
+            yield "SELECT", column
     if table.name in SEQUENCER_READS:
-        yield sequencer, "SELECT", ""
+        yield "SELECT", ""
     elif table.name not in SEQUENCER_ONLY_ADDS:
         for column in condition_columns(table):
-            yield sequencer, "SELECT", column
+            yield "SELECT", column
 
 
 def condition_columns(table: Table) -> tuple[str, ...]:
