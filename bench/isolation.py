@@ -1,4 +1,4 @@
-"""The isolation answer for one pair on a log of a million entries, and what a turn of the directory costs.
+"""The isolation answer for one pair on a log of a million entries, beside one on a log of a hundredth, and what a turn of the directory costs.
 
 The log is written as the sequencer writes it, in groups; its pairs are counted as the api counts them. Then the answer is made as often as is
 asked for, each after another entry: an entry of the directory, its checkpoint, the proof, the signature, and its own entry in the log.
@@ -91,15 +91,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="answers of each kind (default 15)")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name:
-        figures = answers(Path(name), arguments.entries, arguments.rounds)
+    found = {}
+    for size in (max(arguments.entries // 100, PER_SUBMISSION), arguments.entries):
+        with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name:
+            found[size] = answers(Path(name), size, arguments.rounds)
+    small, figures = found.values()
+    ratios = {name: figures[name] / small[name] for name in figures if name.startswith("answer_")}
     figures |= {f"directory_map_of_{count}_logs_ms": map_ms(count) for count in TENANTS}
     if arguments.format == "json":
-        print(json.dumps(figures))
+        print(json.dumps(figures | {f"{name}_of_a_hundredth": ratio for name, ratio in ratios.items()}))
         return
     print("the isolation answer of one pair, each time after a thousand further entries")
     for name, value in figures.items():
-        print(f"  {name:<34} {value:>12.2f}")
+        beside = f"   {ratios[name]:.1f}x that at {small['entries']:,.0f} entries" if name in ratios else ""
+        print(f"  {name:<34} {value:>12.2f}{beside}")
+    worst_ms = max(figures["answer_absent_worst_ms"], figures["answer_present_worst_ms"])
+    print(f"  the slowest answer took {worst_ms / 1000:.2f} of the second that it may take")
 
 
 if __name__ == "__main__":

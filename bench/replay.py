@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from decide import NOW_MS, own_policies, questions
@@ -76,6 +76,10 @@ class Log:
     def attestations_of(self, digests: Sequence[str]) -> Iterator[bytes]:
         """There are none."""
         raise LookupError(digests)
+
+    def examinations(self, _bundles: Collection[str]) -> tuple[int, ...]:
+        """There are none."""
+        return ()
 
     def bundle(self, digest_hex: str) -> bytes:
         """The one bundle."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 from licet_attestations import canonical, dsse, evidence, merkle
 from licet_attestations.archive import ArchiveWriter
 from licet_attestations.checkpoint import Checkpoint, sign_checkpoint
+from licet_attestations.isolation_pair import examined_policies
 from licet_attestations.keys import ED25519, P256, PrivateKey
 from licet_attestations.leaf import Leaf, commit
+from licet_attestations.statement import Statement
 from licet_attestations.trustroot import Purpose, TrustedKey, TrustRoot
 from licet_attestations.window import Window
 
@@ -130,6 +133,17 @@ class MemoryLog:
 
     def bundle(self, digest_hex: str) -> bytes:
         return self.bundles[digest_hex]
+
+    def examinations(self, bundles: Collection[str]) -> list[int]:
+        named = {
+            digest_hex
+            for digest_hex, envelope in self.attestations.items()
+            if set(examined_policies(Statement.from_bytes(dsse.Envelope.from_json(envelope).payload))) & set(bundles)
+        }
+        logged = {
+            n: json.loads(data) for n, (_, data) in enumerate(self.records) if self.leaves[n].kind == "attestation"
+        }
+        return [index for index, record in logged.items() if record["digest"] in named]
 
     def sign_export(self, claim: bytes) -> bytes:
         return dsse.sign(claim, dsse.IN_TOTO_PAYLOAD_TYPE, self.attestation).to_json()

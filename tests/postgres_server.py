@@ -83,6 +83,16 @@ class PostgresServer:
         """Where the server's programs are, ``pg_dump`` among them."""
         return self._install / "bin"
 
+    @property
+    def pid(self) -> int:
+        """Its first process, whose children all others are."""
+        assert self._process is not None
+        return self._process.pid
+
+    def log(self) -> str:
+        """What it has told."""
+        return (self._folder / "log").read_text()
+
     def environment(self, database: str) -> dict[str, str]:
         """What the server's programs take from the environment to connect as the administrator."""
         return {

@@ -1,4 +1,4 @@
-"""``python -m licet_attestations ARCHIVE --trust-root FILE``: verify an evidence archive offline.
+"""``python -m licet_attestations ARCHIVE --trust-root FILE``: verify an evidence archive, or a single attestation, offline.
 
 Exit codes: 0 verified, 1 not verified, 2 could not run.
 """
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import click
 
-from licet_attestations import isolation_pair, telling
+from licet_attestations import attested, telling
 from licet_attestations.errors import FormatError, VerificationError
+from licet_attestations.statement import ISOLATION_PAIR, tenant_of
 from licet_attestations.tlogpolicy import MAX_POLICY_BYTES, Policy
 from licet_attestations.trustroot import MAX_TRUST_ROOT_BYTES, TrustRoot
 from licet_attestations.verify import Progress, Replay, verify_archive
@@ -25,25 +26,38 @@ COULD_NOT_RUN = 2
 def _statement_in(path: Path) -> bytes | None:
     """The signed statement that a file holds; None where it is something else, which an archive then has to be."""
     with path.open("rb") as stream:
-        data = stream.read(isolation_pair.MAX_BYTES + 1)
+        data = stream.read(attested.MAX_BYTES + 1)
     if not data.startswith(b"{"):
         return None
-    if len(data) > isolation_pair.MAX_BYTES:
+    if len(data) > attested.MAX_BYTES:
         raise VerificationError("the statement is too long", step="1. form", where=path.name)
     return data
 
 
-def _verify_pair(data: bytes, path: Path, trust: TrustRoot, tenant: str | None, format_: str) -> None:
+def _verify_statement(
+    data: bytes, path: Path, trust: TrustRoot, *, tenant: str | None, entry: Path | None, format_: str
+) -> None:
+    """Verify a signed statement of any kind, and the entry of the log that names it, if that is given."""
     try:
-        answer = isolation_pair.verify_statement(data, trust)
-        if tenant not in {None, answer.opened.state.tenant}:
-            raise VerificationError(f"the answer is about the log of {answer.opened.state.tenant!r}, not of {tenant!r}")
-    except VerificationError as error:
-        raise VerificationError(str(error), step="isolation answer", where=path.name) from error
+        named = None
+        if entry is not None:
+            with entry.open("rb") as stream:
+                named = attested.read_entry(stream.read(attested.MAX_ENTRY_BYTES + 1))
+        found = attested.verify_attestation(data, trust, named)
+        whose = tenant_of(found.claim.predicate)
+        if tenant not in {None, whose}:
+            raise VerificationError(f"the attestation is of tenant {whose!r}, not of {tenant!r}")
+    except (FormatError, VerificationError) as error:
+        is_entry = isinstance(error, FormatError) or error.step == "log entry"
+        where = entry.name if entry is not None and is_entry else path.name
+        raise VerificationError(str(error), step="log entry" if is_entry else "attestation", where=where) from error
     if format_ == "json":
-        click.echo(json.dumps({"verified": True, "isolation": dict(answer.predicate)}, indent=2))
-    else:
-        click.echo("\n".join(["Verified.", *isolation_pair.report_lines(answer)]))
+        told = found.to_dict()
+        if found.claim.predicate_type == ISOLATION_PAIR:
+            told["isolation"] = dict(found.claim.predicate)
+        click.echo(json.dumps(told, indent=2))
+        return
+    click.echo("\n".join(found.lines()))
 
 
 def load_replay(name: str) -> Replay:
@@ -111,6 +125,12 @@ def read_trust_root(path: Path) -> TrustRoot:
     help="Your witnesses and their quorum (C2SP tlog-policy).",
 )
 @click.option("--replay", "replay_name", metavar="MODULE:FUNCTION", help="Evaluate every decision again with this.")
+@click.option(
+    "--logged",
+    "entry",
+    type=click.Path(path_type=Path),
+    help="The log entry that names it, beside an attestation that was exported.",
+)
 @click.option("--explain", "explained", is_flag=True, help="Tell what each step shows, and how.")
 @click.option("--format", "format_", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
 def verify_command(  # noqa: PLR0917  # The options, as click hands them over.
@@ -119,20 +139,25 @@ def verify_command(  # noqa: PLR0917  # The options, as click hands them over.
     tenant: str | None,
     policy: Path | None,
     replay_name: str | None,
+    entry: Path | None,
     format_: str,
     *,
     explained: bool,
 ) -> None:
-    """Verify the evidence ARCHIVE, or a signed isolation answer, offline. Exit 0: verified; 1: not verified; 2: could not run."""
+    """Verify the evidence ARCHIVE, or a single attestation, offline. Exit 0: verified; 1: not verified; 2: could not run."""
     replay = None if replay_name is None else load_replay(replay_name)
     try:
         trust = read_trust_root(trust_root)
         witnesses = None if policy is None else read_policy(policy)
         if (statement := _statement_in(archive)) is not None:
             if format_ == "junit":
-                raise FormatError("JUnit tells of an archive's steps, and a signed answer has none: use --format json")
-            _verify_pair(statement, archive, trust, tenant, format_)
+                raise FormatError(
+                    "JUnit tells of an archive's steps, and a single attestation has none: use --format json"
+                )
+            _verify_statement(statement, archive, trust, tenant=tenant, entry=entry, format_=format_)
             return
+        if entry is not None:
+            raise click.UsageError("--logged goes with a single attestation: an archive has its log in it")
         report = verify_archive(
             archive, trust, expected_tenant=tenant, replay=replay, policy=witnesses, progress=_progress(format_)
         )

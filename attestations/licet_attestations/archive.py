@@ -38,6 +38,7 @@ MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.txt"
 RANGE = "log/range.json"
 OUTSIDE = "log/outside.jsonl"
+OUTSIDE_ATTESTATIONS = "log/outside.attestations.jsonl"
 STATEMENT = "statement.dsse.json"
 ISOLATION = "isolation.dsse.json"
 DIRECTORY = "directory.json"
@@ -59,7 +60,7 @@ _MAX_NAME_BYTES = 128
 _CHUNK_BYTES = 1024 * 1024
 
 _NAME = re.compile(
-    r"manifest\.json|checkpoint\.txt|log/range\.json|log/outside\.jsonl|statement\.dsse\.json|isolation\.dsse\.json"
+    r"manifest\.json|checkpoint\.txt|log/range\.json|log/outside\.jsonl|log/outside\.attestations\.jsonl|statement\.dsse\.json|isolation\.dsse\.json"
     r"|directory\.json|README\.txt|(?:leaves|records|facts|attestations)/[0-9]{12}\.jsonl|bundles/[0-9a-f]{64}\.json"
     r"|entries\.csv|index\.json|report\.html|oscal\.json"
 )

@@ -253,7 +253,7 @@ def verify_opening(document: object, trust: TrustRoot, tenant: str) -> Opened:
     verify_commitment(leaf, bytes.fromhex(given["record_salt"]), record)
     if record != entry_record(leaf.time_ms, map_root(state, salt, siblings)):
         raise VerificationError("the opening leads to another root than its entry commits to")
-    keys = trust.keys("log", leaf.time_ms)
+    keys = trust.keys_since("log", leaf.time_ms)
     index, head = tlogproof.verify(given["proof"], leaf.to_bytes(), trust.origin(DIRECTORY), keys)
     return Opened(state, index, leaf.time_ms, head)
 

@@ -120,26 +120,12 @@ class Chunk:
         Raises:
             VerificationError: They are not in order, or one is there twice.
         """
-        return self._by_digest(archive.FACTS, lambda line: line, is_sorted=True)
+        return _read_by_digest(self._files, self.name(archive.FACTS), lambda line: line, is_sorted=True)
 
     @cached_property
     def attestations(self) -> Mapping[str, bytes]:
         """Envelopes of the attestations that its entries name, by the SHA-256 of their payload."""
-        return self._by_digest(archive.ATTESTATIONS, lambda line: dsse.Envelope.from_json(line).payload)
-
-    def _by_digest(self, folder: str, content: Any, *, is_sorted: bool = False) -> Mapping[str, bytes]:
-        found: dict[str, bytes] = {}
-        name = self.name(folder)
-        if name not in self._files:
-            return found
-        last = ""
-        for line in self._files.lines(name, MAX_RECORD_BYTES):
-            digest_hex = hashlib.sha256(content(line)).hexdigest()
-            if digest_hex in found or (is_sorted and digest_hex < last):
-                raise VerificationError("a line is there twice, or not in its place", where=name)
-            found[digest_hex] = line
-            last = digest_hex
-        return found
+        return read_envelopes(self._files, self.name(archive.ATTESTATIONS))
 
 
 class Entries:
@@ -179,6 +165,27 @@ class Entries:
 
     def _read_chunk(self, start: int) -> list[tuple[bytes, bytes]]:
         return list(Chunk(self._files, start, archive.chunk_end(start, self._end)).lines())
+
+
+def read_envelopes(files: archive.Files, name: str) -> Mapping[str, bytes]:
+    """Envelopes, one a line, by the SHA-256 of their payload; none where there is no such file.
+
+    Raises:
+        VerificationError: One is there twice.
+    """
+    return _read_by_digest(files, name, lambda line: dsse.Envelope.from_json(line).payload)
+
+
+def _read_by_digest(files: archive.Files, name: str, content: Any, *, is_sorted: bool = False) -> Mapping[str, bytes]:
+    found: dict[str, bytes] = {}
+    last = ""
+    for line in files.lines(name, MAX_RECORD_BYTES) if name in files else ():
+        digest_hex = hashlib.sha256(content(line)).hexdigest()
+        if digest_hex in found or (is_sorted and digest_hex < last):
+            raise VerificationError("a line is there twice, or not in its place", where=name)
+        found[digest_hex] = line
+        last = digest_hex
+    return found
 
 
 def _entry(index: int, text: bytes, leaf: Leaf, line: bytes) -> Entry:

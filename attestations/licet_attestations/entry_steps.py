@@ -13,8 +13,9 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from licet_attestations import archive, canonical, dsse, isolation, statement
-from licet_attestations.entries import Chunk, Entries, Entry
+from licet_attestations.entries import Chunk, Entries, Entry, read_envelopes
 from licet_attestations.errors import FormatError, VerificationError, WarrantError
+from licet_attestations.isolation_pair import examined_policies
 from licet_attestations.leaf import Leaf, verify_commitment
 from licet_attestations.statement import Statement
 from licet_attestations.warrant import (
@@ -50,6 +51,8 @@ class Pass:
         chunk: At hand.
         where: The file and entry at hand, for what fails.
         counts: Entries by kind, and other figures.
+        decided_by: SHA-256 of the policies that decisions were made under.
+        examined: SHA-256 of policies of which it was proved that they allow nothing across tenants, and of the attestation of it.
     """
 
     def __init__(self, files: archive.Files, window: Window, outside: Mapping[int, Outside], trust: TrustRoot) -> None:
@@ -61,6 +64,8 @@ class Pass:
         self.chunk = Chunk(files, window.first, window.first)
         self.where = ""
         self.counts: dict[str, int] = {}
+        self.decided_by: set[str] = set()
+        self.examined: dict[str, str] = {}
 
 
 class EntryStep(ABC):
@@ -175,7 +180,7 @@ class Decisions(EntryStep):
 
     def __init__(self, over: Pass) -> None:
         super().__init__(over)
-        self._bundles: set[str] = set()
+        self._bundles = over.decided_by
         self._named: set[str] = set()
         self._facts = 0
         self._outcomes = {"allow": 0, "deny": 0}
@@ -263,30 +268,33 @@ class Signatures(EntryStep):
     def take(self, entry: Entry) -> None:
         """Verify the attestation that an entry names."""
         self.claim = None
-        if entry.leaf.kind != "attestation" or entry.record is None:
-            return
-        digest_hex, predicate_type = entry.record.get("digest"), entry.record.get("predicate_type")
+        if entry.leaf.kind == "attestation" and entry.record is not None:
+            name, there = self._over.chunk.name(archive.ATTESTATIONS), self._over.chunk.attestations
+            digest_hex, self.claim = self._verify(entry.index, entry.leaf, entry.record, there, name)
+            if digest_hex not in self._named:
+                self._named.add(digest_hex)
+                self._count += 1
+
+    def _verify(  # One entry, and where what it names is.
+        self, index: int, leaf: Leaf, record: Mapping[str, Any], there: Mapping[str, bytes], name: str
+    ) -> tuple[str, Statement]:
+        digest_hex, predicate_type = record.get("digest"), record.get("predicate_type")
         if not isinstance(digest_hex, str) or not isinstance(predicate_type, str):
             raise FormatError("an attestation's entry names its digest and predicate type")
-        name = self._over.chunk.name(archive.ATTESTATIONS)
-        data = self._over.chunk.attestations.get(digest_hex)
+        data = there.get(digest_hex)
         if data is None:
-            raise VerificationError(
-                f"entry {entry.index} names attestation {digest_hex:.64}, which is not there", where=name
-            )
-        self._over.where = f"{name}, entry {entry.index}"
+            raise VerificationError(f"entry {index} names attestation {digest_hex:.64}, which is not there", where=name)
+        self._over.where = f"{name}, entry {index}"
         envelope = dsse.Envelope.from_json(data)
         claim = Statement.from_bytes(envelope.payload)
         purpose: Purpose = "warrant" if claim.predicate_type == statement.WARRANT else "attestation"
-        dsse.verify_envelope(envelope, self._over.trust.keys(purpose, entry.leaf.time_ms))
+        dsse.verify_envelope(envelope, self._over.trust.keys(purpose, leaf.time_ms))
         if claim.predicate_type != predicate_type:
             raise VerificationError(f"the log has this as {predicate_type!r}, it is {claim.predicate_type!r}")
         if statement.tenant_of(claim.predicate) not in (None, self._over.window.tenant):
             raise VerificationError("the attestation says that it is another tenant's")
-        self.claim = claim
-        if digest_hex not in self._named:
-            self._named.add(digest_hex)
-            self._count += 1
+        self._over.examined |= dict.fromkeys(examined_policies(claim), digest_hex)
+        return digest_hex, claim
 
     def end(self) -> None:
         """See that none is there that no entry names."""
@@ -297,7 +305,19 @@ class Signatures(EntryStep):
             raise VerificationError("a chunk is empty", where=name)
 
     def finish(self) -> None:
-        """Tell how many there are."""
+        """Verify those that entries of outside name, and tell how many there are."""
+        name = archive.OUTSIDE_ATTESTATIONS
+        self._over.where = name
+        there = read_envelopes(self._over.files, name)
+        named = set()
+        for outside in self._over.outside.values():
+            if outside.leaf.kind == "attestation" and outside.record is not None:
+                digest_hex, _ = self._verify(outside.index, outside.leaf, outside.read(), there, name)
+                named.add(digest_hex)
+        for digest_hex in there.keys() - named:
+            raise VerificationError(f"no entry of outside names attestation {digest_hex}", where=name)
+        if name in self._over.files and not named:
+            raise VerificationError("the file is empty", where=name)
         self._over.counts["attestations"] = self._count
         self.detail = f"{self._count} attestations"
 
@@ -330,7 +350,8 @@ class Warrants(EntryStep):
             raise VerificationError(f"the warrant is of tenant {warrant.tenant!r}")
         if warrant.operation not in OPERATIONS_OF.get(warrant.action, frozenset()):
             raise VerificationError(f"{warrant.action!r} may not lead to {warrant.operation!r}")
-        decided = verify_logged(warrant, self._over.trust)
+        # The leaf is compared with the archive's own below, whoever signed the proof that came with the warrant.
+        decided = verify_logged(warrant, self._over.trust, self._over.trust.every_key("log"))
         age_ms = warrant.issued_at_ms - decided.time_ms
         if not -MAX_CLOCK_SKEW_MS <= age_ms <= MAX_DECISION_AGE_MS + MAX_CLOCK_SKEW_MS:
             raise VerificationError(f"the warrant was issued {age_ms} ms after its decision")

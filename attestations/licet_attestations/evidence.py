@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -52,6 +52,7 @@ What a tenant's log holds over a time, with all that is needed to verify it offl
   checkpoint.txt          signed head of the log (C2SP signed note), with the cosignatures of witnesses
   log/range.json          which entries these are, and the tree before and after them
   log/outside.jsonl       entries before and after them, each with its proof of inclusion
+  log/outside.attestations.jsonl  the signed statements that these name
   leaves/N.jsonl          one entry's header a line, from entry N on (leaves of an RFC 6962 tree)
   records/N.jsonl         the record of each and the salt of its commitment, or that it is erased
   facts/N.jsonl           the facts that the decisions among them were made on
@@ -106,6 +107,10 @@ class Source(Protocol):
 
     def bundle(self, digest_hex: str) -> bytes:
         """Canonical JSON of the policies of this SHA-256."""
+        ...
+
+    def examinations(self, bundles: Collection[str]) -> Iterable[int]:
+        """The entries of the attestations of what was examined of policies before they were published, by the policies' SHA-256."""
         ...
 
 
@@ -358,8 +363,14 @@ class _Builder:
     ) -> BuiltArchive:
         """Write what stands behind the entries."""
         kept, window, writer = self._kept, self._window, self._writer
-        if lines := list(self._outside()):
-            writer.add(archive.OUTSIDE, lines)
+        kept.outside |= {
+            index
+            for index in self._source.examinations(kept.bundles)
+            if not window.first <= index < window.end and index < window.size
+        }
+        if outside := list(self._outside()):
+            writer.add(archive.OUTSIDE, [entry.to_bytes() + b"\n" for entry in outside])
+            self._add_outside_attestations(outside)
         for digest_hex in sorted(kept.bundles):
             writer.add(f"bundles/{digest_hex}.json", self._source.bundle(digest_hex))
         answer = kept.isolation.answer()
@@ -379,7 +390,14 @@ class _Builder:
         writer.finish()
         return BuiltArchive(digest_hex, window.first, window.end, window.size, kept.erased, len(writer.files))
 
-    def _outside(self) -> Iterator[bytes]:
+    def _add_outside_attestations(self, outside: Iterable[Outside]) -> None:
+        names = [str(entry.read()["digest"]) for entry in outside if entry.leaf.kind == "attestation" and entry.record]
+        if names:
+            envelopes = _by_digest(self._source.attestations_of(names), _payload)
+            lines = [_found(envelopes, name, "attestation") + b"\n" for name in dict.fromkeys(names)]
+            self._writer.add(archive.OUTSIDE_ATTESTATIONS, lines)
+
+    def _outside(self) -> Iterator[Outside]:
         for index in sorted({*self._window.edges, *self._kept.outside}):
             (raw,) = self._source.entries(index, index + 1)
             # Those that only show what time it was are given without what they say.
@@ -392,7 +410,7 @@ class _Builder:
                 record=raw.record if is_stood_on else None,
             )
             outside.verify(self._window.size, self._head.root)
-            yield outside.to_bytes() + b"\n"
+            yield outside
 
 
 def export_statement(

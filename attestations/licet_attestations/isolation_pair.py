@@ -21,7 +21,7 @@ from licet_attestations.errors import FormatError, LicetAttestationError, Verifi
 from licet_attestations.leaf import is_tenant
 from licet_attestations.pairs import Pair, verify_pair
 from licet_attestations.sparsemap import MapProof
-from licet_attestations.statement import ISOLATION_PAIR, Statement, Subject, is_sha256_hex
+from licet_attestations.statement import ISOLATION_PAIR, TEST_RESULT, Statement, Subject, is_sha256_hex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES: Final = 1024 * 1024
 ISOLATION_INVARIANT: Final = "invariant.isolation.resources"
+BUNDLE_SUBJECT: Final = "policy-bundle"
+"""Name of the subject, in the attestation of what was examined of policies before they were published, that they are."""
 """The property that nobody is ever allowed anything on another tenant's resource."""
 
 LIMITS: Final[tuple[str, ...]] = (
@@ -164,7 +166,7 @@ def verify_statement(data: bytes, trust: TrustRoot) -> PairAnswer:
         if claim.predicate_type != ISOLATION_PAIR:
             raise FormatError(f"it is a statement of type {claim.predicate_type!r}")
         answer = verify_predicate(claim.predicate, trust)
-        dsse.verify_envelope(envelope, trust.keys("attestation", answer.opened.time_ms))
+        dsse.verify_envelope(envelope, trust.keys_since("attestation", answer.opened.time_ms))
     except VerificationError:
         raise
     except LicetAttestationError as error:
@@ -343,3 +345,15 @@ def report_html(answer: PairAnswer) -> str:
         "<table><tr><th></th><th>Part</th><th>Status</th><th>Of</th><th>What it shows</th><th>What it does not show</th></tr>"
         f"{rows}</table><h2>What no log can exclude, and this does not prove</h2><ul>{limits}</ul></body></html>\n"
     )
+
+
+def examined_policies(claim: Statement) -> list[str]:
+    """The policies of which an attestation says that they were proved to allow nothing across tenants, by their SHA-256."""
+    proofs = claim.predicate.get("proofs")
+    if (
+        claim.predicate_type != TEST_RESULT
+        or not isinstance(proofs, dict)
+        or proofs.get(ISOLATION_INVARIANT) != "proved"
+    ):
+        return []
+    return [subject.sha256_hex for subject in claim.subject if subject.name == BUNDLE_SUBJECT]

@@ -220,7 +220,8 @@ def _verified(
         note = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise VerificationError("the checkpoint is not UTF-8", where=CHECKPOINT) from error
-    origin, keys = trust.origin(tenant), trust.keys("log")
+    origin = trust.origin(tenant)
+    keys = tlogpolicy.log_keys(note, policy, trust)
     if policy is None:
         return note, verify_checkpoint(note, origin, keys), ()
     found = tlogpolicy.verify(note, policy, origin, keys)

@@ -96,11 +96,16 @@ def sign_statement(payload: bytes, key: PrivateKey) -> bytes:
     envelope = dsse.sign(payload, dsse.IN_TOTO_PAYLOAD_TYPE, key)
     # The reference implementation names no key in the envelope; its bundle does, by the hint.
     unnamed = dsse.Envelope(envelope.payload_type, payload, (dsse.Signature("", envelope.signatures[0].sig),))
+    return bundle_of(unnamed, key.public)
+
+
+def bundle_of(envelope: dsse.Envelope, key: PublicKey) -> bytes:
+    """An envelope as a Sigstore bundle, for verifiers that take no bare ones: it says which key, and adds nothing."""
     return canonical.dumps(
         {
             "mediaType": MEDIA_TYPE,
-            "verificationMaterial": {"publicKey": {"hint": key_hint(key.public)}, "tlogEntries": []},
-            "dsseEnvelope": unnamed.to_dict(),
+            "verificationMaterial": {"publicKey": {"hint": key_hint(key)}, "tlogEntries": []},
+            "dsseEnvelope": envelope.to_dict(),
         }
     )
 

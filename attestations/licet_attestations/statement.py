@@ -32,6 +32,12 @@ ISOLATION = "urn:licet:isolation:v1"
 ISOLATION_PAIR = "urn:licet:isolation:v2"
 EXPORT = "urn:licet:export:v2"
 DEPLOYMENT = "urn:licet:deployment:v1"
+POLICY = "urn:licet:policy:v1"
+TRAFFIC = "urn:licet:traffic:v1"
+DELETION = "urn:licet:deletion:v1"
+KEY_ROTATION = "urn:licet:key-rotation:v1"
+KEY_COMPROMISE = "urn:licet:key-compromise:v1"
+CYCLONEDX = "https://cyclonedx.org/bom"
 
 PREDICATE_TYPES = frozenset(
     {
@@ -45,6 +51,12 @@ PREDICATE_TYPES = frozenset(
         ISOLATION_PAIR,
         EXPORT,
         DEPLOYMENT,
+        POLICY,
+        TRAFFIC,
+        DELETION,
+        KEY_ROTATION,
+        KEY_COMPROMISE,
+        CYCLONEDX,
     },
 )
 """Every predicate type that Licet signs."""
@@ -58,11 +70,26 @@ def is_sha256_hex(value: object) -> bool:
     return isinstance(value, str) and _HEX64.fullmatch(value) is not None
 
 
+TENANT_PROPERTY = "licet:tenant"
+"""Name of the property by which a bill of materials says whose it is."""
+
+
 def tenant_of(predicate: Mapping[str, Any]) -> str | None:
-    """Whose a predicate says it is, or None; SLSA provenance has a place of its own for such things."""
+    """Whose a predicate says it is, or None; formats that are not ours have places of their own for such things.
+
+    SLSA has its extensions named by who extends (spec v1.0, "Extension fields"), CycloneDX has properties.
+    """
     match predicate:
-        case {"tenant": str(tenant)} | {"buildDefinition": {"externalParameters": {"tenant": str(tenant)}}}:
+        case (
+            {"tenant": str(tenant)}
+            | {"licet_tenant": str(tenant)}
+            | {"buildDefinition": {"externalParameters": {"tenant": str(tenant)}}}
+        ):
             return tenant
+        case {"bomFormat": "CycloneDX", "metadata": {"properties": list(properties)}}:
+            named = [p.get("value") for p in properties if isinstance(p, dict) and p.get("name") == TENANT_PROPERTY]
+            # Named twice it would be whoever's the reader looks at first.
+            return named[0] if len(named) == 1 and isinstance(named[0], str) else None
     return None
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from licet_attestations.keys import PublicKey
+    from licet_attestations.trustroot import TrustRoot
 
 MAX_POLICY_BYTES = 256 * 1024
 NONE = "none"
@@ -252,3 +253,31 @@ def verify(note: str, policy: Policy, origin: str, keys: Iterable[PublicKey] = (
             f"the checkpoint of {origin!r} at size {found.size} is cosigned by {seen}; the policy wants {policy.quorum_text()}"
         )
     return Cosigned(found, cosignatures)
+
+
+def log_keys(note: str, policy: Policy | None, trust: TrustRoot, since_ms: int = 0) -> tuple[PublicKey, ...]:
+    """The keys of a log that count for a checkpoint: those that are not compromised, and those that were not yet when a quorum cosigned it.
+
+    Args:
+        note: Not trusted.
+        policy: Whose witnesses count; without one, or without a quorum in it, no key that is compromised does.
+        trust: Pinned keys.
+        since_ms: Time of the log's last entry: a key that had ended by then did not sign what has that entry in it.
+
+    Raises:
+        VerificationError: A line of the note names a witness, and does not verify.
+    """
+    sound = trust.keys_since("log", since_ms)
+    lost = [key for key in trust.trusted if key.purpose == "log" and key.compromised_from_ms is not None]
+    if policy is None or not policy.is_required or not lost:
+        return sound
+    found = verify_cosignatures(note, [witness.key for witness in policy.witnesses.values()])
+    seen_ms = {
+        witness.name: found[witness.key].time_s * 1000 for witness in policy.witnesses.values() if witness.key in found
+    }
+    before = [
+        key.key
+        for key in lost
+        if key.lasts_at(since_ms) and policy.is_met({name for name, at_ms in seen_ms.items() if key.is_sound_by(at_ms)})
+    ]
+    return (*sound, *before)

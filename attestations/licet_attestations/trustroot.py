@@ -4,6 +4,8 @@ Rules kept here:
 
 - A trust root is handed over apart from any evidence; nothing in this room takes one from an archive.
 - A key serves one purpose, and only within its time.
+- A key that is declared compromised from some moment on counts for what is known to have been signed before it, and for nothing else: a
+  signature that bears no time may as well be a thief's.
 - An empty answer is a refusal at the caller: no keys never verify anything.
 """
 
@@ -36,6 +38,8 @@ _ALGORITHM_OF: Mapping[Purpose, str] = {
 _ORIGIN_PREFIX = re.compile(r"[A-Za-z0-9._~/-]{1,128}")
 _FIELDS = frozenset({"v", "instance", "keys", "log_origin_prefix"})
 _KEY_FIELDS = frozenset({"keyid", "alg", "spki", "purpose", "valid_from_ms", "valid_until_ms"})
+_COMPROMISED = "compromised_from_ms"
+"""A field that a key has only if it is: software that does not know it refuses the trust root, and does not trust the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +51,26 @@ class TrustedKey:
         purpose: The one thing it may sign.
         valid_from_ms: First moment it counts, milliseconds since the epoch.
         valid_until_ms: First moment it counts no more, or None.
+        compromised_from_ms: First moment from which others may have signed with it, or None.
     """
 
     key: PublicKey
     purpose: Purpose
     valid_from_ms: int
     valid_until_ms: int | None = None
+    compromised_from_ms: int | None = None
 
     def is_valid_at(self, at_ms: int) -> bool:
         """Whether the key counts at ``at_ms``."""
-        return self.valid_from_ms <= at_ms and (self.valid_until_ms is None or at_ms < self.valid_until_ms)
+        return self.valid_from_ms <= at_ms and self.lasts_at(at_ms) and self.is_sound_by(at_ms)
+
+    def is_sound_by(self, seen_ms: int | None) -> bool:
+        """Whether a signature of its own counts that is known to have been there at ``seen_ms``; None for one that bears no time."""
+        return self.compromised_from_ms is None or (seen_ms is not None and seen_ms < self.compromised_from_ms)
+
+    def lasts_at(self, at_ms: int) -> bool:
+        """Whether the key has not ended by ``at_ms``."""
+        return self.valid_until_ms is None or at_ms < self.valid_until_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +92,23 @@ class TrustRoot:
         return f"{self.log_origin_prefix}/{tenant}"
 
     def keys(self, purpose: Purpose, at_ms: int | None = None) -> tuple[PublicKey, ...]:
-        """The keys for ``purpose``, at a time or (for a signature that bears none) of any time."""
-        return tuple(k.key for k in self.trusted if k.purpose == purpose and (at_ms is None or k.is_valid_at(at_ms)))
+        """The keys for ``purpose``, at a time or (for a signature that bears none) of any time; then none that is compromised."""
+        if at_ms is None:
+            return self.keys_seen(purpose, None)
+        return tuple(k.key for k in self.trusted if k.purpose == purpose and k.is_valid_at(at_ms))
+
+    def keys_seen(self, purpose: Purpose, seen_ms: int | None) -> tuple[PublicKey, ...]:
+        """The keys for ``purpose`` of any time, for a signature that is known, by other keys, to have been there at ``seen_ms``."""
+        return tuple(k.key for k in self.trusted if k.purpose == purpose and k.is_sound_by(seen_ms))
+
+    def keys_since(self, purpose: Purpose, at_ms: int) -> tuple[PublicKey, ...]:
+        """The keys for ``purpose`` that count at ``at_ms`` or begin later: for what was signed then or later, as a log's head is."""
+        of_purpose = (k for k in self.trusted if k.purpose == purpose and k.is_sound_by(None))
+        return tuple(k.key for k in of_purpose if k.lasts_at(at_ms))
+
+    def every_key(self, purpose: Purpose) -> tuple[PublicKey, ...]:
+        """All keys for ``purpose``, also such as count for nothing: to tell what was signed here from what never was, not to believe it."""
+        return tuple(k.key for k in self.trusted if k.purpose == purpose)
 
     def to_dict(self) -> dict[str, Any]:
         """The trust root as its JSON object."""
@@ -95,6 +124,7 @@ class TrustRoot:
                     "purpose": k.purpose,
                     "valid_from_ms": k.valid_from_ms,
                     "valid_until_ms": k.valid_until_ms,
+                    **({} if k.compromised_from_ms is None else {_COMPROMISED: k.compromised_from_ms}),
                 }
                 for k in self.trusted
             ],
@@ -135,7 +165,7 @@ class TrustRoot:
 
 
 def _trusted_key(value: Any) -> TrustedKey:
-    if not isinstance(value, dict) or set(value) != _KEY_FIELDS:
+    if not isinstance(value, dict) or set(value) - {_COMPROMISED} != _KEY_FIELDS:
         raise FormatError("a key of a trust root has exactly " + ", ".join(sorted(_KEY_FIELDS)))
     key = PublicKey.from_der(decode_base64(value["spki"], "a trust root's spki"))
     purpose, begin, end = value["purpose"], value["valid_from_ms"], value["valid_until_ms"]
@@ -143,6 +173,9 @@ def _trusted_key(value: Any) -> TrustedKey:
         raise FormatError(f"{purpose!r} is not a purpose of a key; they are {', '.join(PURPOSES)}")
     if key.keyid != value["keyid"] or key.alg != value["alg"] or key.alg != _ALGORITHM_OF[purpose]:
         raise FormatError(f"key {str(value['keyid'])[:16]!r} is not what the trust root says it is")
-    if type(begin) is not int or (end is not None and type(end) is not int):
+    compromised = value.get(_COMPROMISED, begin)
+    if type(begin) is not int or (end is not None and type(end) is not int) or type(compromised) is not int:
         raise FormatError("a key's times are integers in milliseconds")
-    return TrustedKey(key, purpose, begin, end)
+    if compromised < begin or (_COMPROMISED in value and end is None):
+        raise FormatError("a key that is compromised has ended, and was so from its beginning or later")
+    return TrustedKey(key, purpose, begin, end, compromised if _COMPROMISED in value else None)

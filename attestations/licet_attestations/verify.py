@@ -16,10 +16,11 @@ The steps, in order; every failure names its step and the file:
  9. signatures  Every attestation bears the signature of a pinned key for its purpose, valid when it was logged; the log has an entry
                 for every one, and every one the log has an entry for is there.
 10. warrants    Every warrant leads back to a decision in the log that allowed its action.
-11. export      A pinned attestation key signed the statement that names the manifest, the tenant and the range.
-12. isolation   The isolation answer, computed anew; a signed one in the archive must say the same.
-13. directory   If the archive has it: the log is the one that the directory of all logs commits to.
-14. replay      If asked for: every decision, evaluated again from its record, comes out the same.
+11. policies    Of the policies that decisions were made under it is told which were proved to allow nothing across tenants.
+12. export      A pinned attestation key signed the statement that names the manifest, the tenant and the range.
+13. isolation   The isolation answer, computed anew; a signed one in the archive must say the same.
+14. directory   If the archive has it: the log is the one that the directory of all logs commits to.
+15. replay      If asked for: every decision, evaluated again from its record, comes out the same.
 
 Rules kept here:
 
@@ -86,7 +87,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         "manifest",
         "every file is the one in the manifest, and none is extra",
-        "The SHA-256 of every file is computed and compared. The manifest itself counts for nothing until step 11 shows who signed it.",
+        "The SHA-256 of every file is computed and compared. The manifest itself counts for nothing until step 12 shows who signed it.",
     ),
     Step(
         "checkpoint",
@@ -122,7 +123,7 @@ STEPS: tuple[Step, ...] = (
         "decisions",
         "every fact and bundle that a decision names is there",
         "A decision names by SHA-256 the facts and the policies that it was made on. They are there, and are those. So anybody can see why it came "
-        "out as it did, and evaluate it again (step 14).",
+        "out as it did, and evaluate it again (step 15).",
     ),
     Step(
         "signatures",
@@ -135,6 +136,12 @@ STEPS: tuple[Step, ...] = (
         "every warrant leads back to a decision that allowed it",
         "What was executed was executed under a signed warrant. Each names a decision in this log, which allowed this action to this principal on "
         "these things, shortly before.",
+    ),
+    Step(
+        "policies",
+        "which policies were proved to keep tenants apart",
+        "Before policies are published, a solver looks for any request that they would allow across tenants, among all that could be made. What it "
+        "found is attested, and those attestations are here. Policies of which there is none are named.",
     ),
     Step(
         "export",
@@ -162,6 +169,7 @@ STEPS: tuple[Step, ...] = (
 )
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
+_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +203,8 @@ class Report:
         to_ms: And up to which; None: to the checkpoint.
         root_hex: Root of the tree at the checkpoint.
         steps: What was verified.
+        policies: SHA-256 of the policies that decided, and of the attestation that they were proved to allow nothing across tenants,
+            or no text.
         counts: Entries by kind, and ``erased``, ``allow``, ``deny``, ``attestations``, ``warrants``, ``replayed``.
         isolation: The isolation answer.
         limits: What was not or cannot be verified.
@@ -209,6 +219,7 @@ class Report:
     to_ms: int | None
     root_hex: str
     steps: tuple[StepResult, ...]
+    policies: Mapping[str, str]
     counts: Mapping[str, int]
     isolation: isolation.Isolation
     limits: tuple[str, ...]
@@ -226,6 +237,7 @@ class Report:
             "to_ms": self.to_ms,
             "root": self.root_hex,
             "steps": [{"step": s.number, "name": s.name, "title": s.title, "detail": s.detail} for s in self.steps],
+            "policies": dict(self.policies),
             "counts": dict(self.counts),
             "isolation": self.isolation.to_predicate(),
             "limits": list(self.limits),
@@ -257,7 +269,7 @@ def verify_archive(
         path: The archive; nothing in it is trusted.
         trust: The keys that the caller pins.
         expected_tenant: Whose archive it must be; anyone's if not given.
-        replay: Evaluates a decision again; without it, step 14 is left out and the report says so.
+        replay: Evaluates a decision again; without it, step 15 is left out and the report says so.
         policy: Whose quorum of witnesses must have cosigned the checkpoint; without it nobody need have, and the report says so.
         progress: Told of the entries that were gone over.
 
@@ -281,7 +293,8 @@ class _State:
     head: checkpoint.Checkpoint = field(init=False)  # 3
     outside: dict[int, Outside] = field(default_factory=dict)  # 5
     over: Pass = field(init=False)  # 6 to 10
-    exported_at_ms: int = 0  # 11
+    policies: dict[str, str] = field(default_factory=dict)  # 11
+    exported_at_ms: int = 0  # 12
     limits: list[str] = field(default_factory=list)  # any
 
 
@@ -319,6 +332,8 @@ class _Verification:
             with self._step(name) as passed:
                 passed(step())
         isolated = self._go_over_entries()
+        with self._step("policies") as passed:
+            passed(self._policies())
         with self._step("export") as passed:
             passed(self._export())
         with self._step("isolation") as passed:
@@ -351,6 +366,7 @@ class _Verification:
             to_ms=window.to_ms,
             root_hex=state.head.root.hex(),
             steps=tuple(self._results),
+            policies=state.policies,
             counts=state.over.counts,
             isolation=answer,
             limits=(*state.limits, *isolation.LIMITS),
@@ -426,14 +442,15 @@ class _Verification:
             state.note = state.archive.read(archive.CHECKPOINT, checkpoint.MAX_NOTE_BYTES).decode()
         except UnicodeDecodeError as error:
             raise FormatError("the checkpoint is not UTF-8") from error
-        state.head = checkpoint.verify_checkpoint(state.note, window.origin, self._trust.keys("log"))
+        keys = tlogpolicy.log_keys(state.note, self._policy, self._trust)
+        state.head = checkpoint.verify_checkpoint(state.note, window.origin, keys)
         if state.head.size != window.size:
             raise VerificationError(f"the checkpoint is of {state.head.size} entries, the range of {window.size}")
         told = f"{window.origin}, {state.head.size} entries"
         # 3c. The quorum of the caller's own policy cosigned; what a policy comes with the archive counts for nothing.
         if self._policy is None:
             return told
-        found = tlogpolicy.verify(state.note, self._policy, window.origin, self._trust.keys("log"))
+        found = tlogpolicy.verify(state.note, self._policy, window.origin, keys)
         seen = ", ".join(sorted(found.cosignatures)) or "nobody"
         return f"{told}, cosigned by {seen}"
 
@@ -552,9 +569,22 @@ class _Verification:
         state = self._state
         known_ms = max([last_ms, *(outside.leaf.time_ms for outside in state.outside.values())])
         if known_ms:
-            checkpoint.verify_checkpoint(state.note, state.window.origin, self._trust.keys("log", known_ms))
+            keys = tlogpolicy.log_keys(state.note, self._policy, self._trust, known_ms)
+            checkpoint.verify_checkpoint(state.note, state.window.origin, keys)
 
     # Step 11.
+    def _policies(self) -> str:
+        state = self._state
+        state.policies = {name: state.over.examined.get(name, "") for name in sorted(state.over.decided_by)}
+        unproved = [name for name, attestation in state.policies.items() if not attestation]
+        if unproved:
+            state.limits.append(
+                f"Of {len(unproved)} policy bundles nothing here says that they were proved to allow nothing across tenants: "
+                f"{', '.join(name[:16] for name in unproved[:_NAMED])}{' and more' if len(unproved) > _NAMED else ''}."
+            )
+        return f"{len(state.policies)} bundles, {len(state.policies) - len(unproved)} of them proved"
+
+    # Step 12.
     def _export(self) -> str:
         state = self._state
         self._file = archive.STATEMENT
@@ -572,20 +602,20 @@ class _Verification:
             raise VerificationError("the export statement is about another tenant or range")
         return f"exported at {moment(at_ms)}"
 
-    # Step 12.
+    # Step 13.
     def _isolation(self, answer: isolation.Isolation) -> str:
         state = self._state
         if archive.ISOLATION in state.archive:
             self._file = archive.ISOLATION
             data = state.archive.read(archive.ISOLATION, dsse.MAX_ENVELOPE_BYTES)
             claim = statement.Statement.from_bytes(dsse.Envelope.from_json(data).payload)
-            # It is as old as the export, whose time step 11 verified.
+            # It is as old as the export, whose time step 12 verified.
             dsse.verify_envelope(dsse.Envelope.from_json(data), self._trust.keys("attestation", state.exported_at_ms))
             if claim.predicate_type != statement.ISOLATION or claim.predicate != answer.to_predicate():
                 raise VerificationError("the signed isolation answer is not the one that these entries give")
         return answer.answer
 
-    # Step 13.
+    # Step 14.
     def _directory(self) -> str:
         state, window = self._state, self._state.window
         self._file = archive.DIRECTORY
@@ -606,7 +636,7 @@ class _Verification:
             )
         return f"it has {opened.state.size} entries of this log"
 
-    # Step 14.
+    # Step 15.
     def _replays(self, replay: Replay) -> str:
         bundles: dict[str, Any] = {}
         replayed = 0

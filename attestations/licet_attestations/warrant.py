@@ -23,9 +23,9 @@ from licet_attestations.errors import FormatError, VerificationError, WarrantErr
 from licet_attestations.leaf import Leaf, is_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from licet_attestations.keys import PrivateKey
+    from licet_attestations.keys import PrivateKey, PublicKey
     from licet_attestations.trustroot import TrustRoot
 
 MAX_LIFETIME_MS = 300_000
@@ -251,8 +251,16 @@ def verify_warrant_is_ours(envelope: bytes, *, trust: TrustRoot, now_ms: int) ->
     return warrant
 
 
-def verify_logged(warrant: Warrant, trust: TrustRoot) -> Leaf:
+def verify_logged(warrant: Warrant, trust: TrustRoot, keys: Iterable[PublicKey] | None = None) -> Leaf:
     """Verify that the warrant's leaf is a decision of its tenant and is in the tenant's log; return the leaf.
+
+    The key for warrants, whose signature is verified already, says since when the proof was there: at the latest since the warrant was
+    issued. A log key that was compromised later counted then.
+
+    Args:
+        warrant: Read; its own signature is verified elsewhere.
+        trust: Pinned keys.
+        keys: Of the log, in their stead: every key there was, for who has the log itself and compares the leaf with that.
 
     Raises:
         WarrantError: ``unlogged``.
@@ -260,7 +268,10 @@ def verify_logged(warrant: Warrant, trust: TrustRoot) -> Leaf:
     try:
         leaf = Leaf.from_bytes(warrant.leaf.encode())
         index, _ = tlogproof.verify(
-            warrant.log_proof, warrant.leaf.encode(), trust.origin(warrant.tenant), trust.keys("log")
+            warrant.log_proof,
+            warrant.leaf.encode(),
+            trust.origin(warrant.tenant),
+            trust.keys_seen("log", warrant.issued_at_ms) if keys is None else keys,
         )
     except (FormatError, VerificationError) as error:
         raise WarrantError(

@@ -232,6 +232,11 @@ class Outside:
             record=None if record is None else canonical.dumps(record),
         )
 
+    def read(self) -> Mapping[str, Any]:
+        """What its record says; nothing where there is none."""
+        record: Mapping[str, Any] = {} if self.record is None else canonical.loads(self.record)
+        return record
+
     def verify(self, size: int, root: bytes) -> None:
         """Verify that it is an entry of the tree, and that its record is its own.
 

@@ -26,7 +26,9 @@ from licet_engine import logs, telemetry
 from licet_engine.api.limits import Places
 from licet_engine.api.routes import build_app
 from licet_engine.api.services import Services
+from licet_engine.canaries import Canaries
 from licet_engine.domain.rates import Buckets
+from licet_engine.evidence.attestations import Attestations
 from licet_engine.evidence.isolation import PairAnswers
 from licet_engine.lifecycle.asked import Enqueued
 from licet_engine.lifecycle.asking import Desk
@@ -45,6 +47,7 @@ from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.witnesses import Witnesses, load_policy
 from licet_engine.metrics import ApiMetrics, Gauges, LiveGauges, free_bytes, new_registry, open_door
+from licet_engine.probe_report import ProbeReport, read_report
 from licet_engine.processes import die_with_server
 from licet_engine.settings import Settings, load_settings
 from licet_engine.store.access import Role, open_database
@@ -99,9 +102,9 @@ def build_services(settings: Settings) -> Services:
     trust_root = TrustRoot.from_json(settings.trust_root.read_bytes())
     signer = SignerClient(settings.signer_socket)
     metrics = ApiMetrics(new_registry())
-    sequencer = Sequencer(writes, enqueue=Enqueuer(writes), observe=metrics.sequenced)
-    tenants = Tenants(engine)
     notary = Notary(engine, signer)
+    sequencer = Sequencer(writes, enqueue=Enqueuer(writes), observe=metrics.sequenced, verify_logs=notary.verify_logs)
+    tenants = Tenants(engine)
     witnesses = Witnesses(
         engine,
         notary,
@@ -156,6 +159,7 @@ def build_services(settings: Settings) -> Services:
         witnesses=witnesses,
         directory=directory,
         pair_answers=PairAnswers(engine, sequencer, directory, signer),
+        attestations=Attestations(engine, sequencer, witnesses, signer),
         signer=signer,
         trust_root=trust_root,
         spool=Spool(
@@ -177,10 +181,42 @@ def build_services(settings: Settings) -> Services:
         reminders=Reminders(engine, sequencer, tenants),
         overwriting=overwriting,
         shadower=shadower,
+        canaries=Canaries(engine, sequencer, tenants, trust_root, are_wanted=settings.probe_every_s > 0),
         threads=ThreadPoolExecutor(settings.api_threads, thread_name_prefix="licet-api"),
         metrics=metrics,
         places=Places(settings.max_requests, settings.max_waiting_requests),
     )
+
+
+def probe_gauges(settings: Settings) -> dict[str, tuple[str, str, Callable[[], float]]]:
+    """What is read of the report of scheduled probes; nothing where none are."""
+
+    def reported(read: Callable[[ProbeReport], float]) -> Callable[[], float]:
+        def value() -> float:
+            report = read_report(settings.probe_report)
+            return 0.0 if report is None else read(report)
+
+        return value
+
+    if not settings.probe_every_s:
+        return {}
+    return {
+        "licet_probe_findings": (
+            "Probes across tenants that came through, or were told apart, and since then no run held.",
+            "",
+            reported(lambda r: float(len(r.findings) if r.found_at_ms > r.held_at_ms else 0)),
+        ),
+        "licet_probe_failures": (
+            "Runs of probes in a row that could not be made, or not all of them.",
+            "",
+            reported(lambda r: float(r.failures)),
+        ),
+        "licet_probe_held_timestamp_seconds": (
+            "When the newest run of probes ended that held; 0 if none did.",
+            "",
+            reported(lambda r: r.held_at_ms / 1000),
+        ),
+    }
 
 
 def gauges(services: Services) -> Gauges:
@@ -200,7 +236,7 @@ def gauges(services: Services) -> Gauges:
             counted |= {state: float(count) for state, count in session.exec(query.group_by(WebhookMessage.state))}
         return counted
 
-    return {
+    return probe_gauges(services.settings) | {
         "licet_operations_open": ("Operations that have not ended, by state.", "state", open_operations),
         "licet_devices": ("Devices of the pool, by state.", "state", lambda: pool_states(services.engine)),
         "licet_devices_waited_for": (
@@ -251,6 +287,10 @@ class Housekeeper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="licet-housekeeper", daemon=True)
 
+    def verify_logs(self) -> None:
+        """Before anything is asked: whether the database is one that the signer knows."""
+        self._try("logs", self._services.notary.verify_all)
+
     def start(self) -> None:
         """Begin."""
         self._thread.start()
@@ -296,11 +336,13 @@ def create_app(settings: Settings | None = None) -> Litestar:
         services.metrics.registry.register(LiveGauges(gauges(services)))
         metrics_door = open_door(settings.metrics_port, services.metrics.registry, settings.metrics_token)
         housekeeper = Housekeeper(services)
+        housekeeper.verify_logs()
         around = telemetry.continuing if settings.otlp_endpoint else None
         users = users_here(settings)
         peers, group = ({os.geteuid()}, None) if users is None else ({users.worker}, users.worker)
         methods = services.operations.handlers() | services.router_door.handlers() | services.outbox.handlers()
         methods |= services.issuer_keys.handlers() | services.witnesses.handlers()
+        methods |= services.canaries.handlers()
         # For archives, which the worker writes.
         methods["directory"] = lambda p: {"file": services.directory.archive_file(p["tenant"], p["size"]).decode()}
         door = RpcServer(settings.api_socket, methods, peers, shared_gid=group, around=around)

@@ -375,7 +375,7 @@ def _signed_last(path: Path) -> Head:
 
 def _reaches(connection: Connection, trust_root: TrustRoot, tenant: str, note: str, who: str) -> None:
     try:
-        checkpoint = verify_checkpoint(note, trust_root.origin(tenant), trust_root.keys("log"))
+        checkpoint = verify_checkpoint(note, trust_root.origin(tenant), trust_root.every_key("log"))
     except VerificationError as error:
         raise ConfigurationError(f"the checkpoint of {tenant} in {who} is not genuine: {error}") from error
     _extends(connection, tenant, checkpoint.size, checkpoint.root, who)

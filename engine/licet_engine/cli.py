@@ -19,6 +19,7 @@ import click
 
 from licet_engine.commands import (
     approvals,
+    attestations,
     comparing,
     data,
     endpoints,
@@ -30,6 +31,7 @@ from licet_engine.commands import (
     people,
     policy,
     probes,
+    rotating,
     tlog,
     training,
     webhooks,
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 _SECTIONS = {
     "Ask and act": ("ask", "dataset", "train", "run", "model", "approval", "ticket", "endpoint", "hold", "operation"),
     "Govern": ("tenant", "device", "person", "token", "issuer", "break-glass", "policy", "webhook"),
-    "Prove": ("decision", "evidence", "log", "keys", "probe", "verify"),
+    "Prove": ("decision", "attestation", "evidence", "log", "keys", "probe", "verify"),
     "Run the service": ("init", "serve", "doctor", "backup", "restore", "demo"),
 }
 
@@ -100,6 +102,7 @@ for _command in (
     webhooks.webhook,
     issuers.issuer,
     oversight.decision,
+    attestations.attestation,
     oversight.evidence,
     oversight.log,
     oversight.keys,
@@ -113,6 +116,8 @@ for _command in (
     doctor,
 ):
     cli.add_command(_command)
+for _command in (rotating.rotate, rotating.compromised, rotating.rotations, rotating.follow):
+    oversight.keys.add_command(_command)
 for _command in tlog.COMMANDS:
     oversight.log.add_command(_command)
 for _command in (*workbench.COMMANDS, *comparing.COMMANDS, *explaining.COMMANDS):

@@ -32,6 +32,7 @@ import httpx
 
 from licet_engine.client_nouns import (
     ApprovalVerbs,
+    AttestationVerbs,
     DatasetVerbs,
     DecisionVerbs,
     EvidenceVerbs,
@@ -186,6 +187,7 @@ class LicetClient:
         self.token = TokenVerbs(self)
         self.policy = PolicyVerbs(self)
         self.evidence = EvidenceVerbs(self)
+        self.attestation = AttestationVerbs(self)
         self.key = KeyVerbs(self)
         self.decision = DecisionVerbs(self)
         self.log = LogVerbs(self)
@@ -454,6 +456,10 @@ class LicetClient:
     def trust_root(self) -> dict[str, Any]:
         """The server's public keys. To verify what comes from this server, pin them from elsewhere."""
         return self.get_json("/v1/trust-root")
+
+    def rotations(self) -> dict[str, Any]:
+        """The ``rotations`` by which earlier trust roots lead to the server's: each a ``statement`` and where it is ``logged``."""
+        return self.get_json("/v1/trust-root/rotations")
 
     def get_json(self, base: str, *parts: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Get a JSON object; ``parts`` are the last parts of its path, as they are."""

@@ -577,6 +577,32 @@ class EvidenceVerbs(Verbs):
         return self._client.get_json("/v1/isolation", owner, actor)
 
 
+class AttestationVerbs(Verbs):
+    """Attestations: what they are is read, some are made on demand. Each is as it was signed, with the log entry that names it."""
+
+    def newest(self, tenant: str, *, kind: str = "", about: str = "", limit: int = 50) -> list[dict[str, Any]]:
+        """The newest, of one kind or about one thing; warrants only if they are asked for."""
+        params = {"kind": kind, "about": about, "limit": limit}
+        found: list[dict[str, Any]] = self._client.get_json("/v1/attestations", tenant, params=params)["items"]
+        return found
+
+    def read(self, tenant: str, digest_hex: str) -> dict[str, Any]:
+        """One, by the digest under which the log names it."""
+        return self._client.get_json("/v1/attestations", tenant, digest_hex)
+
+    def decision(self, tenant: str, decision_id: str) -> dict[str, Any]:
+        """The statement of a decision, made now if there is none yet."""
+        return self._client.get_json("/v1/attestations", tenant, "decision", decision_id)
+
+    def policy(self, tenant: str, bundle: str) -> dict[str, Any]:
+        """The statement that a bundle came into force, made now if there is none yet; named by its digest or the beginning of it."""
+        return self._client.get_json("/v1/attestations", tenant, "policy", bundle)
+
+    def entry(self, tenant: str, index: int) -> dict[str, Any]:
+        """The statement of an entry of the log, made now if there is none yet."""
+        return self._client.get_json("/v1/attestations", tenant, "entry", str(index))
+
+
 class KeyVerbs(Verbs):
     """Tenant keys."""
 

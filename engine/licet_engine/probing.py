@@ -189,10 +189,11 @@ def _try_once(http: httpx.Client, each: Probe) -> httpx.Response:
     return http.request(each.method, each.path, json={**each.body, "parameters": parameters})
 
 
-def probes_statement(found: Probed, tenant: str) -> Statement:
-    """in-toto test-result of probes on a tenant's canary resources."""
+def probes_statement(found: Probed, tenant: str, at_ms: int) -> Statement:
+    """in-toto test-result of probes on a tenant's canary resources; with its time, so that the same result later is another statement."""
     report: dict[str, Any] = {
         "tenant": tenant,
+        "at_ms": at_ms,
         "tried": found.tried,
         # What was told apart, or could not be tried, is no denial.
         "allowed": len(found.allowed) + len(found.told_apart) + len(found.not_tried),

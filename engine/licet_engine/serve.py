@@ -25,6 +25,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -83,6 +84,27 @@ def _claim(settings: Settings) -> int:
             "or on PostgreSQL another slot with LICET_SLOT"
         )
     return lock
+
+
+@contextlib.contextmanager
+def hold_stopped(settings: Settings) -> Iterator[None]:
+    """Keep an installation from being served, in any slot, while a block runs.
+
+    Raises:
+        ConfigurationError: It is being served.
+    """
+    held = []
+    try:
+        settings.serve_lock.parent.mkdir(mode=0o700, exist_ok=True)
+        for path in {settings.serve_lock, settings.signer_lock, *settings.data.glob("run/serve*.lock")}:
+            lock = _try_lock(path)
+            if lock is None:
+                raise ConfigurationError(f"{settings.data} is being served: stop it first, in every slot")
+            held.append(lock)
+        yield
+    finally:
+        for lock in held:
+            os.close(lock)
 
 
 def _try_lock(path: Path) -> int | None:

@@ -19,6 +19,8 @@ PREFIX = "LICET_"
 USERS = ("auto", "on", "off")
 _LONGEST_TRY_S = 20
 """A message is claimed for a minute; a look-up and a try, each as long, must be over by then."""
+_SHORTEST_PROBING_S = 60
+"""A run takes a few seconds, and leaves some hundred entries."""
 ADDRESSING = ("auto", "path", "virtual")
 MAX_SLOT = 64
 """More supervisors than that on one machine's data folder mean nothing."""
@@ -100,6 +102,7 @@ class Settings:
         witness_policy: File with the witnesses to be asked, with their URLs, and the quorum (C2SP tlog-policy); empty for none.
         witness_max_lag_s: How old an entry of a log may be that no quorum has seen, before warrants and exports wait.
         witness_networks: Networks that are not public in which witnesses may be, separated by commas; plain http is for loopback in these.
+        probe_every_s: How often the worker tries everything across two tenants of its own; 0 for never.
         device_idle_s: After how long without a sign of life of its run a device's lease lapses.
     """
 
@@ -170,6 +173,7 @@ class Settings:
     witness_policy: str = ""
     witness_max_lag_s: int = 300
     witness_networks: str = ""
+    probe_every_s: int = 0
 
     @property
     def base_url(self) -> str:
@@ -265,6 +269,11 @@ class Settings:
         return self.database.parent / f"storage{self._slot_suffix}.away"
 
     @property
+    def probe_report(self) -> Path:
+        """What came of the scheduled probes; a worker writes it, of whichever slot, and the api looks at it."""
+        return self.database.parent / "probes.json"
+
+    @property
     def metrics_token(self) -> Path:
         """What must be shown to read metrics; made before the first process needs it."""
         return self.database.parent / "metrics.token"
@@ -347,6 +356,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         raise ConfigurationError(
             f"{PREFIX}DECISION_MAX_AGE_S must be below {MAX_DECISION_AGE_MS // 1000}, the oldest decision the signer accepts"
         )
+    _check_probes(settings)
     _check_ports(settings)
     _check_storage(settings)
     _check_devices(settings)
@@ -354,6 +364,13 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         raise ConfigurationError(f"{PREFIX}USERS must be one of {', '.join(USERS)}, not {settings.users!r}")
     _check_ways_out(settings)
     return _with_files(settings)
+
+
+def _check_probes(settings: Settings) -> None:
+    if settings.probe_every_s and settings.probe_every_s < _SHORTEST_PROBING_S:
+        raise ConfigurationError(
+            f"{PREFIX}PROBE_EVERY_S must be 0 or at least {_SHORTEST_PROBING_S}, not {settings.probe_every_s}"
+        )
 
 
 def _check_ports(settings: Settings) -> None:

@@ -62,6 +62,7 @@ from licet_engine.lifecycle.tabular import Tables
 from licet_engine.log.witnesses import load_policy
 from licet_engine.metrics import WorkerMetrics, new_registry, open_door
 from licet_engine.pool_reporter import PoolReporter
+from licet_engine.prober import Prober
 from licet_engine.processes import give_sign
 from licet_engine.settings import MAX_SLOT, Settings, load_settings
 from licet_engine.storage import StorageWatch
@@ -105,7 +106,10 @@ _WAIT_FOR_PLACE_S: Final = 10.0
 _KILLED: Final = "job.killed"
 # ``internal`` is what the other side of a door says of a fault that it did not foresee, such as a locked database.
 _AWAY: Final = frozenset(
-    {"unavailable", "busy", "database-unavailable", "log-busy", "log-unavailable", "stale-facts", "internal"}
+    {
+        *("unavailable", "busy", "database-unavailable", "log-busy", "log-put-back", "log-unavailable", "stale-facts"),
+        "internal",
+    }
 )
 _TRANSIENT_CODES: Final = frozenset(
     {_KILLED, "conflict.busy", "signer.error", "signer.stale", "signer.state", "signer.unavailable", "warrant.expired"}
@@ -344,7 +348,7 @@ def build_tools(settings: Settings) -> Tools:
 
 
 def _reach_out(settings: Settings, tools: Tools) -> None:
-    """Start what tells and asks others beside operations: receivers, issuers, witnesses, and the api of our devices."""
+    """Start what tells and asks others beside operations: receivers, issuers, witnesses, our own wall, and the api of our devices."""
     if tools.notifier is not None:
         Courier(Door(settings.api_socket, patience_s=5.0), tools.notifier).start()
     if tools.issuer_keys is not None:
@@ -354,6 +358,7 @@ def _reach_out(settings: Settings, tools: Tools) -> None:
         reach = parse_networks(settings.witness_networks)
         door = Door(settings.api_socket, patience_s=5.0)
         WitnessAsker(door, witness, reach, settings.outbound_timeout_s).start()
+    Prober(settings, Door(settings.api_socket, patience_s=30.0), tools.signer.attest).start()
     PoolReporter(tools.door, tools.machine, tools.adapters.training.devices).start()
 
 

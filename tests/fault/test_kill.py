@@ -33,11 +33,14 @@ import pytest
 from sqlmodel import select
 
 from databases import own_database
+from licet_adapters.journal import journals
 from licet_attestations.checkpoint import parse_note
 from licet_attestations.leaf import Leaf, verify_commitment
 from licet_attestations.signer.client import SignerClient
-from licet_attestations.statement import APPROVAL, SLSA_PROVENANCE, SLSA_VSA
+from licet_attestations.statement import APPROVAL, SLSA_PROVENANCE, SLSA_VSA, WARRANT
+from licet_attestations.warrant import read_warrant
 from licet_engine.client import Answer, LicetClient, ServerUnavailable
+from licet_engine.evidence.reconcile import reconcile
 from licet_engine.init import initialise, is_initialised
 from licet_engine.log import store
 from licet_engine.log.fsck import verify_logs
@@ -351,6 +354,29 @@ class Checks:
             assert size > 0
             assert store.root_at(connection, TENANT, size) == root
 
+    def nothing_was_done_undecided(self) -> None:
+        """Whatever was accepted, warranted or touched stands on an allowing decision in the log; nobody may be at work meanwhile."""
+        decided = {record["id"]: record for record in self.records() if "bundle" in record and "decision" in record}
+
+        def is_allowed(decision: str, action: str) -> bool:
+            record = decided.get(decision, {})
+            return (record.get("decision"), record.get("action")) == ("allow", action)
+
+        operations = self.operations()
+        assert not [row for row in operations.values() if not is_allowed(row.decision_id, row.action)]
+        warrants = [
+            read_warrant(row.envelope.encode())
+            for row in self.rows(tables.Attestation)
+            if row.predicate_type == WARRANT
+        ]
+        assert warrants
+        for warrant in warrants:
+            assert operations[warrant.operation_id].action == warrant.action
+            assert is_allowed(warrant.decision.id, warrant.action), warrant
+        found = reconcile(self.engine, journals(self.objects.parents[2]))
+        assert found.is_clean, found.to_dict()
+        assert found.of(TENANT).accesses > 0
+
     def operations(self) -> dict[str, tables.Operation]:
         with tenant_session(self.engine, TENANT) as session:
             return {row.id: row for row in session.exec(select(tables.Operation)).all()}
@@ -569,6 +595,7 @@ def test_killed_again_and_again_nothing_is_lost_and_nothing_is_done_twice(servic
     size = len(checks.records())
     checks.logs_are_whole()
     checks.signer_is_not_ahead()
+    checks.nothing_was_done_undecided()
     for load in loads:
         checks.decisions_stand(load.decisions)
     with LicetClient(service.url, tokens[0]) as client:

@@ -156,6 +156,7 @@ class Watched:
         assert self.budget - budget == 3 * sum(len(load.runs) for load in loads)
         checks.logs_are_whole()
         checks.signer_is_not_ahead()
+        checks.nothing_was_done_undecided()
         return ours
 
 

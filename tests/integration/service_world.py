@@ -135,12 +135,25 @@ class Installation:
         self.supervisor.start()
         self._thread.start()
 
+    def halt(self) -> None:
+        """Stop everything and keep the folder."""
+        self.supervisor.ask_to_stop()
+        self._thread.join(30)
+        self.supervisor.stop()
+
+    def again(self) -> None:
+        """Serve what was halted, as a new supervisor does."""
+        self.supervisor = Supervisor(self.settings, log=self.log, longest_pause_s=0.5)
+        self._thread = threading.Thread(target=self.supervisor.run, daemon=True)
+        self.start()
+
     def stop(self) -> None:
         """Stop everything and remove the folder."""
         for client in self._clients:
             client.close()
         self.supervisor.ask_to_stop()
-        self._thread.join(30)
+        if self._thread.ident is not None:
+            self._thread.join(30)
         self.supervisor.stop()
         self.engine.dispose()
         self._folder.cleanup()

@@ -104,6 +104,30 @@ class SignerClient:
         """See ``SignerRules.attest_isolation``."""
         return decode_bytes(self._call("attest_isolation", tenant=tenant, predicate=dict(predicate))["envelope"])
 
+    def attest_entry(
+        self,
+        *,
+        tenant: str,
+        leaf: str,
+        leaf_index: int,
+        salt: bytes,
+        record: str,
+        proof: Sequence[bytes],
+        checkpoint: str,
+    ) -> bytes:
+        """See ``SignerRules.attest_entry``."""
+        answer = self._call(
+            "attest_entry",
+            tenant=tenant,
+            leaf=leaf,
+            leaf_index=leaf_index,
+            salt=salt.hex(),
+            record=record,
+            proof=[part.hex() for part in proof],
+            checkpoint=checkpoint,
+        )
+        return decode_bytes(answer["envelope"])
+
     def sign_model(self, tenant: str, version: str, files: Mapping[str, str], warrant: bytes) -> bytes:
         """See ``SignerRules.sign_model``."""
         answer = self._call(

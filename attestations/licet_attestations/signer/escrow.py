@@ -36,7 +36,7 @@ _KDF: Final = {"name": "scrypt", "n": 1 << 17, "r": 8, "p": 1}
 _SALT_BYTES: Final = 16
 _MAX_BYTES: Final = 256 << 20
 _NAME: Final = re.compile(
-    r"(?:keystore\.json|trust-root\.json|(?:keys|state)/[a-z~-][a-z0-9~-]*\.json|tenants/[a-z0-9~-]+\.(?:json|gone))"
+    r"(?:keystore\.json|trust-root\.json|(?:keys|state)/[a-z~-][a-z0-9~-]*\.json|rotations/[1-9][0-9]{0,3}\.json|tenants/[a-z0-9~-]+\.(?:json|gone))"
 )
 _PATTERNS: Final = (
     "keystore.json",
@@ -45,6 +45,7 @@ _PATTERNS: Final = (
     "tenants/*.json",
     "tenants/*.gone",
     "state/*.json",
+    "rotations/*.json",
 )
 
 
@@ -109,7 +110,7 @@ def bring_back(source: Path, signer_data: Path, passphrase: bytes) -> TrustRoot:
         files = _open(source, passphrase)
         if (signer_data / "trust-root.json").exists() or any((signer_data / "keys").glob("*.json")):
             raise SignerRefused(f"{signer_data}: there are keys already; they are left alone", code="signer.exists")
-        for folder in ("keys", "tenants", "state"):
+        for folder in ("keys", "tenants", "state", "rotations"):
             make_private_directory(signer_data / folder)
         # The trust root last, as when keys are made: without it the folder is no keystore.
         for name in sorted(files, key=lambda name: (name == "trust-root.json", name)):

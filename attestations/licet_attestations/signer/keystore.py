@@ -6,6 +6,7 @@ Layout below the data folder::
     keys/<purpose>.json       log (Ed25519); attestation, warrant, model (P-256); root (AES-256, wraps tenant keys)
     tenants/<tenant>.json     tenant key, wrapped by root
     tenants/<tenant>.gone     tombstone of a destroyed tenant key
+    rotations/<number>.json   the signed statement of each rotation of a key, from 1
     trust-root.json           the public halves; written last when a keystore is made
 
 Rules kept here:
@@ -14,6 +15,7 @@ Rules kept here:
 - Root wraps tenant keys, tenant keys wrap object keys; each wrapping is bound to its tenant (and object).
 - A destroyed tenant key never comes back: the tombstone is durable before the key is erased, and a start finishes what
   a crash broke off. A tenant id is never given a second key.
+- A rotated key is erased. What a crash broke off is finished by the next start if the trust root names the new key, and undone if not.
 """
 
 from __future__ import annotations
@@ -31,13 +33,20 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from licet_attestations import canonical
+from licet_attestations import canonical, rotation
 from licet_attestations.errors import FormatError, SignerRefused, SignerUnavailable
 from licet_attestations.keys import ED25519, P256, Algorithm, PrivateKey
 from licet_attestations.leaf import is_tenant
 from licet_attestations.rpc import decode_bytes, encode_bytes
 from licet_attestations.signer import aead
-from licet_attestations.signer.files import create_durably, make_private_directory, remove_durably, sweep
+from licet_attestations.signer.files import (
+    create_durably,
+    make_private_directory,
+    remove_durably,
+    replace_durably,
+    sweep,
+    sync_directory,
+)
 from licet_attestations.trustroot import PURPOSES, Purpose, TrustedKey, TrustRoot
 
 if TYPE_CHECKING:
@@ -48,6 +57,7 @@ _SCRYPT = {"name": "scrypt", "n": 1 << 15, "r": 8, "p": 1}
 _SALT_BYTES = 16
 _MAX_FILE_BYTES = 64 * 1024
 _ROOT = "root"
+_NEXT = "-next"
 _ALGORITHMS: Mapping[Purpose, Algorithm] = {"log": ED25519, "attestation": P256, "warrant": P256, "model": P256}
 
 
@@ -124,6 +134,7 @@ class Keystore:
             if (kdf is None) != (passphrase is None):
                 raise SignerRefused("a passphrase is needed, or none is", code="signer.passphrase")
             sealing_key = None if passphrase is None else _derive(passphrase, kdf)
+            _finish_rotation(directory, trust_root, sealing_key)
             secrets = {name: _read_secret(directory, name, sealing_key) for name in (*PURPOSES, _ROOT)}
             signing = {purpose: PrivateKey.from_pkcs8(secrets[purpose]) for purpose in PURPOSES}
             sweep(directory / "tenants")
@@ -133,9 +144,91 @@ class Keystore:
         except (FormatError, KeyError, TypeError) as error:
             raise SignerRefused(f"{directory}: not a keystore: {error}", code="signer.keystore") from error
         for purpose, key in signing.items():
-            if key.public not in trust_root.keys(purpose):
+            if key.public != rotation.current(trust_root, purpose).key:
                 raise SignerRefused(f"the {purpose} key is not the trust root's", code="signer.keystore")
         return opened
+
+    @classmethod
+    def rotate(cls, directory: Path, purpose: Purpose, *, now_ms: int, passphrase: bytes | None = None) -> bytes:
+        """Put a fresh key in the place of the one for ``purpose``, which is erased; return the signed statement of it.
+
+        No signer may run on the folder meanwhile.
+
+        Raises:
+            SignerRefused: As ``open``, or the key began only now.
+            SignerUnavailable: It cannot be written; the next ``open`` finishes or undoes what was begun.
+        """
+        opened = cls.open(directory, passphrase=passphrase)
+        kdf = canonical.loads(_read_private(directory / "keystore.json"))["kdf"]
+        sealing_key = None if passphrase is None else _derive(passphrase, kdf)
+        before, new = opened.trust_root, PrivateKey.generate(_ALGORITHMS[purpose])
+        try:
+            after = rotation.rotated(before, purpose, new.public, now_ms)
+        except FormatError as error:
+            raise SignerRefused(f"the {purpose} key cannot be rotated: {error}", code="signer.keystore") from error
+        envelope = rotation.sign(rotation.rotation_statement(before, after, purpose), [*opened.signing_keys(), new])
+        try:
+            _write_secret(directory, purpose, new.to_pkcs8(), sealing_key, file=f"{purpose}{_NEXT}")
+            _lead_on(directory, before, after, envelope)
+            _finish_rotation(directory, after, sealing_key)
+        except OSError as error:
+            raise SignerUnavailable(f"the key cannot be rotated: {error.strerror}", code="signer.keystore") from error
+        return envelope
+
+    @classmethod
+    def declare_compromised(
+        cls, directory: Path, keyid: str, *, from_ms: int, now_ms: int, passphrase: bytes | None = None
+    ) -> bytes:
+        """Declare a key that was rotated compromised from a moment on; return the signed statement of it.
+
+        No signer may run on the folder meanwhile.
+
+        Args:
+            directory: Of the keystore.
+            keyid: Identifier of the key, or its beginning.
+            from_ms: The first moment at which others may have had it.
+            now_ms: This moment; it cannot be one to come.
+            passphrase: Of the keystore.
+
+        Raises:
+            SignerRefused: As ``open``, or there is no such key, or it cannot be declared so from then on.
+            SignerUnavailable: It cannot be written; the trust root is the old one or the new one.
+        """
+        opened = cls.open(directory, passphrase=passphrase)
+        before = opened.trust_root
+        try:
+            if from_ms > now_ms:
+                raise FormatError("the moment is still to come")
+            after = rotation.compromised(before, keyid, from_ms)
+        except FormatError as error:
+            raise SignerRefused(f"no key was declared compromised: {error}", code="signer.keystore") from error
+        envelope = rotation.sign(rotation.compromise_statement(before, after, keyid), opened.signing_keys())
+        try:
+            _lead_on(directory, before, after, envelope)
+        except OSError as error:
+            raise SignerUnavailable(
+                f"no key was declared compromised: {error.strerror}", code="signer.keystore"
+            ) from error
+        return envelope
+
+    @staticmethod
+    def rotations(directory: Path) -> list[bytes]:
+        """The signed statements of all rotations and compromises, in their order.
+
+        Raises:
+            SignerRefused: One of them is none.
+            SignerUnavailable: They cannot be read.
+        """
+        try:
+            return _kept(directory, TrustRoot.from_json(_read_private(directory / "trust-root.json")))
+        except OSError as error:
+            raise SignerUnavailable(f"{error.filename}: {error.strerror}", code="signer.keystore") from error
+        except FormatError as error:
+            raise SignerRefused(f"{directory / 'rotations'}: {error}", code="signer.keystore") from error
+
+    def signing_keys(self) -> list[PrivateKey]:
+        """Return the keys of all purposes, for what they sign together."""
+        return [self._signing[purpose] for purpose in PURPOSES]
 
     def signing_key(self, purpose: Purpose) -> PrivateKey:
         """Return the key that signs for ``purpose`` and nothing else."""
@@ -225,17 +318,19 @@ def _derive(passphrase: bytes, kdf: dict[str, Any]) -> bytes:
     return Scrypt(salt=salt, length=aead.KEY_BYTES, n=1 << 15, r=8, p=1).derive(passphrase)
 
 
-def _write_secret(directory: Path, name: str, secret: bytes, sealing_key: bytes | None) -> None:
+def _write_secret(
+    directory: Path, name: str, secret: bytes, sealing_key: bytes | None, *, file: str | None = None
+) -> None:
     bound = aead.associated_data("licet-keystore-v1", name)
     stored = secret if sealing_key is None else aead.wrap(sealing_key, secret, bound)
     value = {"v": 1, "purpose": name, "sealed": sealing_key is not None, "secret": encode_bytes(stored)}
-    create_durably(directory / "keys" / f"{name}.json", canonical.dumps(value))
+    create_durably(directory / "keys" / f"{file or name}.json", canonical.dumps(value))
 
 
-def _read_secret(directory: Path, name: str, sealing_key: bytes | None) -> bytes:
-    value = canonical.loads(_read_private(directory / "keys" / f"{name}.json"))
+def _read_secret(directory: Path, name: str, sealing_key: bytes | None, *, file: str | None = None) -> bytes:
+    value = canonical.loads(_read_private(directory / "keys" / f"{file or name}.json"))
     if value["purpose"] != name or value["sealed"] != (sealing_key is not None):
-        raise SignerRefused(f"keys/{name}.json is not what its name says", code="signer.keystore")
+        raise SignerRefused(f"keys/{file or name}.json is not what its name says", code="signer.keystore")
     stored = decode_bytes(value["secret"])
     if sealing_key is None:
         return stored
@@ -247,16 +342,50 @@ def _read_secret(directory: Path, name: str, sealing_key: bytes | None) -> bytes
         ) from error
 
 
+def _kept(directory: Path, trust_root: TrustRoot) -> list[bytes]:
+    """The statements that led to the trust root. One behind them leads further: a crash left it, and it never counted."""
+    found: list[bytes] = []
+    counted = 0
+    while (path := directory / "rotations" / f"{len(found) + 1}.json").exists():
+        found.append(_read_private(path, max_bytes=rotation.MAX_ROTATION_BYTES))
+        if rotation.from_where(found[-1])[1] == rotation.digest_hex(trust_root):
+            counted = len(found)
+    return found[:counted]
+
+
+def _lead_on(directory: Path, before: TrustRoot, after: TrustRoot, envelope: bytes) -> None:
+    """Keep the statement, and let the trust root follow it."""
+    make_private_directory(directory / "rotations")
+    number = len(_kept(directory, before)) + 1
+    replace_durably(directory / "rotations" / f"{number}.json", envelope)
+    # With this it is done: a crash before it left the old trust root, one behind it the new one.
+    replace_durably(directory / "trust-root.json", after.to_json())
+
+
+def _finish_rotation(directory: Path, trust_root: TrustRoot, sealing_key: bytes | None) -> None:
+    """Finish, or undo, the rotation that a crash broke off."""
+    for purpose in PURPOSES:
+        waiting = directory / "keys" / f"{purpose}{_NEXT}.json"
+        if not waiting.exists():
+            continue
+        key = PrivateKey.from_pkcs8(_read_secret(directory, purpose, sealing_key, file=f"{purpose}{_NEXT}"))
+        if key.public == rotation.current(trust_root, purpose).key:
+            waiting.replace(directory / "keys" / f"{purpose}.json")
+        else:
+            waiting.unlink()
+        sync_directory(directory / "keys")
+
+
 def _check_private(found: os.stat_result, path: Path) -> None:
     if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise SignerRefused(f"{path}: must be this user's alone: chmod go-rwx it", code="signer.permissions")
 
 
-def _read_private(path: Path) -> bytes:
+def _read_private(path: Path, *, max_bytes: int = _MAX_FILE_BYTES) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         _check_private(os.fstat(fd), path)
-        return file.read(_MAX_FILE_BYTES)
+        return file.read(max_bytes)
 
 
 def read_passphrase(path: Path) -> bytes:

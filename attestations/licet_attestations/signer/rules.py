@@ -19,6 +19,8 @@ Rules kept here:
 
 10. An isolation answer for a pair is signed only if the proofs in it lead to a directory checkpoint of ours, and it says what follows
    from them. Who asks for one needs no other right.
+11. A statement about an entry of a log is made here, of the entry alone, and only if the entry is proved to be in the log under a
+   checkpoint of ours. Nor does that need another right.
 
 A warrant is *spent* by the adapter that acts on it, not here: making and unwrapping keys repeats no effect.
 """
@@ -32,7 +34,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from licet_attestations import canonical, dsse, isolation_pair, merkle, oms, statement
+from licet_attestations import canonical, dsse, isolation_pair, logged, merkle, oms, rotation, statement
 from licet_attestations.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
 from licet_attestations.errors import FormatError, SignerRefused, VerificationError
 from licet_attestations.leaf import Leaf, is_tenant, verify_commitment
@@ -63,6 +65,8 @@ _WRITING = frozenset({"objects.put", "registry.register"})
 _READING = frozenset({"objects.get", "objects.delete", "registry.read", "registry.delete"}) | _WRITING
 # Whoever may hold an object must find it; no key of it is given for that.
 _NAMING = frozenset({"objects.hold", "objects.lift", "registry.hold", "registry.lift"}) | _READING
+_MADE_HERE = frozenset({statement.WARRANT, statement.ISOLATION_PAIR, *rotation.KINDS, *logged.KINDS})
+"""Statements that are made of what was verified, never signed as they come."""
 _MAX_OBJECT_ID_CHARS = 512
 _WEBHOOK = re.compile(r"wh-[0-9a-f]{32}")
 _MESSAGE = re.compile(r"msg_[0-9A-Za-z]{1,64}")
@@ -220,11 +224,11 @@ class SignerRules:
     def attest(self, tenant: str, statement_bytes: bytes) -> bytes:
         """Sign an in-toto statement that says it is ``tenant``'s (rule 6); return the DSSE envelope."""
         claim = statement.Statement.from_bytes(statement_bytes)
-        if claim.predicate_type not in statement.PREDICATE_TYPES - {statement.WARRANT, statement.ISOLATION_PAIR}:
+        if claim.predicate_type not in statement.PREDICATE_TYPES - _MADE_HERE:
             raise SignerRefused(
                 f"statements of type {claim.predicate_type!r} are not attested", code="signer.predicate"
             )
-        if _predicate_tenant(claim.predicate) != _tenant(tenant):
+        if statement.tenant_of(claim.predicate) != _tenant(tenant):
             raise SignerRefused("the statement does not say that it is this tenant's", code="signer.tenant")
         return dsse.sign(statement_bytes, dsse.IN_TOTO_PAYLOAD_TYPE, self._keys.signing_key("attestation")).to_json()
 
@@ -237,6 +241,46 @@ class SignerRules:
         if answer.opened.state.tenant != _tenant(tenant):
             raise SignerRefused("the answer is about another tenant's log", code="signer.tenant")
         claim = isolation_pair.pair_statement(predicate, self.trust_root.origin(tenant))
+        key = self._keys.signing_key("attestation")
+        return dsse.sign(claim.to_bytes(), dsse.IN_TOTO_PAYLOAD_TYPE, key).to_json()
+
+    def attest_entry(
+        self,
+        *,
+        tenant: str,
+        leaf: str,
+        leaf_index: int,
+        salt: bytes,
+        record: str,
+        proof: Sequence[bytes],
+        checkpoint: str,
+    ) -> bytes:
+        """Sign what an entry of ``tenant``'s log says: a decision, or policies that came into force (rule 11).
+
+        Args:
+            tenant: Whose log.
+            leaf: The entry's leaf, as text.
+            leaf_index: Its index.
+            salt: Salt of its commitment.
+            record: Its record, as text.
+            proof: Inclusion of the leaf under ``checkpoint``.
+            checkpoint: A note that this signer signed.
+
+        Returns:
+            The DSSE envelope.
+
+        Raises:
+            SignerRefused: Code ``signer.unlogged``, or ``signer.predicate`` for a kind that is not attested.
+        """
+        log_proof = TlogProof(leaf_index, tuple(proof), checkpoint).to_text()
+        entry = logged.LoggedEntry(_tenant(tenant), leaf, salt, record.encode(), log_proof)
+        try:
+            logged.verify_entry(entry, self.trust_root)
+            claim = logged.entry_statement(entry)
+        except VerificationError as error:
+            raise SignerRefused(f"the entry is not proved to be in the log: {error}", code="signer.unlogged") from error
+        except FormatError as error:
+            raise SignerRefused(str(error), code="signer.predicate") from error
         key = self._keys.signing_key("attestation")
         return dsse.sign(claim.to_bytes(), dsse.IN_TOTO_PAYLOAD_TYPE, key).to_json()
 
@@ -384,13 +428,3 @@ def _read_record(record: str) -> dict[str, Any]:
         }:
             return dict(value)
     raise SignerRefused("not the record of a decision about an operation", code="signer.operation")
-
-
-def _predicate_tenant(predicate: Mapping[str, Any]) -> Any:
-    """Whose a statement says it is; SLSA provenance has a place of its own for such things."""
-    match predicate:
-        case {"tenant": str(tenant)}:
-            return tenant
-        case {"buildDefinition": {"externalParameters": {"tenant": str(tenant)}}}:
-            return tenant
-    return None

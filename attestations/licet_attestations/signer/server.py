@@ -5,8 +5,9 @@ Rules kept here:
 - One signer for one data folder, held by a lock that the kernel drops with the process.
 - The umask is 077 before anything is written; core dumps, which would hold keys, are off.
 - Params are taken apart strictly: another name, a missing one or another type is refused before a rule sees it.
-- Callers are told apart by their user where they have one each: the api may have checkpoints signed and is told the secrets
-  of webhooks, and nothing else, the worker anything but that. So neither can have a log of its own making signed and then act on it.
+- Callers are told apart by their user where they have one each: the api may have checkpoints signed, and what the signer itself
+  makes of proofs, and is told the secrets of webhooks, and nothing else, the worker anything but that. So neither can have a log of
+  its own making signed and then act on it.
 - A passphrase comes from a file or an open descriptor, never from an argument's value or the environment.
 """
 
@@ -32,16 +33,19 @@ from licet_attestations.signer.files import make_private_directory
 from licet_attestations.signer.keystore import Keystore, check_passphrase, read_passphrase
 from licet_attestations.signer.rules import SignerRules
 from licet_attestations.signer.state import CheckpointState, FileStorage
+from licet_attestations.trustroot import PURPOSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+
+    from licet_attestations.trustroot import Purpose
 
 _log = logging.getLogger(__name__)
 _MAX_PASSPHRASE_BYTES = 4096
 _MAX_PROOF_HASHES = 64
 
 LOOKING = frozenset({"public", "last_checkpoint"})
-API_METHODS = LOOKING | {"sign_checkpoint", "webhook_secret", "attest_isolation"}
+API_METHODS = LOOKING | {"sign_checkpoint", "webhook_secret", "attest_isolation", "attest_entry"}
 WORKER_METHODS = frozenset(
     {
         *("public", "mint", "attest", "sign_model", "new_data_key", "unwrap", "object_tag", "object_name"),
@@ -136,6 +140,28 @@ class _Handlers:
 
     def attest_isolation(self, tenant: str, predicate: dict[str, Any]) -> Any:
         return {"envelope": encode_bytes(self._rules.attest_isolation(tenant, predicate))}
+
+    def attest_entry(
+        self,
+        *,
+        tenant: str,
+        leaf: str,
+        leaf_index: int,
+        salt: str,
+        record: str,
+        proof: list[Any],
+        checkpoint: str,
+    ) -> Any:
+        envelope = self._rules.attest_entry(
+            tenant=tenant,
+            leaf=leaf,
+            leaf_index=leaf_index,
+            salt=_hex(salt),
+            record=record,
+            proof=_hashes(proof),
+            checkpoint=checkpoint,
+        )
+        return {"envelope": encode_bytes(envelope)}
 
     def sign_model(self, tenant: str, version: str, files: dict[str, Any], warrant: str) -> Any:
         return {"bundle": encode_bytes(self._rules.sign_model(tenant, version, _texts(files), decode_bytes(warrant)))}
@@ -259,6 +285,14 @@ def _callers(api: int | None, worker: int | None, overseer: int | None) -> dict[
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), required=True, help="Folder of the keystore.")
 @click.option("--socket", "socket_path", type=click.Path(path_type=Path), help="Socket to listen on.")
 @click.option("--init", is_flag=True, help="Make a fresh keystore, print its trust root and end.")
+@click.option("--rotate", type=click.Choice(PURPOSES), help="Put a fresh key in the place of this one, and end.")
+@click.option("--compromised", help="Declare this key, which was rotated, compromised, and end.")
+@click.option("--from-ms", type=click.IntRange(0), help="From when (with --compromised): ms since 1970.")
+@click.option(
+    "--rotations",
+    is_flag=True,
+    help="Print the signed statements of all rotations and compromises, one a line, and end.",
+)
 @click.option("--instance", default="licet", show_default=True, help="Name of the instance (with --init).")
 @click.option(
     "--origin", default="licet.local/log", show_default=True, help="Prefix of the logs' origins (with --init)."
@@ -274,6 +308,10 @@ def main(
     socket_path: Path | None,
     *,
     init: bool,
+    rotate: Purpose | None,
+    compromised: str | None,
+    from_ms: int | None,
+    rotations: bool,
     instance: str,
     origin: str,
     passphrase_file: Path | None,
@@ -296,6 +334,19 @@ def main(
                     data_dir, instance=instance, log_origin_prefix=origin, now_ms=clock_ms(), passphrase=passphrase
                 )
             click.echo(made.trust_root.to_json().decode())
+            return
+        if rotate is not None or compromised is not None or rotations:
+            if (compromised is None) != (from_ms is None):
+                raise click.UsageError("--compromised and --from-ms go together")
+            with _only_signer(data_dir):
+                if rotate is not None:
+                    Keystore.rotate(data_dir, rotate, now_ms=clock_ms(), passphrase=passphrase)
+                if compromised is not None and from_ms is not None:
+                    Keystore.declare_compromised(
+                        data_dir, compromised, from_ms=from_ms, now_ms=clock_ms(), passphrase=passphrase
+                    )
+                for statement in Keystore.rotations(data_dir):
+                    click.echo(statement.decode())
             return
         if socket_path is None:
             raise click.UsageError("--socket is needed to serve")

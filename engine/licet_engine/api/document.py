@@ -55,6 +55,14 @@ _POLICY: Final = _object(
     control=_TEXT,
     severity=_TEXT,
 )
+_ATTESTATION: Final[Mapping[str, Any]] = {
+    "digest_hex": _TEXT,
+    "predicate_type": _TEXT,
+    "kind": _TEXT,
+    "about": _TEXTS,
+    "leaf_index": _WHOLE,
+    "at_ms": _WHOLE,
+}
 _SHADOW: Final = _object(
     id=_TEXT,
     bundle_hex=_TEXT,
@@ -185,7 +193,17 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
         statement={**_ANY_OBJECT, "description": "DSSE envelope of the signed statement."},
         predicate={**_ANY_OBJECT, "description": "What the statement says, read."},
     ),
+    "Attestations": _object(items={"type": "array", "items": _object(**_ATTESTATION)}),
+    "Attestation": _object(
+        **_ATTESTATION,
+        statement={**_ANY_OBJECT, "description": "DSSE envelope of the signed statement."},
+        logged={
+            **_object(leaf_index=_WHOLE, leaf=_TEXT, salt=_TEXT, record=_TEXT, proof=_TEXT),
+            "description": "The entry of the log that names it, and its .tlog-proof.",
+        },
+    ),
     "TrustRoot": _ANY_OBJECT,
+    "Rotations": _object(rotations=_OBJECTS),
     "Live": _object(status=_TEXT),
     "Ready": _object(status=_TEXT, faults=_TEXTS, degraded=_TEXTS),
     "AuthzenAnswer": _object(decision={"type": "boolean"}, context=_ANY_OBJECT),
@@ -223,9 +241,15 @@ _READS: Final[Mapping[str, str]] = {
     "/v1/log/{tenant}/entries": "LogEntries",
     "/v1/log/{tenant}/directory": "DirectoryOpening",
     "/v1/isolation/{owner}/{actor}": "IsolationAnswer",
+    "/v1/attestations/{tenant}": "Attestations",
+    "/v1/attestations/{tenant}/{digest}": "Attestation",
+    "/v1/attestations/{tenant}/decision/{decision}": "Attestation",
+    "/v1/attestations/{tenant}/policy/{bundle}": "Attestation",
+    "/v1/attestations/{tenant}/entry/{index}": "Attestation",
 }
 _OPEN: Final[Mapping[str, str]] = {
     "/v1/trust-root": "TrustRoot",
+    "/v1/trust-root/rotations": "Rotations",
     "/.well-known/authzen-configuration": "AuthzenConfiguration",
 }
 _KEY: Final[Mapping[str, Any]] = {

@@ -19,7 +19,8 @@ from licet_engine.api.context import AnyRequest, Context
 from licet_engine.api.problems import denied
 from licet_engine.api.services import Services
 from licet_engine.domain.errors import InvalidInput
-from licet_engine.domain.refs import parse_tenant
+from licet_engine.domain.refs import now_ms, parse_tenant
+from licet_engine.probe_report import judge
 from licet_engine.processes import is_alive
 from licet_engine.storage import is_away
 from licet_engine.store.db import read_transaction
@@ -203,6 +204,7 @@ def health_routes(context: Context) -> list[Any]:
         degraded = ["storage"] if is_away(services.settings.storage_away) else []
         # Nor do witnesses: what waits for them are warrants and exports.
         degraded += await context.in_thread(_behind, services)
+        degraded += await context.in_thread(_probed, services)
         told = {"status": "ready" if not faults else "not ready", "faults": faults, "degraded": degraded}
         return Response(told, status_code=503 if faults else 200)
 
@@ -229,6 +231,15 @@ def _behind(services: Services) -> list[str]:
         return ["witnesses"] if services.witnesses.is_behind() or services.witnesses.has_alarm() else []
     except Exception:  # noqa: BLE001 - the database does not answer, which is a fault and told as one.
         return []
+
+
+def _probed(services: Services) -> list[str]:
+    """Whether scheduled probes came through, failed, or are overdue."""
+    settings = services.settings
+    if not settings.probe_every_s or not settings.probe_report.exists():
+        return []
+    state, _ = judge(settings.probe_report, every_s=settings.probe_every_s, now_ms=now_ms())
+    return ["probes"] if state != "ok" else []
 
 
 def _faults(services: Services) -> list[str]:

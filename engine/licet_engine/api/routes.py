@@ -20,7 +20,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 from licet_attestations.errors import LicetAttestationError
 from licet_engine import __version__
-from licet_engine.api import authzen, document, endpoints, exchange, flips, reads, tlog
+from licet_engine.api import attestations, authzen, document, endpoints, exchange, flips, reads, tlog
 from licet_engine.api.context import AnyRequest, Context, find_verb, members, refuse_other_media, stream
 from licet_engine.api.door import FrontDoor, say_that_it_closes
 from licet_engine.api.problems import (
@@ -131,6 +131,7 @@ def _reading_routes(context: Context) -> list[Any]:
         reads.decision_routes,
         reads.log_routes,
         tlog.routes,
+        attestations.routes,
         reads.health_routes,
         authzen.routes,
         exchange.routes,

@@ -10,6 +10,8 @@ from sqlalchemy import Engine
 from licet_attestations.signer.client import SignerClient
 from licet_attestations.trustroot import TrustRoot
 from licet_engine.api.limits import Places
+from licet_engine.canaries import Canaries
+from licet_engine.evidence.attestations import Attestations
 from licet_engine.evidence.isolation import PairAnswers
 from licet_engine.lifecycle.asking import Desk
 from licet_engine.lifecycle.exchange import Exchanger, IssuerKeys
@@ -44,6 +46,7 @@ class Services:
     witnesses: Witnesses
     directory: Directory
     pair_answers: PairAnswers
+    attestations: Attestations
     signer: SignerClient
     trust_root: TrustRoot
     spool: Spool
@@ -53,6 +56,7 @@ class Services:
     reminders: Reminders
     overwriting: Overwriting
     shadower: Shadower
+    canaries: Canaries
     threads: ThreadPoolExecutor
     metrics: ApiMetrics
     places: Places

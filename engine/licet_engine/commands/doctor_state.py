@@ -301,6 +301,26 @@ def look_at_messages(settings: Settings) -> Iterator[Finding]:
         yield Finding("messages", "ok", told)
 
 
+def look_at_probes(settings: Settings) -> Iterator[Finding]:
+    """What came of the scheduled probes across tenants."""
+    from licet_engine.probe_report import judge  # noqa: PLC0415  # Only doctor needs it.
+
+    if not settings.probe_every_s:
+        yield Finding(
+            "probes",
+            "ok",
+            "none are scheduled: nothing tries the wall between tenants by itself (LICET_PROBE_EVERY_S)",
+        )
+        return
+    state, told = judge(settings.probe_report, every_s=settings.probe_every_s, now_ms=int(time.time() * 1000))
+    mend = {
+        "ok": "",
+        "weak": "Look at the worker's log for probes.",
+        "broken": "Take it for a breach of the wall until you know better: see docs/operations.md, Probes.",
+    }
+    yield Finding("probes", state, clean(told), mend[state])
+
+
 def look_at_break_glass(settings: Settings) -> Iterator[Finding]:
     """Times of operators behind the glass that nobody reviewed."""
     now_ms = int(time.time() * 1000)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _IDENTIFIER = re.compile(r"[0-9a-f]{32}")
 
 
-def _split(ref: str, what: str) -> tuple[str, str]:
+def split_reference(ref: str, what: str) -> tuple[str, str]:
+    """Tenant and identifier of a reference."""
     tenant, slash, identifier = ref.partition("/")
     if not slash or not tenant or not _IDENTIFIER.fullmatch(identifier):
         raise click.BadParameter(
@@ -51,7 +52,7 @@ def operation() -> None:
 @remote
 def show_operation(desk: Desk, ref: str) -> None:
     """Show how an operation stands."""
-    found = desk.client.operation(*_split(ref, "TENANT/ID"))
+    found = desk.client.operation(*split_reference(ref, "TENANT/ID"))
     desk.show({"operation": found.to_json()}, operation_lines(found))
 
 
@@ -60,7 +61,7 @@ def show_operation(desk: Desk, ref: str) -> None:
 @waiting
 def wait(desk: Desk, ref: str) -> None:
     """Wait until an operation has ended. Exit 0: done; 1: refused by policy; 2: failed."""
-    _split(ref, "TENANT/ID")
+    split_reference(ref, "TENANT/ID")
     ended = desk.wait_for(ref)
     desk.show_ended(ended)
     raise click.exceptions.Exit(exit_code_of(ended))
@@ -74,7 +75,7 @@ def wait(desk: Desk, ref: str) -> None:
 def artifact(desk: Desk, ref: str, *, out: Path, overwrite: bool) -> None:
     """Fetch what a done operation made for you."""
     refuse_present(out, overwrite=overwrite)
-    found = desk.client.operation(*_split(ref, "TENANT/ID"))
+    found = desk.client.operation(*split_reference(ref, "TENANT/ID"))
     digest_hex = desk.fetch(found, out)
     desk.show({"file": str(out), "digest_hex": digest_hex}, [f"written to {out} (SHA-256 {digest_hex})"])
 
@@ -95,7 +96,7 @@ def decision() -> None:
 @remote
 def show_decision(desk: Desk, ref: str) -> None:
     """Show the record of a decision, and where it stands in the log."""
-    found = desk.client.decision.read(*_split(ref, "TENANT/ID"))
+    found = desk.client.decision.read(*split_reference(ref, "TENANT/ID"))
     lines = block(found.get("record") or {})
     lines.append(labelled("log entry", found.get("leaf_index"), label_chars=11))
     lines.append(labelled("leaf", found.get("leaf"), label_chars=11))
@@ -110,7 +111,7 @@ def explain(desk: Desk, ref: str) -> None:
 
     Without a server, out of an evidence archive: licet policy explain.
     """
-    found = desk.client.decision.explain(*_split(ref, "TENANT/ID"))
+    found = desk.client.decision.explain(*split_reference(ref, "TENANT/ID"))
     desk.show(found.to_json(), explanation_lines(found))
 
 
@@ -231,10 +232,11 @@ def _store_requests(logs: tuple[Path, ...]) -> Iterator[StoreAccess | None]:
 def _attest(settings: Settings, result: Reconciliation) -> dict[str, str]:
     """Have each tenant's figures signed and logged; the digests of the statements, by tenant."""
     from licet_engine.attester import attest_and_log  # noqa: PLC0415  # As above.
+    from licet_engine.domain.refs import now_ms  # noqa: PLC0415  # As above.
     from licet_engine.evidence.reconcile import reconciliation_statement  # noqa: PLC0415  # As above.
 
-    known = [tenant for tenant, found in result.tenants.items() if found.warrants]
-    return attest_and_log(settings, {t: reconciliation_statement(result, t).to_bytes() for t in known})
+    known, at_ms = [tenant for tenant, found in result.tenants.items() if found.warrants], now_ms()
+    return attest_and_log(settings, {t: reconciliation_statement(result, t, at_ms).to_bytes() for t in known})
 
 
 # --- log ------------------------------------------------------------------------------------------------------------------
@@ -353,7 +355,7 @@ def fsck(data: Path | None, tenants: tuple[str, ...], format_: str) -> None:
 
 @click.group()
 def keys() -> None:
-    """Keys: show the server's public ones, destroy a tenant's, back up and restore the signer's."""
+    """Keys: show the public ones and follow their rotation; rotate, back up and restore the signer's, destroy a tenant's."""
 
 
 @keys.command(name="show")
@@ -365,6 +367,8 @@ def show_keys(desk: Desk) -> None:
     lines = [f"instance {clean(root.get('instance'))}, logs {clean(root.get('log_origin_prefix'))}/TENANT"]
     for key in root.get("keys") or ():
         until = "" if key.get("valid_until_ms") is None else f" until {time_text(key['valid_until_ms'])}"
+        lost = key.get("compromised_from_ms")
+        until += "" if lost is None else f", compromised from {time_text(lost)}"
         begun = f"from {time_text(key.get('valid_from_ms') or 0)}{until}"
         lines.append(clean(f"  {key.get('purpose'):<12}{key.get('alg'):<19}{key.get('keyid')}  {begun}"))
     desk.show(root, lines)

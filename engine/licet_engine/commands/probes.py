@@ -49,7 +49,8 @@ def run_probes(desk: Desk, owner: str, data: Path | None, *, attest: bool) -> No
 
 def _attest(found: Probed, owner: str, data: Path | None) -> str:
     from licet_engine.attester import attest_and_log  # noqa: PLC0415  # Servers only.
+    from licet_engine.domain.refs import now_ms  # noqa: PLC0415  # As above.
     from licet_engine.probing import probes_statement  # noqa: PLC0415  # As above.
     from licet_engine.settings import load_settings  # noqa: PLC0415  # As above.
 
-    return attest_and_log(load_settings(data=data), {owner: probes_statement(found, owner).to_bytes()})[owner]
+    return attest_and_log(load_settings(data=data), {owner: probes_statement(found, owner, now_ms()).to_bytes()})[owner]

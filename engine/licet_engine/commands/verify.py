@@ -1,4 +1,4 @@
-"""``licet verify``: evidence, offline, against a trust root that you hold."""
+"""``licet verify``: evidence and attestations, offline, against a trust root that you hold."""
 
 from __future__ import annotations
 
@@ -48,21 +48,28 @@ def replay(record: Mapping[str, Any], facts: list[Mapping[str, Any]], bundle: Ma
     type=click.Path(path_type=Path),
     help="Your witnesses and their quorum (C2SP tlog-policy).",
 )
+@click.option(
+    "--logged",
+    "entry",
+    type=click.Path(path_type=Path),
+    help="The log entry that names it, beside an attestation that was exported.",
+)
 @click.option("--replay", "replayed", is_flag=True, help="Evaluate every decision again; needs 'licet[decide]'.")
 @click.option("--explain", "explained", is_flag=True, help="Tell what each step shows, and how.")
 @format_option("json", "junit")
 @guarded
-def verify(  # The options, as click hands them over.
+def verify(  # noqa: PLR0917  # The options, as click hands them over.
     archive: Path,
     trust_root: Path,
     tenant: str | None,
     policy: Path | None,
+    entry: Path | None,
     format_: str,
     *,
     replayed: bool,
     explained: bool,
 ) -> None:
-    """Verify the evidence ARCHIVE, or a signed isolation answer, offline. Exit 0: verified; 1: not verified; 2: could not run."""
+    """Verify the evidence ARCHIVE, or a single attestation, offline. Exit 0: verified; 1: not verified; 2: could not run."""
     from licet_attestations.__main__ import verify_command  # noqa: PLC0415  # An auditor's command starts fast.
 
     if replayed:
@@ -75,6 +82,7 @@ def verify(  # The options, as click hands them over.
         trust_root=trust_root,
         tenant=tenant,
         policy=policy,
+        entry=entry,
         replay_name=f"{__name__}:replay" if replayed else None,
         format_=format_,
         explained=explained,

@@ -10,7 +10,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import Engine, select
@@ -20,7 +20,8 @@ from licet_attestations import canonical, dsse, evidence
 from licet_attestations.checkpoint import parse_note
 from licet_attestations.entry_steps import MAX_BUNDLE_BYTES
 from licet_attestations.isolation import Isolation
-from licet_attestations.statement import ISOLATION, Statement, Subject
+from licet_attestations.isolation_pair import BUNDLE_SUBJECT, examined_policies
+from licet_attestations.statement import ISOLATION, TEST_RESULT, Statement, Subject
 from licet_attestations.trustroot import TrustRoot
 from licet_attestations.window import Window
 from licet_engine.domain.errors import Unavailable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _AT_ONCE: Final = 500
+_MAX_EXAMINATIONS: Final = 1000
 _FACTS: Final = store.table_of(FactBlob)
 _ATTESTATIONS: Final = store.table_of(Attestation)
 _BUNDLES: Final = store.table_of(PolicyBundle)
@@ -255,6 +257,30 @@ class StoredLog:
         """Policies by digest."""
         (body,) = self._bodies(_BUNDLES, _BUNDLES.c.body, [digest_hex], bytes)
         return body
+
+    def examinations(self, bundles: Collection[str]) -> Iterator[int]:
+        """The newest attestation of each that proves it to keep tenants apart, by its entry."""
+        query = (
+            select(_ATTESTATIONS.c.envelope, _ATTESTATIONS.c.leaf_index)
+            .where(
+                _ATTESTATIONS.c.tenant_id == self._tenant,
+                _ATTESTATIONS.c.subject == BUNDLE_SUBJECT,
+                _ATTESTATIONS.c.predicate_type == TEST_RESULT,
+                _ATTESTATIONS.c.leaf_index < self._size,
+            )
+            .order_by(_ATTESTATIONS.c.leaf_index.desc())
+            .limit(_MAX_EXAMINATIONS)
+        )
+        wanted = set(bundles)
+        with read_transaction(self._engine, self._tenant) as connection:
+            rows = connection.execute(query).all() if wanted else []
+        for envelope, index in rows:
+            found = wanted & set(
+                examined_policies(Statement.from_bytes(dsse.Envelope.from_json(envelope.encode()).payload))
+            )
+            if found:
+                wanted -= found
+                yield index
 
     def _bodies(
         self, table: Any, column: Any, digests: Sequence[str], encode: Callable[[Any], bytes]

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, select
 
 from licet_attestations import dsse
 from licet_attestations.errors import LicetAttestationError
-from licet_attestations.isolation_pair import ISOLATION_INVARIANT, pair_predicate
+from licet_attestations.isolation_pair import BUNDLE_SUBJECT, examined_policies, pair_predicate
 from licet_attestations.pairs import Pair
 from licet_attestations.statement import TEST_RESULT, Statement
 from licet_engine.domain.errors import InvalidInput
@@ -28,8 +28,6 @@ from licet_engine.log.sequencer import Sequencer
 from licet_engine.store.db import read_transaction
 from licet_engine.store.tables import Attestation, PolicyBundle
 
-BUNDLE_SUBJECT: Final = "policy-bundle"
-"""First subject of the attestation of what was examined of a bundle before it was published."""
 RECONCILIATION_SUBJECT: Final = "reconciliation"
 PROBES_SUBJECT: Final = "isolation-probes"
 
@@ -124,10 +122,7 @@ class PairAnswers:
         with read_transaction(self._engine, owner) as connection:
             found = dict.fromkeys(connection.execute(query).scalars(), "")
         for claim, digest_hex, _ in self._attested(owner, BUNDLE_SUBJECT):
-            proofs = claim.predicate.get("proofs")
-            if isinstance(proofs, dict) and proofs.get(ISOLATION_INVARIANT) == "proved":
-                named = {subject.sha256_hex for subject in claim.subject if subject.name == BUNDLE_SUBJECT}
-                found |= dict.fromkeys(named & found.keys(), digest_hex)
+            found |= dict.fromkeys(set(examined_policies(claim)) & found.keys(), digest_hex)
         return found
 
     def _newest(self, owner: str, subject: str, figures: tuple[str, str]) -> dict[str, Any] | None:

@@ -159,11 +159,12 @@ def reconcile(
     return result
 
 
-def reconciliation_statement(result: Reconciliation, tenant: str) -> Statement:
-    """in-toto test-result of a reconciliation, for one tenant: its own figures, and what is missing anywhere."""
+def reconciliation_statement(result: Reconciliation, tenant: str, at_ms: int) -> Statement:
+    """in-toto test-result of a reconciliation, for one tenant: its own figures, what is missing anywhere, and when that was found."""
     found = result.of(tenant)
     report = {
         "tenant": tenant,
+        "at_ms": at_ms,
         "warrants": found.warrants,
         "accesses": found.accesses,
         # What is missing or unreadable may have been this tenant's.

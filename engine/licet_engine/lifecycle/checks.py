@@ -11,7 +11,7 @@ from licet_adapters.ports import MODEL_FILES, CheckJob, InputFile
 from licet_adapters.training.spec import CHECK_KINDS, COMPARE_GROUPS, FIGURES, Thresholds
 from licet_engine.domain.errors import Conflict, InvalidInput, LicetError
 from licet_engine.domain.refs import Ref
-from licet_engine.lifecycle import provenance
+from licet_engine.lifecycle import mlbom, provenance
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.models import found, not_ready, object_of, registry_parameters, split_name, version_ref
 from licet_engine.lifecycle.verbs import Body, Change, Ids, Insert, Proposal, RefForm, Verb, Who
@@ -53,6 +53,7 @@ def ask_check(view: View, _who: Who, ref: Ref, body: CheckModel, _ids: Ids) -> P
         "exclude": run.spec["exclude"],
         # Every protected column is reviewed: which of them matters is not for the author of the run to say.
         "spec": {"groups": sorted(dataset.protected), "seed": run.spec["spec"]["seed"]},
+        "card": mlbom.card_of(row, run, dataset, view.checks(row), view),
     }
     conflict: LicetError | None = not_ready(row, ref)
     if dataset.state not in {"ready", "archived"}:
@@ -74,7 +75,7 @@ def _kinds(body: CheckModel, dataset: Dataset) -> list[str]:
 
 
 def do_check(deed: Deed) -> Mapping[str, Any]:
-    """Run the checks in the sandbox, and attest each with its figures."""
+    """Run the checks in the sandbox, and attest each with its figures, and the bill of materials with them all."""
     p = deed.parameters
     ref = version_ref(deed.tenant, p)
     with deed.plaintext() as folder:
@@ -131,8 +132,9 @@ def do_check(deed: Deed) -> Mapping[str, Any]:
     for found_ in checked["results"]:
         statement = provenance.check_statement(deed, found_, checked, split)
         results.append({**found_, "attestation": deed.attest(statement)})
+    bom = deed.attest(mlbom.bom_statement(deed, checked))
     deed.clean_up()
-    return {**checked, "results": results}
+    return {**checked, "results": results, "bom": bom}
 
 
 def finish_check(_view: View, operation: Operation, result: Mapping[str, Any], now_ms: int) -> Change:

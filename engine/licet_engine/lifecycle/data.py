@@ -12,6 +12,7 @@ from licet_adapters.ports import HoldOutcome, ObjectRef
 from licet_engine.domain.errors import Conflict, InvalidInput
 from licet_engine.domain.refs import Ref
 from licet_engine.domain.restrictions import CLASSIFICATIONS
+from licet_engine.lifecycle import provenance
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.holding import NOTHING_STORED, check_stored
 from licet_engine.lifecycle.verbs import (
@@ -371,12 +372,15 @@ def ask_delete(view: View, _who: Who, ref: Ref, _body: NoBody, _ids: Ids) -> Pro
         if row.state in {"ready", "archived"}
         else Conflict(f"dataset {ref} is {row.state}: there is nothing to delete")
     )
-    return Proposal(resource=view.dataset_entity(row), parameters=_object_parameters(row), conflict=conflict)
+    # Names within the tenant, without their digests: a warrant may touch what its decision names, and these it may not.
+    parameters = _object_parameters(row) | {"dataset": row.name, "derived": view.derived(row.name)}
+    return Proposal(resource=view.dataset_entity(row), parameters=parameters, conflict=conflict)
 
 
 def do_delete(deed: Deed) -> Mapping[str, Any]:
-    """Remove the object."""
-    return deed.destroy("delete", _object_of(deed))
+    """Remove the object, and certify it."""
+    deleted = deed.destroy("delete", _object_of(deed))
+    return {**deleted, "attestation": deed.attest(provenance.deletion_statement(deed, deleted))}
 
 
 def finish_delete(_view: View, operation: Operation, _result: Mapping[str, Any], _now_ms: int) -> Change:

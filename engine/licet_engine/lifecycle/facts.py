@@ -37,6 +37,8 @@ Entity = dict[str, Any]
 
 BUNDLE_PREFIX_CHARS = 16
 """How much of a bundle's digest names it in a reference."""
+MAX_DERIVED = 500
+"""Runs, and versions, that a certificate of deletion names; of more it says how many."""
 
 TRAINING_BUDGET = "training"
 """Name of the tenant's budget for training, in the unit of `Run.cost`."""
@@ -105,6 +107,18 @@ class View(Rows):
         runs = self._session.exec(select(Run).where(col(Run.state).in_(["accepted", "running"])))
         versions = self._session.exec(select(ModelVersion).where(col(ModelVersion.state).in_(["ready", "registering"])))
         return sum(dataset in row.datasets for row in runs) + sum(dataset in row.datasets for row in versions)
+
+    def derived(self, dataset: str) -> dict[str, Any]:
+        """What was ever made from a dataset, by names within the tenant, the oldest first: runs, versions, and which of these are held."""
+        runs = self._session.exec(select(Run).order_by(col(Run.created_at_ms), col(Run.name))).all()
+        versions = self._session.exec(
+            select(ModelVersion).order_by(col(ModelVersion.created_at_ms), col(ModelVersion.version))
+        ).all()
+        of_runs = [row.name for row in runs if dataset in row.datasets]
+        of_versions = [f"{row.model}@{row.version}" for row in versions if dataset in row.datasets]
+        held = [name for name in of_versions[:MAX_DERIVED] if self.holds("ModelVersion", name)]
+        more = max(0, len(of_runs) - MAX_DERIVED) + max(0, len(of_versions) - MAX_DERIVED)
+        return {"runs": of_runs[:MAX_DERIVED], "versions": of_versions[:MAX_DERIVED], "held": held, "more": more}
 
     # --- entities --------------------------------------------------------------------------------------------------
 

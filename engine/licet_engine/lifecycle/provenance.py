@@ -2,7 +2,8 @@
 
 SLSA provenance v1 for training, in-toto test-result v0.1 for checks, SLSA VSA v1 for promotions, and a predicate of our
 own for approvals, since no common one names tracks and bindings. Figures are integers in millionths or counts, so that
-the statement is canonical JSON; each predicate names the tenant, which the formats allow as a further field.
+the statement is canonical JSON; each predicate names the tenant, which the formats allow as a further field. In SLSA's
+predicates what is ours is named ``licet_...``, as SLSA asks of extensions (spec v1.0, "Extension fields").
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from licet_adapters.training.environment import environment_digest_hex
 from licet_attestations import canonical
 from licet_attestations.statement import (
     APPROVAL,
+    DELETION,
     DEPLOYMENT,
     SLSA_PROVENANCE,
     SLSA_VSA,
@@ -64,7 +66,7 @@ def training_statement(deed: Deed, trained: Mapping[str, Any], files: Mapping[st
     p = deed.parameters
     digests = trained["digests"]
     predicate = {
-        "tenant": deed.tenant,
+        "licet_tenant": deed.tenant,
         "buildDefinition": {
             "buildType": BUILD_TYPE,
             "externalParameters": {"run": p["run"], "spec": p["spec"], "split": dict(split.record)},
@@ -199,11 +201,11 @@ def traffic_statement(deed: Deed, shifted: Mapping[str, Any]) -> Statement:
 def promotion_statement(deed: Deed) -> Statement:
     """SLSA verification summary: policy was satisfied, and by which attestations.
 
-    Source: slsa.dev/spec/v1.0/verification_summary.
+    Source: slsa.dev/spec/v1.0/verification_summary. ``verifiedLevels`` has no ``SLSA_`` level, since none was verified.
     """
     p = deed.parameters
     predicate = {
-        "tenant": deed.tenant,
+        "licet_tenant": deed.tenant,
         "verifier": {"id": f"urn:licet:engine:{deed.instance}"},
         "timeVerified": timestamp(deed.now_ms()),
         "resourceUri": f"licet:{p['version']}",
@@ -214,10 +216,50 @@ def promotion_statement(deed: Deed) -> Statement:
         ],
         "verificationResult": "PASSED",
         "verifiedLevels": [f"LICET_STAGE_{p['stage'].upper()}"],
-        "region": p["region"],
-        "binding": p["binding"],
-        **({"ticket": p["ticket"]} if "ticket" in p else {}),
-        "decision": deed.decision_id,
-        "operation": deed.id,
+        "licet_event": "rolled-back" if deed.action == "model.roll-back" else "promoted",
+        "licet_region": p["region"],
+        "licet_binding": p["binding"],
+        **({"licet_ticket": p["ticket"]} if "ticket" in p else {}),
+        **({"licet_from": p["from"]} if "from" in p else {}),
+        "licet_decision": deed.decision_id,
+        "licet_operation": deed.id,
     }
     return Statement((*_files(p), Subject("model", p["model_digest_hex"])), SLSA_VSA, predicate)
+
+
+DELETION_LIMITS: Final = (
+    "Copies that were read or exported before are not known here, nor backups of the object store.",
+    "A digest and the log's entries about the dataset remain: they show that it was there, not what was in it.",
+    "What was made from it (derived) keeps what it learned of it.",
+)
+"""What a certificate of deletion does not show, in the words that stand in it."""
+
+
+def deletion_statement(deed: Deed, deleted: Mapping[str, Any]) -> Statement:
+    """A certificate: which object was destroyed with its key, what was made from it, and what does not follow."""
+    p = deed.parameters
+    predicate = {
+        "v": 1,
+        "tenant": deed.tenant,
+        "dataset": f"{deed.tenant}/{p['dataset']}",
+        "destroyed": {
+            "object": p["object_id"],
+            "digest": {"sha256": p["digest_hex"]},
+            "bytes": p["size_bytes"],
+            # The object's key is stored wrapped in the object's own header and nowhere else, so it went with it.
+            "keys": 1 if deleted["was_there"] else 0,
+            "wasThere": deleted["was_there"],
+        },
+        "derived": {
+            "runs": [f"{deed.tenant}/{name}" for name in p["derived"]["runs"]],
+            "versions": [f"{deed.tenant}/{name}" for name in p["derived"]["versions"]],
+            "held": [f"{deed.tenant}/{name}" for name in p["derived"]["held"]],
+            "more": p["derived"]["more"],
+        },
+        "doesNotProve": list(DELETION_LIMITS),
+        "by": f"{deed.tenant}/{deed.principal}",
+        "decision": deed.decision_id,
+        "operation": deed.id,
+        "at": timestamp(deed.now_ms()),
+    }
+    return Statement((Subject("dataset", p["digest_hex"]),), DELETION, predicate)

@@ -85,6 +85,20 @@ class LogUnavailable(LogError):
         self.may_be_logged = may_be_logged
 
 
+class LogPutBack(LogUnavailable):
+    """A log is not what it was: an old database was put in its place. Nothing was logged, and nothing is until the newer one is back.
+
+    Names no log: whoever is told may belong to another tenant.
+    """
+
+    default_code = "log-put-back"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a log is not what it was, so nothing is decided; operators: stop the service, bring the newer database back, see licet doctor"
+        )
+
+
 class LogCorrupt(LogError):
     """The stored log contradicts itself: stop, run fsck, restore."""
 

@@ -172,7 +172,7 @@ class Named:
 
     def _check_attestations(self) -> None:
         trust = self._against.trust_root
-        keys = (*trust.keys("attestation"), *trust.keys("warrant"))
+        keys = (*trust.every_key("attestation"), *trust.every_key("warrant"))
         found: set[str] = set()
         query = select(ATTESTATIONS.c.digest_hex, ATTESTATIONS.c.leaf_index, ATTESTATIONS.c.envelope)
         for row in self._connection.execute(query.where(ATTESTATIONS.c.tenant_id == self._tenant_id)):
@@ -210,7 +210,7 @@ class Named:
         )
         for size, note in self._connection.execute(query):
             try:
-                verify_checkpoint(note, trust.origin(self._tenant_id), trust.keys("log"))
+                verify_checkpoint(note, trust.origin(self._tenant_id), trust.every_key("log"))
             except VerificationError as error:
                 self._add(f"the checkpoint of size {size} is not signed: {error}")
 

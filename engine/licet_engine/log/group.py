@@ -106,6 +106,7 @@ class Plan:
         self.record_rows: list[dict[str, Any]] = []
         self.receipts: list[tuple[Pending, Receipt]] = []
         self.refused: list[tuple[Pending, Exception]] = []
+        self.reached: dict[str, tuple[int, bytes]] = {}
         self._budgets = budgets
         self._now_ms = now_ms
 

@@ -10,6 +10,8 @@ Rules kept here:
 4. Time never runs backwards in a log: an entry's time is the clock's, or the last entry's where that is later.
 5. Nothing that matters is remembered between two groups. Heads are read under the lock each time, so any number of sequencers, in
    any number of processes, may write to one database.
+6. Nothing is appended to a log that is shorter than it was here, or than was signed: it was put back, and what is appended to it is lost when
+   the newer database is. A sequencer that lost what it logged itself goes on only when it is started again.
 
 The way of a group, and what a crash leaves at each step:
 
@@ -47,6 +49,7 @@ from licet_engine.log.errors import (
     InvalidSubmission,
     LogBusy,
     LogError,
+    LogPutBack,
     LogUnavailable,
     StaleFacts,
     SubmissionConflict,
@@ -129,6 +132,8 @@ class Sequencer:
         max_group: Submissions in one transaction.
         max_clock_step_back_ms: How far the clock may be behind a log before it is counted and warned of.
         observe: Told of each group: how many submissions, and how many seconds until they were durable or refused.
+        verify_logs: Asked before each group whether its logs may be appended to; raises `LogError` where they may not.
+        put_back: Told of a log that is not what it was.
     """
 
     def __init__(
@@ -141,8 +146,12 @@ class Sequencer:
         max_group: int = DEFAULT_MAX_GROUP,
         max_clock_step_back_ms: int = DEFAULT_MAX_CLOCK_STEP_BACK_MS,
         observe: Callable[[int, float], None] = lambda _submissions, _duration_s: None,
+        verify_logs: Callable[[Iterable[str]], None] = lambda _tenants: None,
+        put_back: Callable[[str], None] = lambda _tenant: None,
     ) -> None:
+        self._put_back = put_back
         self._observe = observe
+        self._verify_logs = verify_logs
         self.counters = Counters()
         self._engine = engine
         self._enqueue = enqueue
@@ -156,6 +165,9 @@ class Sequencer:
         self._wanted = 0  # Of the thread: at how many that wait it is to be woken; 0 for never.
         self._last_group = 1
         self._updates: dict[tuple[Any, ...], Any] = {}  # Of the thread: statements by shape.
+        self._reached: dict[
+            str, tuple[int, bytes]
+        ] = {}  # Of the thread: size and root of each log after the last group here.
         self._begun: set[str] = set()  # Of the thread: logs that are known to have a head row, which none ever loses.
         self._thread = threading.Thread(target=self._run, name="licet-sequencer", daemon=True)
         self._thread.start()
@@ -347,6 +359,7 @@ class Sequencer:
         reached, plan = "begin", None
         try:
             tenants = frozenset[str]().union(*(pending.tenants for pending in group))
+            self._verify_logs(tenants)
             self._begin_logs(tenants)
             with write_transaction(self._engine, *tenants) as connection:
                 reached = "write"
@@ -365,6 +378,7 @@ class Sequencer:
                 raise GroupFailed(retryable=True, may_be_logged=False) from error
             self.counters.recovered_commits += 1
             logger.warning("a commit reported an error but is durable", extra={"error": repr(error)})
+        self._reached |= plan.reached
         self.counters.groups += 1
         self.counters.submissions += len(plan.receipts)
         self.counters.entries += len(plan.leaf_rows)
@@ -398,6 +412,12 @@ class Sequencer:
     def _plan(self, connection: Connection, group: list[Pending]) -> "Plan":
         """Lock the heads and decide, in order, which submissions are accepted and what they write."""
         heads = store.read_heads(connection, {tenant for pending in group for tenant in pending.tenants}, lock=True)
+        for tenant_id, head in heads.items():
+            size, root = self._reached.get(tenant_id, (0, head.root))
+            if head.size < size or (head.size == size and head.root != root):
+                logger.critical("a log is not what it was", extra={"tenant": tenant_id, "size": head.size, "was": size})
+                self._put_back(tenant_id)
+                raise LogPutBack
         refused: list[tuple[Pending, Exception]] = []
         made = [pending for pending in group if made_or_refused(pending, refused)]
         budgets = _read_budgets(connection, made)
@@ -453,9 +473,11 @@ class Sequencer:
             tiles = store.TileWriter(connection, tenant_id)
             frontier.append_many(hashes, tiles.emit)
             tiles.write()
+            root = frontier.root()
+            plan.reached[tenant_id] = (frontier.size, root)
             values = (
                 frontier.size,
-                frontier.root(),
+                root,
                 b"".join(frontier.hashes()),
                 plan.versions[tenant_id],
                 plan.times_ms[tenant_id],

@@ -326,6 +326,11 @@ class Witnesses:
         with read_transaction(self._engine, tenant) as connection:
             return note + "".join(store.read_cosignatures(connection, tenant, size).values())
 
+    def newest(self, tenant: str) -> tuple[int, str]:
+        """A checkpoint of the whole log, with the cosignatures that it has: size and note. Nobody is waited for."""
+        size, note = self._notary.checkpoint(tenant)
+        return size, self.note(tenant, size, note)
+
     def cosigned(self, tenant: str) -> tuple[int, str] | None:
         """The newest checkpoint that a quorum cosigned, with its cosignatures: size and note; None if there is none."""
         self._look(tenant, None)
@@ -370,9 +375,9 @@ class Witnesses:
         Raises:
             Unavailable: None can be had.
         """
-        size, note = self._notary.checkpoint(tenant)
+        size, note = self.newest(tenant)
         if not self.is_required:
-            return size, self.note(tenant, size, note)
+            return size, note
         until_s = time.monotonic() + wait_s
         with self._lock:
             while self._covered.get(tenant, -1) < size and (left_s := until_s - time.monotonic()) > 0:

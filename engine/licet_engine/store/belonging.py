@@ -5,7 +5,8 @@ Rules kept here:
 - The database says by whose trust root it was made. Whoever comes with another is refused before anything is done: two signers would sign
   two histories under one name, and each of two installations would have an operator of its own.
 - Several supervisors of one data folder, and a folder that came back from a backup, have the same trust root.
-- Only making an installation, or the first start after an upgrade from a version that did not say it, writes the row.
+- Only making an installation, or the first start after an upgrade from a version that did not say it, writes the row; a rotation of a key
+  writes the trust root that follows the one that stands there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, inspect
-from sqlmodel import insert, select
+from sqlmodel import col, insert, select, update
 
 from licet_attestations.trustroot import TrustRoot
 from licet_engine.domain.errors import ConfigurationError
@@ -94,6 +95,28 @@ def claim(connection: Connection, identity: Identity, *, now_ms: int) -> None:
             created_at_ms=now_ms,
         )
         connection.execute(insert(Installation).values(**row.model_dump()))
+
+
+def renew(connection: Connection, before: Identity, after: Identity) -> None:
+    """Write the trust root that follows; doing it again is harmless.
+
+    Args:
+        connection: Of the owner, in a transaction about the platform that writes.
+        before: What stands there, or did.
+        after: What follows it.
+
+    Raises:
+        ConfigurationError: The database is another installation's.
+    """
+    found = identity_in(connection)
+    if found == after:
+        return
+    verify_own(connection, before)
+    connection.execute(
+        update(Installation)
+        .where(col(Installation.tenant_id) == PLATFORM)
+        .values(trust_root_digest_hex=after.trust_root_digest_hex)
+    )
 
 
 def identity_in(connection: Connection) -> Identity | None:

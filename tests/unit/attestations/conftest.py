@@ -13,6 +13,7 @@ from archives import TENANT, MemoryLog, digest_of, read_files
 from licet_attestations import canonical, dsse, isolation, merkle, statement
 from licet_attestations.archive import MANIFEST, UNLISTED, ArchiveWriter
 from licet_attestations.entries import record_line
+from licet_attestations.isolation_pair import ISOLATION_INVARIANT
 from licet_attestations.keys import PrivateKey
 from licet_attestations.tlogproof import TlogProof
 from licet_attestations.warrant import DecisionRef, Warrant, sign_warrant
@@ -81,6 +82,13 @@ class World(MemoryLog):
         return self.log_attestation(
             dsse.sign(claim.to_bytes(), dsse.IN_TOTO_PAYLOAD_TYPE, key or self.attestation).to_json(), predicate_type
         )
+
+    def examine(self, **predicate: Any) -> bytes:
+        """Log what was examined of the policies that decide, before they were published."""
+        subject = (statement.Subject("policy-bundle", digest_of(BUNDLE)), statement.Subject("project", "2" * 64))
+        proofs = {"proofs": {ISOLATION_INVARIANT: "proved"}, "tenant": TENANT}
+        claim = statement.Statement(subject, statement.TEST_RESULT, proofs | predicate)
+        return self.log_attestation(self.sign_export(claim.to_bytes()), statement.TEST_RESULT)
 
     def make_warrant(self, index: int, **changes: Any) -> Warrant:
         record = json.loads(self.records[index][1])

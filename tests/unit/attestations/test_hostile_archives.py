@@ -35,6 +35,7 @@ LEAVES, RECORDS, FACTS, ATTESTATIONS = (
     f"{folder}/000000000000.jsonl" for folder in ("leaves", "records", "facts", "attestations")
 )
 STATEMENT = "statement.dsse.json"
+OUTSIDE_ATTESTATIONS = "log/outside.attestations.jsonl"
 
 
 def refused(path: Path, world: World, step: str, where: str = "") -> str:
@@ -570,7 +571,7 @@ class TestRecords:
         """It is of another kind than decision: nothing else in the archive stands on it."""
         index = next(i for i, leaf in enumerate(world.leaves) if leaf.kind == "hold")
         line(RECORDS, index, lambda _text: b'{"erased":true}\n')(files)
-        refused(pack(files), world, "11. export", STATEMENT)
+        refused(pack(files), world, "12. export", STATEMENT)
 
 
 class TestHeaders:
@@ -709,6 +710,28 @@ class TestSignatures:
         mutate(files)
         refused(pack(files), world, "9. signatures", ATTESTATIONS)
 
+    @pytest.mark.parametrize(
+        "mutate",
+        [
+            pytest.param(drop(OUTSIDE_ATTESTATIONS), id="none"),
+            pytest.param(put(OUTSIDE_ATTESTATIONS, b""), id="no line"),
+            pytest.param(lines(OUTSIDE_ATTESTATIONS, lambda found: found.append(found[0])), id="one twice"),
+            pytest.param(
+                value(OUTSIDE_ATTESTATIONS, 0, lambda one: one["signatures"][0].update(sig="AAAA")),
+                id="another signature",
+            ),
+            pytest.param(lambda files: files.update({OUTSIDE_ATTESTATIONS: files[ATTESTATIONS]}), id="one for another"),
+        ],
+    )
+    def test_attestations_of_outside_that_are_not_those_that_its_entries_name(
+        self, world: World, tmp_path: Path, pack: Pack, mutate: Mutate
+    ) -> None:
+        world.examine()
+        files = world.files(tmp_path, first=0, end=4)
+        assert list(verify_archive(pack(files, remanifest=False), world.trust).policies.values()) != [""]
+        mutate(files)
+        refused(pack(files), world, "9. signatures", OUTSIDE_ATTESTATIONS)
+
     def test_an_attestation_by_a_key_for_another_purpose(self, world: World, tmp_path: Path) -> None:
         world.attest(statement.TEST_RESULT, {"tenant": TENANT}, key=world.warrant)
         world.build(tmp_path / "a.zip")
@@ -808,7 +831,7 @@ class TestWarrants:
         only_time = edited(files[OUTSIDE].splitlines()[0], salt=None, record=None)
         lines(OUTSIDE, lambda found: found.__setitem__(0, only_time + b"\n"))(files)
         # That it is erased would have to be signed.
-        refused(pack(files), world, "11. export", STATEMENT)
+        refused(pack(files), world, "12. export", STATEMENT)
         world.log_warrant(world.make_warrant(0))
         files = world.files(tmp_path, first=9)
         lines(OUTSIDE, lambda found: found.pop(0))(files)
@@ -870,17 +893,17 @@ class TestManyChunks:
 class TestExport:
     def test_a_manifest_that_nobody_signed(self, files: Files, world: World, pack: Pack) -> None:
         files["README.txt"] = b"All is well.\n"
-        assert "another manifest" in refused(pack(files), world, "11. export", STATEMENT)
+        assert "another manifest" in refused(pack(files), world, "12. export", STATEMENT)
 
     @pytest.mark.parametrize("name", ["report.html", "entries.csv", "index.json", "oscal.json"])
     def test_a_report_slipped_in(self, files: Files, world: World, pack: Pack, name: str) -> None:
         files[name] = b"All is well.\n"
-        refused(pack(files), world, "11. export", STATEMENT)
+        refused(pack(files), world, "12. export", STATEMENT)
 
     def test_a_statement_signed_by_another_key(self, world: World, tmp_path: Path) -> None:
         other = dataclasses.replace(world, attestation=PrivateKey.generate(P256))
         world.build(tmp_path / "a.zip", sign_export=other.sign_export)
-        refused(tmp_path / "a.zip", world, "11. export", STATEMENT)
+        refused(tmp_path / "a.zip", world, "12. export", STATEMENT)
 
     @pytest.mark.parametrize(
         "changes",
@@ -905,17 +928,17 @@ class TestExport:
             return bytes(world.sign_export(edited(claim, predicate=found["predicate"] | changes)))
 
         world.build(tmp_path / "a.zip", sign_export=sign)
-        refused(tmp_path / "a.zip", world, "11. export", STATEMENT)
+        refused(tmp_path / "a.zip", world, "12. export", STATEMENT)
 
     def test_the_statement_of_another_export(self, files: Files, world: World, pack: Pack, tmp_path: Path) -> None:
         """Replayed: a genuine statement of the same installation, about what was then."""
         world.decide("deny", "dataset.read")
         later = world.files(tmp_path)
-        refused(pack(later | {STATEMENT: files[STATEMENT]}), world, "11. export", STATEMENT)
+        refused(pack(later | {STATEMENT: files[STATEMENT]}), world, "12. export", STATEMENT)
 
     def test_another_genuine_attestation_in_its_place(self, world: World, tmp_path: Path) -> None:
         world.build(tmp_path / "a.zip", sign_export=lambda _claim: list(world.attestations.values())[1])
-        refused(tmp_path / "a.zip", world, "11. export", STATEMENT)
+        refused(tmp_path / "a.zip", world, "12. export", STATEMENT)
 
 
 class TestIsolation:
@@ -932,12 +955,12 @@ class TestIsolation:
             return bytes(world.sign_export(claim.to_bytes()))
 
         world.build(tmp_path / "a.zip", sign_isolation=sign)
-        refused(tmp_path / "a.zip", world, "12. isolation", "isolation.dsse.json")
+        refused(tmp_path / "a.zip", world, "13. isolation", "isolation.dsse.json")
 
     def test_an_answer_signed_by_another_key(self, world: World, tmp_path: Path) -> None:
         other = dataclasses.replace(world, attestation=PrivateKey.generate(P256))
         world.build(tmp_path / "a.zip", sign_isolation=other.sign_isolation)
-        refused(tmp_path / "a.zip", world, "12. isolation", "isolation.dsse.json")
+        refused(tmp_path / "a.zip", world, "13. isolation", "isolation.dsse.json")
 
 
 def test_a_pickled_or_nested_archive_is_none(world: World, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from xml.etree import ElementTree as ET
 import pytest
 from click.testing import CliRunner
 
-from archives import MemoryLog
-from licet_attestations import evidence, isolation, verify
+from archives import MemoryLog, digest_of
+from licet_attestations import dsse, evidence, isolation, verify
 from licet_attestations.__main__ import verify_command
 from licet_attestations.archive import REQUIRED, Archive, ArchiveWriter
 from licet_attestations.errors import FormatError, VerificationError
@@ -120,6 +120,29 @@ def test_a_warrant_is_verified_with_its_decision_from_before_the_window(world: W
         before, after = archive.read("log/outside.jsonl").splitlines()
     assert json.loads(before)["record"]["decision"] == "allow"
     assert json.loads(after)["record"] is None, "it only shows what time it was"
+
+
+def test_policies_that_were_proved_to_keep_tenants_apart_are_told_with_the_attestation(
+    world: World, tmp_path: Path
+) -> None:
+    (bundle_hex,) = world.bundles
+    world.build(tmp_path / "a.zip")
+    report = verify.verify_archive(tmp_path / "a.zip", world.trust)
+    assert report.policies == {bundle_hex: ""}
+    assert any("Of 1 policy bundles nothing here says that they were proved" in limit for limit in report.limits)
+    for untold in ({"proofs": {}}, {"proofs": {"invariant.isolation.resources": "unknown"}}, {"proofs": "proved"}):
+        world.examine(**untold)
+    digest_hex = digest_of(dsse.Envelope.from_json(world.examine()).payload)
+    index = len(world.leaves) - 1
+    for _ in range(3):
+        world.decide("deny", "dataset.read")
+    # Of the whole log, of what was before it was examined, and of what was after.
+    for first, end in ((0, index + 4), (0, 5), (index + 2, index + 4)):
+        world.build(tmp_path / "b.zip", first=first, end=end)
+        report = verify.verify_archive(tmp_path / "b.zip", world.trust)
+        assert report.policies == {bundle_hex: digest_hex}
+        assert not any("proved" in limit for limit in report.limits)
+        assert next(step.detail for step in report.steps if step.name == "policies") == "1 bundles, 1 of them proved"
 
 
 def test_what_is_logged_at_the_same_time_is_all_in_the_window_or_all_out(world: World, tmp_path: Path) -> None:
@@ -280,7 +303,7 @@ def test_replay_is_given_every_decision_with_its_facts_and_bundle(world: World, 
 
     with pytest.raises(VerificationError, match="does not come out the same: allow, not deny") as caught:
         verify.verify_archive(tmp_path / "a.zip", world.trust, replay=refuse)
-    assert (caught.value.step, caught.value.where) == ("14. replay", "records/000000000000.jsonl, entry 3")
+    assert (caught.value.step, caught.value.where) == ("15. replay", "records/000000000000.jsonl, entry 3")
 
 
 def test_the_builder_refuses_what_would_not_verify(world: World, tmp_path: Path) -> None:
@@ -371,7 +394,7 @@ class TestCommand:
         assert done.exit_code == 0
         suite = ET.fromstring(done.output).find("testsuite")  # noqa: S314  # Our own.
         assert suite is not None
-        assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("14", "0", "2")
+        assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("15", "0", "2")
         (tmp_path / "a.zip").write_bytes(
             (tmp_path / "a.zip").read_bytes().replace(b"northbank/ana", b"northbank/eve", 1)
         )
@@ -384,7 +407,7 @@ class TestCommand:
         assert [case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None] == [
             "2. manifest"
         ]
-        assert (suite.get("failures"), suite.get("skipped")) == ("1", "12")
+        assert (suite.get("failures"), suite.get("skipped")) == ("1", "13")
 
     def test_what_comes_out_of_an_archive_does_not_reach_the_terminal(self, world: World, tmp_path: Path) -> None:
         world.decide("deny", "dataset.read", principal="northbank/\x1b[2Jeve", tenant="\x1b]0;hi\x07")
@@ -412,7 +435,7 @@ class TestCommand:
     def test_a_replay_is_imported_by_name(self, arguments: list[str]) -> None:
         done = CliRunner().invoke(verify_command, [*arguments, "--replay", "builtins:print"])
         assert done.exit_code == 0
-        assert "14. replay      ok" in done.output
+        assert "15. replay      ok" in done.output
 
     def test_it_runs_as_a_module(self, arguments: list[str]) -> None:
         command = [sys.executable, "-m", "licet_attestations", *arguments]

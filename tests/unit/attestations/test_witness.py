@@ -26,7 +26,8 @@ from licet_attestations.checkpoint import Checkpoint, sign_checkpoint, verify_ch
 from licet_attestations.cosignature import cosign, read_lines, verify_cosignatures
 from licet_attestations.errors import FormatError, VerificationError
 from licet_attestations.keys import ED25519, PrivateKey, PublicKey
-from licet_attestations.tlogpolicy import Policy, verify
+from licet_attestations.tlogpolicy import Policy, log_keys, verify
+from licet_attestations.trustroot import TrustedKey, TrustRoot
 from licet_attestations.vkey import COSIGNER_KIND, LOG_KIND, VerifierKey
 from licet_attestations.witness import SIZE_TYPE, Request, Witness, WitnessError
 from licet_attestations.witness_server import WitnessServer
@@ -188,6 +189,30 @@ def test_a_quorum_is_so_many_of_these(log: TreeLog, rule: str, numbers: tuple[in
     else:
         with pytest.raises(VerificationError, match="cosigned by"):
             verify(note, policy, ORIGIN, [log.key.public])
+
+
+@pytest.mark.parametrize(
+    ("rule", "numbers", "after_s", "counts"),
+    [
+        ("group G 2 W0 W1 W2\nquorum G", (0, 2), 1, True),
+        ("group G 2 W0 W1 W2\nquorum G", (0, 2), 0, False),
+        ("group G 2 W0 W1 W2\nquorum G", (0,), 1, False),
+        ("quorum none", (0, 1, 2), 1, False),
+        (None, (0, 1, 2), 1, False),
+    ],
+)
+def test_a_compromised_key_of_a_log_counts_for_what_a_quorum_cosigned_before(
+    log: TreeLog, rule: str | None, numbers: tuple[int, ...], after_s: int, *, counts: bool
+) -> None:
+    signers, new = Signers(3), PrivateKey.generate(ED25519).public
+    policy = None if rule is None else Policy.from_bytes((signers.lines() + rule + "\n").encode())
+    from_ms = (_NOW_S + after_s) * 1000
+    old = TrustedKey(log.key.public, "log", 0, valid_until_ms=from_ms + 5, compromised_from_ms=from_ms)
+    trust = TrustRoot("t", (old, TrustedKey(new, "log", from_ms + 5)), "licet.example")
+    note = signers.cosigned(log.note(9), *numbers)
+    assert log_keys(note, policy, trust) == ((new, log.key.public) if counts else (new,))
+    # It had ended when the last entry was made.
+    assert log_keys(note, policy, trust, from_ms + 5) == (new,)
 
 
 def test_a_policy_that_names_logs_trusts_no_other(log: TreeLog) -> None:

@@ -13,12 +13,13 @@ from sqlalchemy import Engine, delete, func, select
 
 from databases import Database
 from licet_adapters.conformance import World
+from licet_attestations import merkle
 from licet_attestations.checkpoint import verify_checkpoint
 from licet_attestations.errors import LicetAttestationError, SignerRefused, SignerUnavailable
 from licet_attestations.signer.rules import SignerRules
 from licet_attestations.signer.state import CheckpointState, FileStorage
 from licet_engine.log import store
-from licet_engine.log.errors import LogCorrupt
+from licet_engine.log.errors import LogCorrupt, LogPutBack
 from licet_engine.log.fsck import fsck
 from licet_engine.log.notary import Notary
 from licet_engine.log.sequencer import Sequencer
@@ -55,6 +56,37 @@ class Log:
         with db.read_transaction(self.engine) as connection:
             return int(connection.execute(select(func.count()).select_from(store.CHECKPOINTS)).scalar_one())
 
+    def become(self, other: Log) -> None:
+        """Hold what another holds, beside what only this one does."""
+        with db.read_transaction(other.engine) as connection:
+            tables = (store.LEAVES, store.RECORDS, store.HEADS)
+            rows = {table: [dict(row) for row in connection.execute(table.select()).mappings()] for table in tables}
+        with db.write_transaction(self.engine) as connection:
+            for table, found in rows.items():
+                for tenant in {row["tenant_id"] for row in found}:
+                    connection.execute(delete(table).where(table.c.tenant_id == tenant))
+                connection.execute(table.insert(), found)
+
+    def cut(self, tenant: str = "northbank") -> None:
+        """Lose the last entry, as if it had never been."""
+        with db.write_transaction(self.engine) as connection:
+            head = store.read_head(connection, tenant)
+            hashes = [store.read_hash(connection, tenant, at) for at in range(head.size - 1)]
+            frontier = merkle.Frontier()
+            frontier.append_many(hashes)
+            for table in (store.RECORDS, store.LEAVES):
+                connection.execute(
+                    delete(table).where(table.c.tenant_id == tenant, table.c.leaf_index == head.size - 1)
+                )
+            last_ms = store.read_entry(connection, tenant, head.size - 2).leaf.time_ms
+            values = {
+                "last_time_ms": last_ms,
+                "size": frontier.size,
+                "root": frontier.root(),
+                "frontier": b"".join(frontier.hashes()),
+            }
+            connection.execute(store.HEADS.update().where(store.HEADS.c.tenant_id == tenant).values(values))
+
     def close(self) -> None:
         self._sequencer.close()
         self.engine.dispose()
@@ -78,6 +110,8 @@ class Troubled:
         return note
 
     def last_checkpoint(self, tenant: str) -> tuple[int, bytes]:
+        if self.broken == "away":
+            raise SignerUnavailable("the signer does not answer")
         return self._signer.last_checkpoint(tenant)
 
 
@@ -267,7 +301,7 @@ def test_another_history_is_not_signed_however_long_it_is(other_engine: Engine, 
     assert Notary(log.engine, world.signer).checkpoint("northbank")[0] == 5
 
 
-def test_a_log_that_lost_its_end_is_not_signed_and_keeps_no_other_from_it(
+def test_where_one_log_lost_its_end_nothing_of_that_database_is_signed_or_appended_to(
     other_engine: Engine, world: World, log: Log
 ) -> None:
     # The database is restored from a backup: northbank's log is shorter than what was signed.
@@ -282,15 +316,63 @@ def test_a_log_that_lost_its_end_is_not_signed_and_keeps_no_other_from_it(
         with pytest.raises(LogCorrupt, match="northbank") as corrupt:
             notary.sign_all()
         assert "riverside" not in str(corrupt.value)
-        assert restored.stored() is None
-        stored = restored.stored("riverside")
-        assert stored is not None
-        verify(world, restored, stored[1], 3, "riverside")
+        # What it holds of the others would be signed in place of what the newer database holds.
+        assert restored.count_stored() == 0
         # It is not forgotten by the next round either.
         with pytest.raises(LogCorrupt, match="northbank"):
             notary.sign_all()
+        with pytest.raises(LogPutBack) as told:
+            notary.verify_logs({"riverside"})
+        assert "northbank" not in str(told.value)
+        # Once it holds what was signed, it goes on.
+        restored.become(log)
+        assert notary.sign_all() == 3
+        notary.verify_logs({"northbank", "riverside"})
     finally:
         restored.close()
+
+
+def test_a_log_that_was_put_back_is_not_appended_to_even_once(
+    other_engine: Engine, world: World, log: Log, signer: Troubled
+) -> None:
+    log.grow(count=4)
+    Notary(log.engine, world.signer).sign_all()
+    restored = Log(other_engine)
+    restored.grow(count=2)
+    notary = Notary(restored.engine, signer)
+    sequencer = Sequencer(restored.engine, verify_logs=notary.verify_logs)
+    entry = NewEntry("northbank", "decision", "northbank", "northbank", b"lost")
+    try:
+        # While the signer is away nobody is kept from deciding; once it answers, nothing more is appended.
+        signer.broken = "away"
+        sequencer.append(Submission([entry]))
+        signer.broken = ""
+        threading.Event().wait(1.1)
+        with pytest.raises(LogPutBack):
+            sequencer.append(Submission([entry]))
+        assert restored.head().size == 3
+    finally:
+        sequencer.close()
+        restored.close()
+
+
+def test_a_log_that_goes_back_under_its_sequencer_is_not_appended_to(log: Log, notary: Notary) -> None:
+    sequencer = Sequencer(log.engine, verify_logs=notary.verify_logs, put_back=notary.refuse)
+    entries = [NewEntry("northbank", "decision", "northbank", "northbank", b"%d" % n) for n in range(3)]
+    for entry in entries:
+        sequencer.append(Submission([entry]))
+    head = log.head()
+    log.cut()
+    try:
+        with pytest.raises(LogPutBack):
+            sequencer.append(Submission(entries[:1]))
+        # Nor to any other, from then on.
+        with pytest.raises(LogPutBack):
+            sequencer.append(Submission([NewEntry("lakeside", "decision", "lakeside", "lakeside", b"x")]))
+        assert log.head().size == head.size - 1
+        assert "northbank" in notary.fault
+    finally:
+        sequencer.close()
 
 
 def test_every_log_that_grew_is_signed_once(world: World, log: Log, notary: Notary, signer: Troubled) -> None:

@@ -200,7 +200,7 @@ def test_an_examination_that_takes_too_long_is_ended_and_refused(project: Path) 
     assert time.monotonic() - began_s < 5
     assert [one["rule"] for one in examined.report["findings"]] == ["time-out"]
     assert not passes(examined.report)
-    assert examinations() == []
+    assert examinations(project) == []
 
 
 def test_an_examination_that_takes_too_much_memory_is_refused(project: Path) -> None:
@@ -215,27 +215,27 @@ def test_an_examination_ends_with_who_waits_for_it(project: Path) -> None:
     waiting = subprocess.Popen([sys.executable, "-c", code])
     try:
         deadline_s = time.monotonic() + 20
-        while not (running := examinations()) and time.monotonic() < deadline_s:
+        while not (running := examinations(project)) and time.monotonic() < deadline_s:
             time.sleep(0.02)
         assert running
     finally:
         waiting.kill()
         waiting.wait()
     deadline_s = time.monotonic() + 10
-    while examinations() and time.monotonic() < deadline_s:
+    while examinations(project) and time.monotonic() < deadline_s:
         time.sleep(0.02)
-    assert examinations() == []
+    assert examinations(project) == []
 
 
-def examinations() -> list[int]:
-    """The examinations that go on on this machine, of projects of this test run."""
+def examinations(project: Path) -> list[int]:
+    """The examinations of a project that go on on this machine."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             command = (path / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"licet_engine.workbench.examination" in command and b"pytest-of-" in command:
+        if b"licet_engine.workbench.examination" in command and bytes(project) in command:
             found.append(int(path.name))
     return found
 

@@ -9,7 +9,7 @@ from licet_engine.store.tables.base import TenantRow
 
 
 class Installation(TenantRow, table=True):
-    """Which installation the database is of: one row, of the platform's tenant, written once by the owner.
+    """Which installation the database is of: one row, of the platform's tenant, written by the owner alone.
 
     Nobody but the owner can change it, and who has other keys is told so before anything is done.
     """
