@@ -136,7 +136,7 @@ class Reference(click.ParamType[str]):
         return text
 
 
-class Indices(click.ParamType):
+class Indices(click.ParamType[range]):
     """Entries of a log by index: ``12``, or ``20-29`` with both ends."""
 
     name = "index"

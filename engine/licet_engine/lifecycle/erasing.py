@@ -97,7 +97,7 @@ def ask_erase(view: View, who: Who, ref: Ref, body: EraseRecords, _ids: Ids) -> 
             "own": any(_is_own(entry, listed, who) for entry in chosen),
             "held": any(_is_held(view, entry) for entry in chosen),
         },
-        change=_erased(ref, who, body, chosen),
+        change=_erased(who, body, chosen),
         conflict=_conflict(view, ref, body, [leaf.leaf_index for leaf, _ in found], chosen),
         result={"tenant": ref.tenant, "erased": len(chosen), "erased_before": len(found) - len(chosen)},
     )
@@ -165,7 +165,7 @@ def _conflict(
     return None
 
 
-def _erased(ref: Ref, who: Who, body: EraseRecords, chosen: Sequence[_Chosen]) -> Change:
+def _erased(who: Who, body: EraseRecords, chosen: Sequence[_Chosen]) -> Change:
     if not chosen:
         return Change()
     updates: list[Update] = []
@@ -183,8 +183,7 @@ def _erased(ref: Ref, who: Who, body: EraseRecords, chosen: Sequence[_Chosen]) -
             "by": who.id,
             "reason": body.reason,
             "entries": [
-                {"index": entry.index, "kind": entry.leaf.kind, "commitment": entry.leaf.commitment.hex()}
-                for entry in chosen
+                {"index": entry.index, "kind": entry.leaf.kind, "commitment": entry.leaf.commitment} for entry in chosen
             ],
         },
     )
