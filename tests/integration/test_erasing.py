@@ -218,6 +218,29 @@ def test_an_entry_that_is_not_there_or_is_named_twice_erases_none(aged: Aged) ->
     assert aged.entry(old).record is not None
 
 
+def test_what_is_attested_by_itself_is_not_erased_and_what_is_erased_not_attested(aged: Aged) -> None:
+    index = next(
+        index
+        for index, (leaf, record) in enumerate(aged.entries(TENANT)[: aged.old])
+        if leaf.kind == "decision" and record["action"] == "token.issue"
+    )
+    decision = aged.decision_id(index)
+    with aged.http(f"{TENANT}/cora") as http:
+        answer = http.get(f"/v1/attestations/{TENANT}/decision/{decision}")
+        assert answer.status_code == 200, answer.text
+        body = {"resource": TENANT, "parameters": {"entries": [index], "reason": WHY}}
+        assert "is attested" in problem(http.post("/v1/record/erase", json=body), 409, "conflict")["detail"]
+        assert aged.entry(index).record is not None
+        other = next(
+            i
+            for i, (leaf, record) in enumerate(aged.entries(TENANT)[: aged.old])
+            if leaf.kind == "decision" and record["action"] == "token.issue" and i > index
+        )
+        named = aged.decision_id(other)
+        aged.erase("carl", other).require()
+        problem(http.get(f"/v1/attestations/{TENANT}/decision/{named}"), 410, "erased")
+
+
 def test_a_record_is_erased_with_its_salt_and_the_log_says_so(aged: Aged) -> None:
     index = aged.find("dataset.read", f"{TENANT}/leads")
     before = aged.entry(index)
@@ -290,7 +313,6 @@ def test_the_evidence_verifies_and_says_what_is_erased(aged: Aged, tmp_path: Pat
 
 def test_an_erasure_that_the_log_does_not_tell_of_is_found(aged: Aged) -> None:
     index = aged.find("dataset.register", f"{TENANT}/leads")
-    kept = aged.entry(index)
     change = text("UPDATE log_record SET salt = :salt, record = :record WHERE tenant_id = :t AND leaf_index = :index")
     with write_transaction(aged.engine, TENANT) as connection:
         connection.execute(change, {"salt": None, "record": None, "t": TENANT, "index": index})

@@ -8,6 +8,7 @@ Rules kept here:
   of each: what a leaf commits to cannot be guessed without the salt.
 - Nothing of what is erased gets into the record of the decision to erase it: policy is told of the chosen entries by kinds, times
   and yes or no.
+- A decision that is attested by itself is not erased: the statement has record and salt in it, and whoever asked for it has it.
 - What is erased already is left alone: asked again, nothing more happens.
 """
 
@@ -157,7 +158,12 @@ def _conflict(
     absent = sorted(set(body.entries) - set(there))
     if absent:
         return Conflict(f"the log of {ref.tenant} has no entry {absent[0]}: nothing was erased")
-    at_work = [row for row in view.operations_on({e.decision for e in chosen} - {""}) if row.state in _AT_WORK]
+    decisions = {entry.decision for entry in chosen} - {""}
+    if attested := view.are_attested(decisions):
+        return Conflict(
+            f"decision {ref.tenant}/{attested[0]} is attested: the attestation tells what the record does, and is not erased"
+        )
+    at_work = [row for row in view.operations_on(decisions) if row.state in _AT_WORK]
     if at_work:
         return Conflict(
             f"operation {ref.tenant}/{at_work[0].id} stands on one of these decisions and has not ended: wait until it has"

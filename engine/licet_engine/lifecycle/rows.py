@@ -17,12 +17,14 @@ from sqlalchemy.orm import defer
 from sqlmodel import SQLModel, col, select
 
 from licet_attestations import canonical
+from licet_attestations.statement import DECISION
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.store.db import TenantSession
 from licet_engine.store.tables import (
     ApiToken,
     Approval,
     ApprovalRequest,
+    Attestation,
     BreakGlass,
     Budget,
     CheckResult,
@@ -310,6 +312,15 @@ class Rows:
         """Decisions by their number, as they are listed."""
         query = select(Decision).where(col(Decision.id).in_(list(identifiers)))
         return {row.id: row for row in self._session.exec(query).all()}
+
+    def are_attested(self, decisions: Collection[str]) -> list[str]:
+        """Those of these decisions that an attestation tells of, with record and salt."""
+        self.is_passing = True
+        subjects = [f"decision/{identifier}" for identifier in decisions]
+        query = select(Attestation.subject).where(
+            Attestation.predicate_type == DECISION, col(Attestation.subject).in_(subjects)
+        )
+        return sorted({subject.partition("/")[2] for subject in self._session.exec(query).all()})
 
     def operations_on(self, decisions: Collection[str]) -> list[Operation]:
         """The operations that stand on one of these decisions: that it accepted, or on which warrants are made."""
