@@ -109,7 +109,7 @@ SEQUENCER_EMPTIES: Final[Mapping[str, Mapping[str, str]]] = {
     "decision": {"principal": f"'{ERASED}'", "resource": f"'{ERASED}'", "observed": "'[]'"},
     "log_record": {"salt": "NULL", "record": "NULL"},
 }
-"""Of those, the columns that it can empty, and what stands there then. A policy keeps anything else out, whoever writes it."""
+"""Of those, the columns that it can empty, and what stands there then. A policy keeps anything else out."""
 _FOUND_BY: Final = ("tenant_id", "leaf_index")
 """By which columns it finds the row that it empties."""
 
@@ -202,32 +202,13 @@ def unprotect(connection: Connection, *table_names: str) -> None:
         table = _quoted(connection, name)
         for statement in (
             f"DROP POLICY IF EXISTS licet_api ON {table}",
+            f"DROP POLICY IF EXISTS licet_emptied ON {table}",
             f"DROP POLICY licet_owner ON {table}",
             f"DROP POLICY licet_tenant ON {table}",
             f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY",
             f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY",
         ):
             connection.execute(text(statement))
-
-
-def let_be_emptied(connection: Connection, *, undo: bool = False) -> None:
-    """Hold every change of what is logged to emptying it. Called by the migration; does nothing on SQLite.
-
-    Args:
-        connection: The migration's, ``op.get_bind()``.
-        undo: Take that back.
-    """
-    if connection.dialect.name != "postgresql":
-        return
-    for name in SEQUENCER_EMPTIES:
-        table = _quoted(connection, name)
-        connection.execute(
-            text(
-                f"DROP POLICY licet_emptied ON {table}"
-                if undo
-                else f"CREATE POLICY licet_emptied ON {table} AS RESTRICTIVE FOR UPDATE USING (true) WITH CHECK ({_emptied(name)})"
-            )
-        )
 
 
 def _emptied(name: str) -> str:
@@ -287,6 +268,7 @@ def grant(connection: Connection, roles: RoleNames, *, version_table: str) -> No
         version_table: Where migrations keep count; every process may look at it.
     """
     _open_to_api(connection, roles.api)
+    _hold_to_emptying(connection, roles.sequencer)
     named = ", ".join(_quoted(connection, role) for role in roles)
     database = _quoted(connection, str(connection.execute(text("SELECT current_database()")).scalar_one()))
     connection.execute(text(f"REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM {named} CASCADE"))
@@ -334,7 +316,7 @@ def policies(connection: Connection, roles: RoleNames, *, owner: str) -> frozens
         found.add(Policy(name, "licet_owner", (owner,), "ALL", everywhere, everywhere))
         if name in SEQUENCER_EMPTIES:
             emptied = plain(_emptied(name))
-            found.add(Policy(name, "licet_emptied", ("PUBLIC",), "UPDATE", "true", emptied, is_permissive=False))
+            found.add(Policy(name, "licet_emptied", (roles.sequencer,), "UPDATE", "true", emptied, is_permissive=False))
         if name in API_SEES_EVERYWHERE:
             found.add(Policy(name, "licet_api", (roles.api,), "SELECT", everywhere, ""))
     return frozenset(found)
@@ -368,6 +350,24 @@ def _open_to_api(connection: Connection, api: str) -> None:
         if wanted is not None:
             role = _quoted(connection, wanted)
             connection.execute(text(f"CREATE POLICY licet_api ON {table} FOR SELECT TO {role} USING ({_EVERYWHERE})"))
+
+
+def _hold_to_emptying(connection: Connection, sequencer: str) -> None:
+    """Hold the sequencer's changes of what is logged to emptying it. What is so already is left alone, as above."""
+    found = connection.execute(
+        text(
+            "SELECT tablename, array_to_string(roles, ',') FROM pg_policies"
+            " WHERE schemaname = current_schema() AND policyname = 'licet_emptied'"
+        )
+    )
+    as_it_is = {str(name): str(roles) for name, roles in found}
+    for name in sorted(set(SEQUENCER_EMPTIES) & set(inspect(connection).get_table_names())):
+        if as_it_is.get(name) == sequencer:
+            continue
+        table, role = _quoted(connection, name), _quoted(connection, sequencer)
+        connection.execute(text(f"DROP POLICY IF EXISTS licet_emptied ON {table}"))
+        held = f"AS RESTRICTIVE FOR UPDATE TO {role} USING (true) WITH CHECK ({_emptied(name)})"
+        connection.execute(text(f"CREATE POLICY licet_emptied ON {table} {held}"))
 
 
 def _rights_on(table: Table, *, api: str, sequencer: str, worker: str) -> Iterable[tuple[str, str, str]]:
