@@ -117,8 +117,8 @@ def aged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             # The first administrator's token lasts a day.
             admin = made.client(f"{TENANT}/admin")
             made.tokens[f"{TENANT}/admin"] = admin.act("token.issue", f"{TENANT}/admin", {}).require().result["token"]
-            for name in ("carl", "dora"):
-                made.person(f"{TENANT}/{name}", roles=["compliance"])
+            for officer in ("carl", "dora"):
+                made.person(f"{TENANT}/{officer}", roles=["compliance"])
             for dataset in ("loans", "leads"):
                 assert made.register(f"{TENANT}/ana", dataset, table()).state == "done"
             ana, cora = made.client(f"{TENANT}/ana"), made.client(f"{TENANT}/cora")
