@@ -647,6 +647,14 @@ class DecisionVerbs(Verbs):
             params["before"] = part.next
 
 
+class RecordVerbs(Verbs):
+    """Verbs on records of the log."""
+
+    def erase(self, tenant: str, entries: Sequence[int], reason: str, **sent: Unpack[Sent]) -> Answer:
+        """Erase the records of entries, 100 at once at most; the entries themselves stay. ``reason`` stays in the log."""
+        return self._act("record.erase", tenant, sent, entries=list(entries), reason=reason)
+
+
 class LogVerbs(Verbs):
     """Logs."""
 
@@ -663,10 +671,6 @@ class LogVerbs(Verbs):
     def file(self, tenant: str, path: str) -> bytes:
         """A file of the log in C2SP tlog-tiles form, such as ``checkpoint`` or ``tile/0/000``; verify it."""
         return self._client.get_bytes("/v1/tlog", tenant, *path.split("/"))
-
-    def erase(self, tenant: str, entries: Sequence[int], reason: str, **sent: Unpack[Sent]) -> Answer:
-        """Erase the records of entries, 100 at once at most; the entries themselves stay. ``reason`` stays in the log."""
-        return self._act("record.erase", tenant, sent, entries=list(entries), reason=reason)
 
     def entries(self, tenant: str, *, first: int = 0, count: int = 100) -> list[dict[str, Any]]:
         """Headers of entries: ``{"index", "leaf": {"time_ms", "kind", "actor", "owner", "commitment"}}`` each."""

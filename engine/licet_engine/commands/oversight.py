@@ -296,7 +296,7 @@ def erase(desk: Desk, tenant: str, chosen: tuple[range, ...], *, reason: str, ye
             abort=True,
             err=True,
         )
-    desk.finish(desk.client.log.erase(tenant, indices, reason, **desk.sent))
+    desk.finish(desk.client.record.erase(tenant, indices, reason, **desk.sent))
 
 
 @log.command()
