@@ -37,7 +37,7 @@ from licet_engine.lifecycle.exchange import Exchanger, IssuerKeys
 from licet_engine.lifecycle.operations import Operations
 from licet_engine.lifecycle.outbox import Outbox
 from licet_engine.lifecycle.reminders import Reminders
-from licet_engine.lifecycle.retention import Retention
+from licet_engine.lifecycle.retention import Overwriting, Retention
 from licet_engine.lifecycle.router_door import RouterDoor
 from licet_engine.lifecycle.shadowing import Shadower
 from licet_engine.lifecycle.spool import Spool
@@ -118,7 +118,13 @@ def build_services(settings: Settings) -> Services:
     directory = Directory(engine, sequencer, notary)
     shadower = Shadower(engine, counted=metrics.shadowed)
     issuer_keys = IssuerKeys(engine, sequencer, tenants)
-    desk = Desk(engine, sequencer, tenants, metrics.decided, signer.webhook_secret, shadow=shadower.offer)
+    overwriting = Overwriting(engine)
+
+    def decided(action: str, allowed: bool) -> None:  # noqa: FBT001 - as it is called.
+        metrics.decided(action, allowed)
+        overwriting.decided(action, allowed)
+
+    desk = Desk(engine, sequencer, tenants, decided, signer.webhook_secret, shadow=shadower.offer)
     operations = Operations(
         engine,
         sequencer,
@@ -173,6 +179,7 @@ def build_services(settings: Settings) -> Services:
         issuer_keys=issuer_keys,
         exchanger=Exchanger(engine, sequencer, tenants, desk, issuer_keys),
         reminders=Reminders(engine, sequencer, tenants),
+        overwriting=overwriting,
         shadower=shadower,
         canaries=Canaries(engine, sequencer, tenants, trust_root, are_wanted=settings.probe_every_s > 0),
         threads=ThreadPoolExecutor(settings.api_threads, thread_name_prefix="licet-api"),
@@ -301,6 +308,7 @@ class Housekeeper:
             self._try("checkpoints", self._services.notary.sign_all)
             self._try("directory", self._services.directory.turn)
             self._try("reminders", self._services.reminders.look)
+            self._try("erased", self._services.overwriting.turn)
             if time.monotonic() - swept_at_s > _SWEEP_EVERY_S:
                 self._try("spool", self._services.spool.sweep)
                 self._try("retention", lambda: retention.sweep(self._stop.is_set))

@@ -42,6 +42,7 @@ from licet_engine.client_nouns import (
     ModelVerbs,
     PersonVerbs,
     PolicyVerbs,
+    RecordVerbs,
     RunVerbs,
     TenantVerbs,
     TicketVerbs,
@@ -191,6 +192,7 @@ class LicetClient:
         self.key = KeyVerbs(self)
         self.decision = DecisionVerbs(self)
         self.log = LogVerbs(self)
+        self.record = RecordVerbs(self)
         self.approval = ApprovalVerbs(self)
         self.ticket = TicketVerbs(self)
         self.webhook = WebhookVerbs(self)

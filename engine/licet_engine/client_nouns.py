@@ -419,9 +419,10 @@ class TenantVerbs(Verbs):
         approval_ttl_s: int | None = None,
         request_ttl_s: int | None = None,
         remind_before_s: int | None = None,
+        evidence_retention_days: int | None = None,
         **sent: Unpack[Sent],
     ) -> Answer:
-        """Declare environments, set budgets, and say how long approvals and requests last."""
+        """Declare environments, set budgets, and say how long approvals and requests last and evidence is kept."""
         return self._act(
             "tenant.administer",
             tenant,
@@ -431,6 +432,7 @@ class TenantVerbs(Verbs):
             approval_ttl_s=approval_ttl_s,
             request_ttl_s=request_ttl_s,
             remind_before_s=remind_before_s,
+            evidence_retention_days=evidence_retention_days,
         )
 
     def suspend(
@@ -562,6 +564,14 @@ class EvidenceVerbs(Verbs):
         """Export the tenant's evidence, all or of a time; fetch the archive as the operation's artifact."""
         return self._act("evidence.export", tenant, sent, from_ms=from_ms, to_ms=to_ms)
 
+    def hold(self, tenant: str, reason: str, **sent: Unpack[Sent]) -> Answer:
+        """Place a hold: no record of the tenant's log is erased."""
+        return self._act("evidence.hold", tenant, sent, reason=reason)
+
+    def lift_hold(self, tenant: str, reason: str, **sent: Unpack[Sent]) -> Answer:
+        """Lift every hold on the tenant's evidence."""
+        return self._act("evidence.lift-hold", tenant, sent, reason=reason)
+
     def isolation(self, actor: str, owner: str) -> dict[str, Any]:
         """Whether a tenant ever stood in the owner's log: the signed ``statement``, and its ``predicate`` read."""
         return self._client.get_json("/v1/isolation", owner, actor)
@@ -635,6 +645,14 @@ class DecisionVerbs(Verbs):
             if part.next >= params.get("before", part.next + 1):
                 raise ServerFault("the server goes on where it was already: what was counted is not all")
             params["before"] = part.next
+
+
+class RecordVerbs(Verbs):
+    """Verbs on records of the log."""
+
+    def erase(self, tenant: str, entries: Sequence[int], reason: str, **sent: Unpack[Sent]) -> Answer:
+        """Erase the records of entries, 100 at once at most; the entries themselves stay. ``reason`` stays in the log."""
+        return self._act("record.erase", tenant, sent, entries=list(entries), reason=reason)
 
 
 class LogVerbs(Verbs):

@@ -53,6 +53,7 @@ _MORE: Final[Mapping[str, Mapping[str, Any]]] = {
     "tenant.administer": {"budgets": {"canary": 1}},
     "token.revoke": {"every": True},
     "policy.shadow": {"off": True},
+    "record.erase": {"entries": [0]},
     "endpoint.shift-traffic": {"weights": {"1": 100}},
     "webhook.create": {"url": "https://canary.example/"},
     "issuer.trust": {"url": "https://canary.example/", "claims": {"repository": "canary/canary"}},

@@ -50,8 +50,8 @@ MAX_OWN_POLICIES: Final = 500
 _MAX_FINDINGS: Final = 20
 _SAFETY_VALVES: Final = frozenset(
     {
-        *("dataset.hold", "endpoint.roll-back", "evidence.export", "model.hold", "model.roll-back"),
-        *("policy.roll-back", "tenant.suspend"),
+        *("dataset.hold", "endpoint.roll-back", "evidence.export", "evidence.hold", "model.hold"),
+        *("model.roll-back", "policy.roll-back", "tenant.suspend"),
     }
 )
 _PLATFORM_ALONE: Final = ("principal-inactive", "tenant-suspended")

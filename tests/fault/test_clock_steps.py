@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,37 +24,13 @@ from licet_engine.client import Answer, LicetClient, ServerUnavailable
 from licet_engine.log import store
 from licet_engine.store.db import read_transaction
 from postgres_server import PostgresServer
+from set_clock import CLOCK
 
 sys.path.append(str(Path(__file__).parent))
 from test_kill import ENDED, TENANT, Checks, Supervised, poll, prepare  # The line above finds it.
 
 BASE_H = 12
 """Hours after the installation was made: its keys count from then on, so no clock here is set before."""
-# What Python imports by itself when it starts. The clock of the file system is set with the other.
-CLOCK = textwrap.dedent(
-    """
-    import os, time
-
-    _true_ns, _monotonic, _utime = time.time_ns, time.monotonic, os.utime
-    _says = os.environ["TEST_CLOCK"]
-    _read = [0.0, 0]
-
-    def _time_ns():
-        if _monotonic() - _read[0] > 0.02:
-            with open(_says, "rb") as file:
-                _read[:] = _monotonic(), int(file.read())
-        return _true_ns() + _read[1] * 10**9
-
-    def _touch(path, times=None, **more):
-        if times is None and "ns" not in more:
-            more["ns"] = (_time_ns(), _time_ns())
-        return _utime(path, times, **more)
-
-    time.time_ns = _time_ns
-    time.time = lambda: _time_ns() / 10**9
-    os.utime = _touch
-    """
-)
 pytestmark = pytest.mark.slow
 
 

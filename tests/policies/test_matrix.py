@@ -101,6 +101,7 @@ SERVICES_NEVER = {
         "guardrail.separation-of-duties.administration",
     ),
     ("approval.delegate", "Person"): "guardrail.delegation.services",
+    ("record.erase", "Evidence"): "guardrail.erasure.services",
     ("model.approve", "ModelVersion"): "guardrail.separation-of-duties.services",
     ("policy.activate", "PolicyBundle"): "guardrail.separation-of-duties.policy-services",
     ("policy.roll-back", "PolicyBundle"): "guardrail.separation-of-duties.policy-services",

@@ -20,7 +20,7 @@ from licet_engine.decide.explain import explain
 from licet_engine.decide.obtaining import obtainable
 from licet_engine.decide.path import path_to_yes
 from licet_engine.decide.record import parse_record, recorded_request
-from licet_engine.domain.errors import InvalidInput, Unavailable
+from licet_engine.domain.errors import Erased, InvalidInput, Unavailable
 from licet_engine.domain.refs import PLATFORM, now_ms
 from licet_engine.lifecycle.asked import Asked, parse_asked
 from licet_engine.lifecycle.breakglass import state_of
@@ -367,7 +367,9 @@ def _entry(services: Services, who: Who, row: tables.Decision) -> tuple[store.En
     with read_transaction(services.engine, who.tenant) as connection:
         entry = store.read_entry(connection, who.tenant, row.leaf_index)
     if entry.record is None:
-        raise Unavailable(f"the record of decision {row.id} was erased; it can be proven, but not shown")
+        raise Erased(
+            f"the record of decision {row.id} was erased: that it was made can be proven, what it was cannot be shown"
+        )
     return entry, parse_record(entry.record)
 
 

@@ -30,6 +30,7 @@ _TITLES = {
     404: "No such route",
     405: "Method not allowed",
     409: "Conflict",
+    410: "Gone",
     413: "Too large",
     415: "Unsupported media type",
     429: "Too many requests",

@@ -18,6 +18,7 @@ from licet_engine.lifecycle.exchange import Exchanger, IssuerKeys
 from licet_engine.lifecycle.operations import Operations
 from licet_engine.lifecycle.outbox import Outbox
 from licet_engine.lifecycle.reminders import Reminders
+from licet_engine.lifecycle.retention import Overwriting
 from licet_engine.lifecycle.router_door import RouterDoor
 from licet_engine.lifecycle.shadowing import Shadower
 from licet_engine.lifecycle.spool import Spool
@@ -53,6 +54,7 @@ class Services:
     issuer_keys: IssuerKeys
     exchanger: Exchanger
     reminders: Reminders
+    overwriting: Overwriting
     shadower: Shadower
     canaries: Canaries
     threads: ThreadPoolExecutor

@@ -12,6 +12,7 @@ from licet_engine.commands.options import COLUMN, MOMENT, read_json_object, word
 from licet_engine.commands.render import list_lines
 
 if TYPE_CHECKING:
+    from licet_engine.client_nouns import DatasetVerbs, EvidenceVerbs, ModelVerbs
     from licet_engine.commands.desk import Desk
 
 CLASSIFICATION = click.Choice(["public", "internal", "confidential", "restricted"])
@@ -162,27 +163,30 @@ lister(dataset, "datasets", "List the datasets of a tenant.")
 
 @click.group()
 def hold() -> None:
-    """Holds on datasets and model versions: place, lift, list."""
+    """Holds on datasets, model versions and a tenant's evidence: place, lift, list."""
 
 
 @hold.command()
-@click.argument("ref", metavar="TENANT/NAME[@VERSION]")
+@click.argument("ref", metavar="TENANT[/NAME[@VERSION]]")
 @click.option("--reason", required=True, help="Why.")
 @mutation
 def place(desk: Desk, ref: str, *, reason: str) -> None:
-    """Place a hold: nothing of it, or made from it, is deleted until it is lifted."""
-    verbs = desk.client.model if "@" in ref else desk.client.dataset
-    desk.finish(verbs.hold(ref, reason, **desk.sent))
+    """Place a hold: nothing of it, or made from it, is deleted until it is lifted. On TENANT alone: no record of its log is erased."""
+    desk.finish(_held(desk, ref).hold(ref, reason, **desk.sent))
 
 
 @hold.command()
-@click.argument("ref", metavar="TENANT/NAME[@VERSION]")
+@click.argument("ref", metavar="TENANT[/NAME[@VERSION]]")
 @click.option("--reason", required=True, help="Why.")
 @mutation
 def lift(desk: Desk, ref: str, *, reason: str) -> None:
-    """Lift every hold on a dataset or model version."""
-    verbs = desk.client.model if "@" in ref else desk.client.dataset
-    desk.finish(verbs.lift_hold(ref, reason, **desk.sent))
+    """Lift every hold on a dataset, a model version or, on TENANT alone, its evidence."""
+    desk.finish(_held(desk, ref).lift_hold(ref, reason, **desk.sent))
+
+
+def _held(desk: Desk, ref: str) -> ModelVerbs | DatasetVerbs | EvidenceVerbs:
+    client = desk.client
+    return client.model if "@" in ref else client.dataset if "/" in ref else client.evidence
 
 
 lister(hold, "holds", "List the holds in a tenant.")

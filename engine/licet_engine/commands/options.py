@@ -136,7 +136,30 @@ class Reference(click.ParamType[str]):
         return text
 
 
+class Indices(click.ParamType[range]):
+    """Entries of a log by index: ``12``, or ``20-29`` with both ends."""
+
+    name = "index"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> range:
+        """Read one index or a range of them."""
+        if isinstance(value, range):
+            return value
+        first, dash, last = str(value).partition("-")
+        numbers = [first, last] if dash else [first, first]
+        if not all(number.isascii() and number.isdigit() and len(number) <= _MAX_INDEX_CHARS for number in numbers):
+            self.fail(f"{value!r} is neither an index such as 12 nor a range such as 20-29", param, ctx)
+        found = range(int(numbers[0]), int(numbers[1]) + 1)
+        if not found:
+            self.fail(f"{value!r} ends before it begins", param, ctx)
+        return found
+
+
 FOLDER = Folder(path_type=Path)
+INDICES = Indices()
+MAX_ERASED = 100
+"""Records that are erased at once."""
+_MAX_INDEX_CHARS = 15
 MOMENT = Moment()
 REFERENCE = Reference()
 SECONDS = Seconds()

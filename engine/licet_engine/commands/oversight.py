@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from licet_engine.commands.data import OUT, lister
-from licet_engine.commands.desk import exit_code_of, local, mutation, refuse_present, remote, waiting
+from licet_engine.commands.desk import exit_code_of, immediate, local, mutation, refuse_present, remote, waiting
 from licet_engine.commands.failures import EXIT_DONE, EXIT_ERROR
-from licet_engine.commands.options import MOMENT
+from licet_engine.commands.options import INDICES, MAX_ERASED, MOMENT
 from licet_engine.commands.progress import Progress
 from licet_engine.commands.render import explanation_lines, list_lines, operation_lines
 from licet_engine.commands.text import block, clean, labelled, time_text
@@ -244,7 +244,7 @@ def _attest(settings: Settings, result: Reconciliation) -> dict[str, str]:
 
 @click.group()
 def log() -> None:
-    """The tamper-evident log: checkpoint, entries, fsck; mirrors and witnesses."""
+    """The tamper-evident log: checkpoint, entries, erase, fsck; mirrors and witnesses."""
 
 
 @log.command()
@@ -273,6 +273,30 @@ def entries(desk: Desk, tenant: str, first: int, count: int) -> None:
         )
         lines.append(clean(f"{line}  {leaf['commitment'][:16]}"))
     desk.show({"entries": found}, lines or ["no entries"])
+
+
+@log.command()
+@click.argument("tenant")
+@click.argument("chosen", metavar="INDEX...", nargs=-1, required=True, type=INDICES)
+@click.option("--reason", required=True, help="Why. It stays in the log: let it tell nothing of what goes.")
+@click.option("--yes", is_flag=True, help="Do not ask whether it is meant.")
+@immediate
+def erase(desk: Desk, tenant: str, chosen: tuple[range, ...], *, reason: str, yes: bool) -> None:
+    """Erase the records of entries, as 12 or 20-29, at most 100 at once; that they were there stays proven.
+
+    What is held, too young, needed to show what was allowed, or about what you did yourself is not erased.
+    """
+    count = sum(map(len, chosen))
+    if count > MAX_ERASED:
+        raise click.BadParameter(f"these are {count}, and at most {MAX_ERASED} are erased at once", param_hint="INDEX")
+    indices = sorted({index for some in chosen for index in some})
+    if not yes:
+        click.confirm(
+            f"What {len(indices)} entries of the log of {clean(tenant)} tell is gone for good, but for backups and archives. Erase it?",
+            abort=True,
+            err=True,
+        )
+    desk.finish(desk.client.record.erase(tenant, indices, reason, **desk.sent))
 
 
 @log.command()

@@ -117,15 +117,21 @@ def create(
 @click.option("--approval-ttl", type=SECONDS, help="How long an approval counts, such as 90d.")
 @click.option("--request-ttl", type=SECONDS, help="How long a request for approval waits.")
 @click.option("--remind-before", type=SECONDS, help="How long before either ends a reminder is sent.")
+@click.option(
+    "--evidence-retention-days",
+    type=click.IntRange(1),
+    help="How many days what is logged is kept. Fewer count for what is logged from then on.",
+)
 @immediate
 def administer(
     desk: Desk,
     tenant: str,
     environments: tuple[tuple[str, str], ...],
     budgets: tuple[tuple[str, str], ...],
+    evidence_retention_days: int | None,
     **terms: float | None,
 ) -> None:
-    """Declare environments, set budgets, and say how long approvals and requests last."""
+    """Declare environments, set budgets, and say how long approvals and requests last and evidence is kept."""
     for name, amount in budgets:
         if not amount.isascii() or not amount.isdigit():
             raise click.BadParameter(f"{name}={amount}: an amount is a whole number", param_hint="--budget")
@@ -136,6 +142,7 @@ def administer(
         approval_ttl_s=_seconds(terms["approval_ttl"]),
         request_ttl_s=_seconds(terms["request_ttl"]),
         remind_before_s=_seconds(terms["remind_before"]),
+        evidence_retention_days=evidence_retention_days,
         **desk.sent,
     )
     desk.finish(answer)

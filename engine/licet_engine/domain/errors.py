@@ -43,6 +43,13 @@ class Conflict(LicetError):
     default_code = "conflict"
 
 
+class Erased(LicetError):
+    """What is asked for was there, and was erased for good."""
+
+    status = 410
+    default_code = "erased"
+
+
 class TooLarge(LicetError):
     """The caller must send less."""
 

@@ -21,7 +21,7 @@ from licet_attestations.logged import EVENTS
 from licet_attestations.rotation import KINDS
 from licet_attestations.statement import CYCLONEDX, DECISION, EXPORT, POLICY, PREDICATE_TYPES, TRAFFIC
 from licet_attestations.tlogproof import TlogProof
-from licet_engine.domain.errors import InvalidInput, Unavailable
+from licet_engine.domain.errors import Erased, InvalidInput, Unavailable
 from licet_engine.domain.refs import PLATFORM
 from licet_engine.evidence.attesting import log_attestation
 from licet_engine.log import store
@@ -119,7 +119,8 @@ class Attestations:
         """One attestation as it was signed, and the proof that it is logged; None if there is none.
 
         Raises:
-            Unavailable: Its entry was erased, or the witnesses that are required did not cosign in time.
+            Erased: The record of its entry was erased.
+            Unavailable: The witnesses that are required did not cosign in time.
         """
         query = select(_ROWS).where(_ROWS.c.tenant_id == tenant, _ROWS.c.digest_hex == digest_hex)
         with read_transaction(self._engine, tenant) as connection:
@@ -135,7 +136,7 @@ class Attestations:
         They are public, as the keys are: so one checkpoint serves for all, and no witness is waited for.
 
         Raises:
-            Unavailable: The entry of one was erased.
+            Erased: The record of one's entry was erased.
         """
         query = (
             select(_ROWS.c.envelope, _ROWS.c.leaf_index)
@@ -254,7 +255,7 @@ class Attestations:
             entry = store.read_entry(connection, tenant, leaf_index)
             path = store.inclusion_proof(connection, tenant, leaf_index, size)
         if entry.record is None or entry.salt is None:
-            raise Unavailable(
+            raise Erased(
                 f"the record of entry {leaf_index} of the log of {tenant} was erased: nothing can be made of it"
             )
         return {

@@ -31,7 +31,7 @@ from licet_engine.decide.entities import EntityUid, Fact, FactSet
 from licet_engine.decide.record import Operation as OperationPart
 from licet_engine.domain.errors import Busy, Conflict, LicetError
 from licet_engine.domain.refs import PLATFORM, VOID_LOG, new_id
-from licet_engine.lifecycle import deploying
+from licet_engine.lifecycle import deploying, erasing
 from licet_engine.lifecycle import facts as facts_of
 from licet_engine.lifecycle.asked import Answer, Asked
 from licet_engine.lifecycle.committing import Question, claims_about, policies_told, request_digest_hex, submission
@@ -468,5 +468,6 @@ _CONTEXT_OF_ELSEWHERE: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
     "model.withdraw-request": lambda body: {"track": body.track, "own": False},
     "model.withdraw-approval": lambda body: {"track": body.track, "own": False},
     "approval.delegate": lambda body: {"track": body.track, "until_ms": body.until_ms, "received": False},
+    "record.erase": erasing.context_of_elsewhere,
     "approval.revoke-delegation": lambda body: {"track": body.track, "own": False},
 }

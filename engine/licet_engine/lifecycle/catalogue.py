@@ -11,6 +11,7 @@ from licet_engine.lifecycle import (
     checks,
     data,
     devices,
+    erasing,
     models,
     oversight,
     people,
@@ -31,7 +32,7 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
         verb.action: verb
         for family in (
             *(people, devices, breakglass, publication, policy, shadow, data, training, models, checks),
-            *(approvals, promotion, tickets, serving, webhooks, workload, oversight),
+            *(approvals, promotion, tickets, serving, webhooks, workload, oversight, erasing),
         )
         for verb in family.VERBS
     }

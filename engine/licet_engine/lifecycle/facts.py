@@ -43,6 +43,10 @@ MAX_DERIVED = 500
 TRAINING_BUDGET = "training"
 """Name of the tenant's budget for training, in the unit of `Run.cost`."""
 
+EVIDENCE = "Evidence"
+EVIDENCE_NAME = "evidence"
+"""Type and name of a tenant's evidence, as a hold on it names them."""
+
 
 def uid(kind: str, identifier: str) -> dict[str, str]:
     """A Cedar entity reference in JSON."""
@@ -282,6 +286,11 @@ class View(Rows):
         """The tenant's key."""
         return entity("TenantKey", self._id("key"), self._owned() | {"held": self.any_hold()})
 
+    def evidence_entity(self) -> Entity:
+        """The tenant's log, and what it names, as evidence."""
+        held = bool(self.holds(EVIDENCE, EVIDENCE_NAME))
+        return entity(EVIDENCE, self._id(EVIDENCE_NAME), self._owned() | {"held": held})
+
     def plain_entity(self, kind: str, ref: Ref) -> Entity:
-        """A resource of which policies know only the tenant: ChangeTicket, Evidence, Issuer, Log, Secret, Webhook."""
+        """A resource of which policies know only the tenant: ChangeTicket, Issuer, Log, Secret, Webhook."""
         return entity(kind, str(ref), self._owned())

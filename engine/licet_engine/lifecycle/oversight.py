@@ -41,7 +41,7 @@ def ask_export(view: View, who: Who, ref: Ref, body: ExportEvidence, ids: Ids) -
             "to_ms is in the future: more of that time may be logged yet; leave it out to export up to now"
         )
     return Proposal(
-        resource=view.plain_entity("Evidence", Ref(ref.tenant, "evidence")),
+        resource=view.evidence_entity(),
         parameters={"tenant": ref.tenant, "asked_by": who.id, "from_ms": body.from_ms, "to_ms": body.to_ms},
     )
 

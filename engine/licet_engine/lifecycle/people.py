@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from licet_attestations import canonical
 from licet_engine.domain.errors import Conflict, InvalidInput
+from licet_engine.domain.keeping import MAX_DAYS, MAX_SHORTENED, changed
 from licet_engine.domain.refs import PLATFORM, Ref, parse_name, parse_role
 from licet_engine.lifecycle.approvals import Track
 from licet_engine.lifecycle.data import Hex, Id, Word
@@ -77,13 +78,17 @@ _Duration = Annotated[int, Field(ge=60, le=3660 * 86_400)]
 
 
 class AdministerTenant(Body):
-    """Environments, budgets and terms of approval to set; what is left out stays as it is."""
+    """Environments, budgets, terms of approval and the time of keeping evidence to set; what is left out stays as it is.
+
+    A shorter time of keeping counts for what is logged from then on; a longer one for everything.
+    """
 
     environments: list[EnvironmentSet] = Field(default_factory=list, max_length=64)
     budgets: dict[Word, Annotated[int, Field(ge=0, lt=1 << 53)]] = Field(default_factory=dict, max_length=16)
     approval_ttl_s: _Duration | None = None
     request_ttl_s: _Duration | None = None
     remind_before_s: _Duration | None = None
+    evidence_retention_days: Annotated[int, Field(ge=1, le=MAX_DAYS)] | None = None
 
     @property
     def terms(self) -> dict[str, int]:
@@ -97,8 +102,10 @@ class AdministerTenant(Body):
 
     @model_validator(mode="after")
     def _something(self) -> AdministerTenant:
-        if not self.environments and not self.budgets and not self.terms:
-            raise ValueError("nothing to change: give environments, budgets or terms of approval")
+        if not self.environments and not self.budgets and not self.terms and self.evidence_retention_days is None:
+            raise ValueError(
+                "nothing to change: give environments, budgets, terms of approval or how long evidence is kept"
+            )
         if len({place.name for place in self.environments}) < len(self.environments):
             raise ValueError("an environment is named twice: name each once")
         return self
@@ -272,7 +279,7 @@ def ask_create(_view: View, _who: Who, ref: Ref, body: CreateTenant, ids: Ids) -
     )
 
 
-def ask_administer(view: View, _who: Who, ref: Ref, body: AdministerTenant, _ids: Ids) -> Proposal:
+def ask_administer(view: View, _who: Who, ref: Ref, body: AdministerTenant, ids: Ids) -> Proposal:
     """Environments and budgets as they are to be."""
     inserts: list[Insert] = []
     updates: list[Update] = []
@@ -288,17 +295,28 @@ def ask_administer(view: View, _who: Who, ref: Ref, body: AdministerTenant, _ids
             updates.append(Update(Budget, {"name": name}, values))
         else:
             inserts.append(Insert(Budget, {"name": name, **values}))
-    if body.terms:
-        updates.append(Update(Tenant, {}, body.terms))
+    terms: dict[str, Any] = dict(body.terms)
+    conflict = None
+    if body.evidence_retention_days is not None:
+        days, before = view.tenant.evidence_retention_days, view.tenant.evidence_retained
+        retained = changed(days, before, body.evidence_retention_days, ids.now_ms)
+        terms |= {"evidence_retention_days": body.evidence_retention_days, "evidence_retained": retained}
+        if len(retained) > MAX_SHORTENED:
+            conflict = Conflict(
+                f"the time of keeping of {ref.tenant} was shortened {MAX_SHORTENED} times: make it longer, or leave it"
+            )
+    if terms:
+        updates.append(Update(Tenant, {}, terms))
     note = Note("facts", {"event": "tenant-administered", **body.model_dump(exclude_none=True)})
     return Proposal(
         resource=view.tenant_entity(),
         change=Change(inserts=inserts, updates=updates, notes=(note,)),
+        conflict=conflict,
         result={
             "tenant": ref.tenant,
             "environments": [p.name for p in body.environments],
             "budgets": dict(body.budgets),
-            **body.terms,
+            **{name: value for name, value in terms.items() if name != "evidence_retained"},
         },
     )
 

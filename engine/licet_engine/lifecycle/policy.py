@@ -143,6 +143,8 @@ def ask_read(view: View, _who: Who, ref: Ref, body: ReadPolicies, _ids: Ids) -> 
         sent = None if publication is None else view.operation(publication.id)
         if sent is None or publication is None:
             conflict = Conflict(f"{ref} was not sent as a project: there is none to give back")
+        elif not sent.asked:
+            conflict = Conflict(f"the project that {ref} was sent as is erased, with the record of its publication")
         else:
             result["project"] = document_of(sent.asked, publication.project_hex).to_json()
     if row is None and publication is not None:

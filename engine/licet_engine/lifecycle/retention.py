@@ -2,7 +2,7 @@
 
 Rules kept here:
 
-- Leaves and records of a log are never removed, nor facts, decisions, operations, attestations or what proves them.
+- Leaves and records of a log are never removed here (a record is erased by `record.erase` alone), nor facts, decisions, operations, attestations or what proves them.
 - What goes has a documented time, a setting each; a row goes in a small transaction of its tenant's, so that nobody
   waits long, and a crash leaves some rows for the next turn.
 - A mark of a spent warrant goes only as ``licet_adapters.guard`` allows.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -29,7 +30,7 @@ from licet_attestations import rpc
 from licet_engine.domain.errors import LicetError
 from licet_engine.domain.refs import now_ms
 from licet_engine.settings import Settings
-from licet_engine.store.db import UnsafeAllTenants, tenant_session
+from licet_engine.store.db import UnsafeAllTenants, forget_what_was_overwritten, tenant_session
 from licet_engine.store.tables import (
     IdempotencyKey,
     InvocationBatch,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ERASE: Final = "record.erase"
 _BATCH: Final = 500
 _MAX_BATCHES: Final = 20
 """For one table of one tenant in one turn; the next turn goes on."""
@@ -146,6 +148,31 @@ class Retention:
                 for line in session.exec(lines).all():
                     session.delete(line)
         return min(len(thinned), _BATCH * _MAX_BATCHES)
+
+
+class Overwriting:
+    """Has what was erased leave the write-ahead log of the database too, soon after.
+
+    Args:
+        engine: Of the store.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._is_due = threading.Event()
+        self._is_due.set()  # An api before this one may have ended between an erasure and its turn.
+
+    def decided(self, action: str, allowed: bool) -> None:  # noqa: FBT001 - as whoever tells of decisions calls it.
+        """Take note of a decision that is durable."""
+        if allowed and action == ERASE:
+            self._is_due.set()
+
+    def turn(self) -> None:
+        """Do it, if something was erased since; where others read or write just now, the next turn tries again."""
+        if self._is_due.is_set():
+            self._is_due.clear()
+            if not forget_what_was_overwritten(self._engine):
+                self._is_due.set()
 
 
 class WorkSweeper:

@@ -9,7 +9,7 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 from sqlalchemy import func, or_
@@ -17,12 +17,14 @@ from sqlalchemy.orm import defer
 from sqlmodel import SQLModel, col, select
 
 from licet_attestations import canonical
+from licet_attestations.statement import DECISION
 from licet_engine.domain.errors import InvalidInput
 from licet_engine.store.db import TenantSession
 from licet_engine.store.tables import (
     ApiToken,
     Approval,
     ApprovalRequest,
+    Attestation,
     BreakGlass,
     Budget,
     CheckResult,
@@ -36,6 +38,7 @@ from licet_engine.store.tables import (
     Hold,
     Issuer,
     LogLeaf,
+    LogRecord,
     Metric,
     ModelVersion,
     Operation,
@@ -295,6 +298,38 @@ class Rows:
     def last_leaves(self, limit: int) -> list[LogLeaf]:
         """The newest leaves of the log."""
         return list(self._session.exec(select(LogLeaf).order_by(col(LogLeaf.leaf_index).desc()).limit(limit)).all())
+
+    def log_entries(self, indices: Collection[int]) -> list[tuple[LogLeaf, LogRecord]]:
+        """Entries of the log by their index, with their records, in order; what is not there is left out."""
+        self.is_passing = True
+        together = (col(LogRecord.tenant_id) == col(LogLeaf.tenant_id)) & (
+            col(LogRecord.leaf_index) == col(LogLeaf.leaf_index)
+        )
+        query = select(LogLeaf, LogRecord).join(LogRecord, together).where(col(LogLeaf.leaf_index).in_(list(indices)))
+        return list(self._session.exec(query.order_by(col(LogLeaf.leaf_index))).all())
+
+    def decisions(self, identifiers: Collection[str]) -> dict[str, Decision]:
+        """Decisions by their number, as they are listed."""
+        query = select(Decision).where(col(Decision.id).in_(list(identifiers)))
+        return {row.id: row for row in self._session.exec(query).all()}
+
+    def are_attested(self, decisions: Collection[str]) -> list[str]:
+        """Those of these decisions that an attestation tells of, with record and salt."""
+        self.is_passing = True
+        subjects = [f"decision/{identifier}" for identifier in decisions]
+        query = select(Attestation.subject).where(
+            Attestation.predicate_type == DECISION, col(Attestation.subject).in_(subjects)
+        )
+        return sorted({subject.partition("/")[2] for subject in self._session.exec(query).all()})
+
+    def operations_on(self, decisions: Collection[str]) -> list[Operation]:
+        """The operations that stand on one of these decisions: that it accepted, or on which warrants are made."""
+        self.is_passing = True
+        named = list(decisions)
+        query = select(Operation).where(
+            or_(col(Operation.decision_id).in_(named), col(Operation.last_decision_id).in_(named))
+        )
+        return list(self._session.exec(query.order_by(col(Operation.id))).all())
 
     def bundle_by_prefix(self, prefix: str) -> PolicyBundle | None:
         """The policy bundle whose digest begins with these hex characters: at least eight of them.

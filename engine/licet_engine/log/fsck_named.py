@@ -79,6 +79,8 @@ class Named:
         self._bundles: set[str] = set()
         self._attestations: dict[str, int] = {}
         self._unread = 0
+        self._erased: set[int] = set()
+        self._erasures: set[int] = set()
 
     def take(self, entries: list[store.Entry]) -> None:
         """Take note of what some consecutive entries name, and compare the table of decisions with them."""
@@ -90,10 +92,17 @@ class Named:
             except FormatError as error:
                 self._add(f"entry {entry.index} cannot be read: {error}")
                 continue
+            if record is None:
+                self._erased.add(entry.index)
             if kind == "decision":
                 decided[entry.index] = self._decision(entry.index, record)
             elif kind == "attestation":
                 self._attestation(entry.index, record)
+            elif kind == "erasure":
+                self._erasure(entry.index, record)
+        self._compare(entries, decided)
+
+    def _compare(self, entries: list[store.Entry], decided: dict[int, str | None]) -> None:
         rows = self._connection.execute(
             select(DECISIONS.c.leaf_index, DECISIONS.c.id).where(
                 DECISIONS.c.tenant_id == self._tenant_id,
@@ -130,8 +139,18 @@ class Named:
         else:
             self._add(f"the record of entry {index} is not an attestation's")
 
+    def _erasure(self, index: int, record: Any) -> None:
+        try:
+            self._erasures.update(int(erased["index"]) for erased in record["entries"])
+        except (KeyError, TypeError, ValueError):
+            self._add(f"the record of entry {index} is not an erasure's")
+
     def finish(self, size: int) -> None:
         """Check all that was named, and who signed."""
+        for index in sorted(self._erased - self._erasures):
+            self._add(f"the record of entry {index} is gone, and no erasure in the log names it")
+        for index in sorted(self._erasures - self._erased):
+            self._add(f"the record of entry {index} is there, and the log says that it was erased")
         self._check_bodies("fact", FACTS, FACTS.c.body, self._facts)
         self._check_bodies("bundle", BUNDLES, BUNDLES.c.body, self._bundles)
         self._check_attestations()

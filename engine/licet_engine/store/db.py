@@ -115,6 +115,8 @@ def open_engine(
             "synchronous=FULL",
             "foreign_keys=ON",
             "trusted_schema=OFF",
+            # What is erased is written over where it stood, and not only let go.
+            "secure_delete=ON",
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
@@ -203,6 +205,24 @@ def overwrite_what_failed(connection: Connection) -> None:
         # Writes the first page of the database, whatever else there is to write.
         version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
         connection.exec_driver_sql(f"PRAGMA user_version = {int(version)}")
+
+
+def forget_what_was_overwritten(engine: Engine) -> bool:
+    """Have the database's write-ahead log emptied, where what was erased since may still stand; whether it was.
+
+    Only SQLite's: what PostgreSQL keeps of it goes as `VACUUM` and its own log go. It gives up at once where somebody reads or writes.
+    """
+    if postgres.is_postgres(engine):
+        return True
+    with write_lock(engine), engine.connect() as connection:
+        raw: Any = connection.connection.driver_connection
+        timeout_ms = raw.execute("PRAGMA busy_timeout").fetchone()[0]
+        raw.execute("PRAGMA busy_timeout=0")
+        try:
+            busy, _, _ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            raw.execute(f"PRAGMA busy_timeout={int(timeout_ms)}")
+    return not busy
 
 
 def insert_if_absent(connection: Connection, table: Table) -> Insert:

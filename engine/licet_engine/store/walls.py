@@ -16,7 +16,8 @@ The roles:
 - *api* reads. It writes telemetry, the attempts of operations, leases of devices and checkpoints, and no fact. Over all tenants it sees only tokens'
   hashes, the tenants, the heads of logs, operations and what operators asked to see.
 - *sequencer* writes what is logged and decided, and nothing else. It reads heads, leaves, tiles and budgets; of other tables only the
-  columns that a change may state as its condition, never a text, a document or a record. What is logged it cannot change.
+  columns that a change may state as its condition, never a text, a document or a record. What is logged it cannot change, but empty:
+  a record with its salt, and what the table of decisions tells of it.
 - *worker* reads and writes the rows of the workflow engine's tables, but for the number of its version, and reads what an export needs.
 """
 
@@ -30,7 +31,7 @@ from typing import Final
 from sqlalchemy import Connection, LargeBinary, Table, Text, inspect, text
 
 from licet_engine.store.postgres import EVERY_TENANT, SCOPE_SETTING
-from licet_engine.store.tables import TENANT_TABLES, JsonText
+from licet_engine.store.tables import ERASED, TENANT_TABLES, JsonText
 
 WORKFLOW_SCHEMA: Final = "dbos"
 """Where the workflow engine keeps its tables."""
@@ -103,6 +104,14 @@ SEQUENCER_ONLY_ADDS: Final = frozenset(
     }
 )
 """Tables whose rows the sequencer can neither change nor remove: what is logged stays as it was logged."""
+
+SEQUENCER_EMPTIES: Final[Mapping[str, Mapping[str, str]]] = {
+    "decision": {"principal": f"'{ERASED}'", "resource": f"'{ERASED}'", "observed": "'[]'"},
+    "log_record": {"salt": "NULL", "record": "NULL"},
+}
+"""Of those, the columns that it can empty, and what stands there then. A policy keeps anything else out."""
+_FOUND_BY: Final = ("tenant_id", "leaf_index")
+"""By which columns it finds the row that it empties."""
 
 NOT_THE_SEQUENCERS: Final = frozenset(
     {
@@ -193,12 +202,20 @@ def unprotect(connection: Connection, *table_names: str) -> None:
         table = _quoted(connection, name)
         for statement in (
             f"DROP POLICY IF EXISTS licet_api ON {table}",
+            f"DROP POLICY IF EXISTS licet_emptied ON {table}",
             f"DROP POLICY licet_owner ON {table}",
             f"DROP POLICY licet_tenant ON {table}",
             f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY",
             f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY",
         ):
             connection.execute(text(statement))
+
+
+def _emptied(name: str) -> str:
+    return " AND ".join(
+        f"{column} IS NULL" if value == "NULL" else f"{column} = {value}"
+        for column, value in SEQUENCER_EMPTIES[name].items()
+    )
 
 
 def unprotected(connection: Connection, *, version_table: str) -> list[str]:
@@ -251,6 +268,7 @@ def grant(connection: Connection, roles: RoleNames, *, version_table: str) -> No
         version_table: Where migrations keep count; every process may look at it.
     """
     _open_to_api(connection, roles.api)
+    _hold_to_emptying(connection, roles.sequencer)
     named = ", ".join(_quoted(connection, role) for role in roles)
     database = _quoted(connection, str(connection.execute(text("SELECT current_database()")).scalar_one()))
     connection.execute(text(f"REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM {named} CASCADE"))
@@ -296,6 +314,9 @@ def policies(connection: Connection, roles: RoleNames, *, owner: str) -> frozens
     for name in {table.name for table in TENANT_TABLES} & there:
         found.add(Policy(name, "licet_tenant", ("PUBLIC",), "ALL", in_scope, in_scope))
         found.add(Policy(name, "licet_owner", (owner,), "ALL", everywhere, everywhere))
+        if name in SEQUENCER_EMPTIES:
+            emptied = plain(_emptied(name))
+            found.add(Policy(name, "licet_emptied", (roles.sequencer,), "UPDATE", "true", emptied, is_permissive=False))
         if name in API_SEES_EVERYWHERE:
             found.add(Policy(name, "licet_api", (roles.api,), "SELECT", everywhere, ""))
     return frozenset(found)
@@ -331,6 +352,24 @@ def _open_to_api(connection: Connection, api: str) -> None:
             connection.execute(text(f"CREATE POLICY licet_api ON {table} FOR SELECT TO {role} USING ({_EVERYWHERE})"))
 
 
+def _hold_to_emptying(connection: Connection, sequencer: str) -> None:
+    """Hold the sequencer's changes of what is logged to emptying it. What is so already is left alone, as above."""
+    found = connection.execute(
+        text(
+            "SELECT tablename, array_to_string(roles, ',') FROM pg_policies"
+            " WHERE schemaname = current_schema() AND policyname = 'licet_emptied'"
+        )
+    )
+    as_it_is = {str(name): str(roles) for name, roles in found}
+    for name in sorted(set(SEQUENCER_EMPTIES) & set(inspect(connection).get_table_names())):
+        if as_it_is.get(name) == sequencer:
+            continue
+        table, role = _quoted(connection, name), _quoted(connection, sequencer)
+        connection.execute(text(f"DROP POLICY IF EXISTS licet_emptied ON {table}"))
+        held = f"AS RESTRICTIVE FOR UPDATE TO {role} USING (true) WITH CHECK ({_emptied(name)})"
+        connection.execute(text(f"CREATE POLICY licet_emptied ON {table} {held}"))
+
+
 def _rights_on(table: Table, *, api: str, sequencer: str, worker: str) -> Iterable[tuple[str, str, str]]:
     """Who, what, and on which column, if not on all."""
     yield api, "SELECT", ""
@@ -341,14 +380,23 @@ def _rights_on(table: Table, *, api: str, sequencer: str, worker: str) -> Iterab
         yield worker, "SELECT", ""
     if table.name in NOT_THE_SEQUENCERS:
         return
-    yield sequencer, "INSERT", ""
+    yield from ((sequencer, right, column) for right, column in _sequencers(table))
+
+
+def _sequencers(table: Table) -> Iterable[tuple[str, str]]:
+    yield "INSERT", ""
     if table.name not in SEQUENCER_ONLY_ADDS:
-        yield sequencer, "UPDATE", ""
+        yield "UPDATE", ""
+    for column in SEQUENCER_EMPTIES.get(table.name, ()):
+        yield "UPDATE", column
+    if table.name in SEQUENCER_EMPTIES:
+        for column in _FOUND_BY:
+            yield "SELECT", column
     if table.name in SEQUENCER_READS:
-        yield sequencer, "SELECT", ""
+        yield "SELECT", ""
     elif table.name not in SEQUENCER_ONLY_ADDS:
         for column in condition_columns(table):
-            yield sequencer, "SELECT", column
+            yield "SELECT", column
 
 
 def condition_columns(table: Table) -> tuple[str, ...]:

@@ -92,6 +92,7 @@ def minimal(verb: Verb) -> dict[str, Any]:
         "url": "https://hooks.example/in",
         "message": "msg_1",
         "devices": 1,
+        "entries": [3],
         "claims": {"repository": "northbank/policies"},
     }
     parameters = {name: chosen.get(name, "x") for name, field in verb.body.model_fields.items() if field.is_required()}

@@ -160,8 +160,8 @@ def test_the_sequencer_reads_heads_leaves_tiles_and_budgets_and_of_the_rest_only
 ) -> None:
     engine = open_as(postgres, name, Role.SEQUENCER)
     whole = {t.name for t in TENANT_TABLES if may(engine, f'SELECT * FROM "{t.name}"') is not None}  # noqa: S608 - as above.
-    # Of four tables every column is a key, a state or a number.
-    assert whole == {*walls.SEQUENCER_READS, "used_id_token", "device_allotment", "policy_shadow", "tenant"}
+    # Of three tables every column is a key, a state or a number.
+    assert whole == {*walls.SEQUENCER_READS, "used_id_token", "device_allotment", "policy_shadow"}
     for hidden in (
         *("SELECT record FROM log_record", "SELECT salt FROM log_record", "SELECT body FROM fact_blob"),
         *("SELECT purpose FROM dataset", "SELECT parameters FROM operation", "SELECT envelope FROM attestation"),
@@ -182,6 +182,27 @@ def test_nobody_but_the_owner_can_change_or_remove_what_was_logged(
         for statement in (f"UPDATE {table} SET tenant_id = tenant_id", f"DELETE FROM {table}", f"TRUNCATE {table}"):  # noqa: S608 - as above.
             assert may(engine, statement) is None, (role, statement)
         engine.dispose()
+
+
+def test_the_sequencer_can_empty_what_was_logged_and_write_nothing_else_there(
+    postgres: PostgresServer, name: str
+) -> None:
+    emptied = {
+        "log_record": "salt = NULL, record = NULL",
+        "decision": "principal = '(erased)', resource = '(erased)', observed = '[]'",
+    }
+    for role in (Role.API, Role.WORKER):
+        engine = open_as(postgres, name, role)
+        for table, change in emptied.items():
+            assert may(engine, f"UPDATE {table} SET {change} WHERE leaf_index = 0") is None, (role, table)  # noqa: S608 - as above.
+        engine.dispose()
+    engine = open_as(postgres, name, Role.SEQUENCER)
+    for table, change in emptied.items():
+        assert may(engine, f"UPDATE {table} SET {change} WHERE leaf_index = 0") is not None, table  # noqa: S608 - as above.
+    for hidden in ("leaf_index = 1", "tenant_id = 'x'"):
+        for table in emptied:
+            assert may(engine, f"UPDATE {table} SET {hidden} WHERE leaf_index = 0") is None, (table, hidden)  # noqa: S608 - as above.
+    engine.dispose()
 
 
 def test_the_api_writes_telemetry_removes_what_is_over_its_time_and_changes_no_fact(

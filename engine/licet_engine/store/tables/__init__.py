@@ -30,6 +30,7 @@ from licet_engine.store.tables.models import (
     Ticket,
 )
 from licet_engine.store.tables.operations import (
+    ERASED,
     Attestation,
     Decision,
     FactBlob,
@@ -61,6 +62,7 @@ __all__ = [
     "DEFAULT_APPROVAL_TTL_S",
     "DEFAULT_REMIND_BEFORE_S",
     "DEFAULT_REQUEST_TTL_S",
+    "ERASED",
     "TENANT_TABLES",
     "ApiToken",
     "Approval",

@@ -37,6 +37,10 @@ class FactBlob(TenantRow, table=True):
     body: bytes = Field(sa_type=LargeBinary)
 
 
+ERASED = "(erased)"
+"""Stands for whose, or about what, a decision was whose record is erased; no name has brackets."""
+
+
 class Decision(TenantRow, table=True):
     """The index by which decisions are listed; the decision itself is a record of the log."""
 

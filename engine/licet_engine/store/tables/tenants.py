@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from sqlalchemy import BigInteger, ForeignKeyConstraint, Text, UniqueConstraint
 from sqlmodel import Field
 
+from licet_engine.domain.keeping import DEFAULT_DAYS
 from licet_engine.store.tables.base import JsonText, TenantRow, to_tenant
 
 DEFAULT_APPROVAL_TTL_S = 90 * 86_400
@@ -28,6 +29,10 @@ class Tenant(TenantRow, table=True):
     """How long a request for approval waits."""
     remind_before_s: int = Field(default=DEFAULT_REMIND_BEFORE_S, sa_type=BigInteger)
     """How long before either ends a reminder is sent."""
+    evidence_retention_days: int = Field(default=DEFAULT_DAYS, sa_type=BigInteger)
+    """How long what is logged is kept at the least."""
+    evidence_retained: list[list[int]] = Field(default_factory=list, sa_type=JsonText)
+    """Longer times that were in force before; see `licet_engine.domain.keeping`."""
 
 
 class Principal(TenantRow, table=True):

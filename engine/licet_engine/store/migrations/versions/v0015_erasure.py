@@ -1,0 +1,23 @@
+"""How long a tenant's evidence is kept."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0015_erasure"
+down_revision = "0014_refusals"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the columns: seven years, unless a tenant says otherwise."""
+    op.add_column(
+        "tenant", sa.Column("evidence_retention_days", sa.BigInteger(), nullable=False, server_default="2557")
+    )
+    op.add_column("tenant", sa.Column("evidence_retained", sa.Text(), nullable=False, server_default="[]"))
+
+
+def downgrade() -> None:
+    """Drop them. What was erased stays so."""
+    op.drop_column("tenant", "evidence_retained")
+    op.drop_column("tenant", "evidence_retention_days")
