@@ -18,6 +18,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them. What was erased stays so."""
+    """Drop them, and the walls that came with them. What was erased stays so."""
+    if op.get_bind().dialect.name == "postgresql":
+        for table in ("decision", "log_record"):
+            op.execute(f"DROP POLICY IF EXISTS licet_emptied ON {table}")
     op.drop_column("tenant", "evidence_retained")
     op.drop_column("tenant", "evidence_retention_days")
