@@ -289,7 +289,8 @@ class Signatures(EntryStep):
         envelope = dsse.Envelope.from_json(data)
         claim = Statement.from_bytes(envelope.payload)
         purpose: Purpose = "warrant" if claim.predicate_type == statement.WARRANT else "attestation"
-        dsse.verify_envelope(envelope, self._over.trust.keys(purpose, leaf.time_ms))
+        trust = self._over.trust
+        trust.verify_envelope(envelope, purpose, trust.keys(purpose, leaf.time_ms))
         if claim.predicate_type != predicate_type:
             raise VerificationError(f"the log has this as {predicate_type!r}, it is {claim.predicate_type!r}")
         if statement.tenant_of(claim.predicate) not in (None, self._over.window.tenant):

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from licet_attestations import canonical
-from licet_attestations.dsse import decode_base64
-from licet_attestations.errors import FormatError
+from licet_attestations.dsse import Envelope, decode_base64, verify_envelope
+from licet_attestations.errors import FormatError, VerificationError
 from licet_attestations.keys import PublicKey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 Purpose = Literal["log", "attestation", "warrant", "model"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
@@ -110,6 +110,28 @@ class TrustRoot:
         """The keys for ``purpose`` at a time that only the signature itself tells: none that is compromised, for its thief tells any time."""
         of_purpose = (k for k in self.trusted if k.purpose == purpose and k.is_sound_by(None))
         return tuple(k.key for k in of_purpose if k.is_valid_at(at_ms))
+
+    def verify_envelope(self, envelope: Envelope, purpose: Purpose, keys: Iterable[PublicKey]) -> bytes:
+        """Verify that one of ``keys``, which are those of this trust root that count, signed; return the payload.
+
+        Raises:
+            VerificationError: None did; says what became of the key that is named.
+        """
+        try:
+            return verify_envelope(envelope, keys)
+        except VerificationError as error:
+            named = {signature.keyid for signature in envelope.signatures}
+            known = next((k for k in self.trusted if k.purpose == purpose and k.key.keyid in named), None)
+            if known is None:
+                told = "if a key was rotated since this trust root was pinned, fetch the rotations and follow them"
+            elif known.compromised_from_ms is not None:
+                told = (
+                    f"that key is declared compromised from {known.compromised_from_ms} ms on; evidence of the time before, and "
+                    "of that of its successor, verifies"
+                )
+            else:
+                told = "that key did not count at that time"
+            raise VerificationError(f"{error}: {told}") from error
 
     def every_key(self, purpose: Purpose) -> tuple[PublicKey, ...]:
         """All keys for ``purpose``, also such as count for nothing: to tell what was signed here from what never was, not to believe it."""

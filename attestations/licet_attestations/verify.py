@@ -245,7 +245,9 @@ class Report:
 
     def sentence(self) -> str:
         """What the archive is of, in words."""
-        entries = f"entries {self.first} to {self.end - 1}" if self.first < self.end else "no entries"
+        entries = (
+            f"entries {self.first} to {self.end - 1}" if self.first < self.end else "no entry, so nothing is said of it"
+        )
         times = [
             *([] if self.from_ms is None else [f"from {moment(self.from_ms)}"]),
             *([] if self.to_ms is None else [f"to {moment(self.to_ms)}"]),
@@ -597,7 +599,7 @@ class _Verification:
             raise FormatError("not an export statement")
         state.exported_at_ms = at_ms
         # Nothing but the statement tells when it was signed: it was not before what it is about.
-        dsse.verify_envelope(envelope, self._trust.keys_that_vouch("attestation", at_ms))
+        self._trust.verify_envelope(envelope, "attestation", self._trust.keys_that_vouch("attestation", at_ms))
         if at_ms < state.known_ms:
             raise VerificationError("the export says that it was made before the last entry that is in it")
         if claim.subject != (statement.Subject(archive.MANIFEST, state.manifest_digest_hex),):

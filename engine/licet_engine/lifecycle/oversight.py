@@ -35,6 +35,8 @@ def ask_export(view: View, who: Who, ref: Ref, body: ExportEvidence, ids: Ids) -
     """One archive with the tenant's log, between two times if they are given, and everything it names."""
     if body.from_ms is not None and body.to_ms is not None and body.from_ms > body.to_ms:
         raise InvalidInput("from_ms is after to_ms: name the earlier time first")
+    if body.from_ms is not None and body.from_ms > ids.now_ms:
+        raise InvalidInput("from_ms is in the future, of which nothing is logged yet")
     if body.to_ms is not None and body.to_ms > ids.now_ms:
         # This question is logged before the archive is made, which so shows that nothing of the time comes later.
         raise InvalidInput(
