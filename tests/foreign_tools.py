@@ -1,6 +1,6 @@
 """Verifiers that are not ours, as an auditor has them: scripts of ``examples/verify-without-us`` over other people's libraries.
 
-What cannot be had is told, and the test is skipped; where ``LICET_FOREIGN`` names the tool (``go``, ``npm``), as in CI, that is a failure.
+What cannot be had is told, and the test is skipped; where ``FOREIGN_TOOLS`` names the tool (``go``, ``npm``), as in CI, that is a failure.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _WITHIN_S: Final = 120
 
 def missing(tool: str, reason: str) -> NoReturn:
     """Tell that a tool cannot be had."""
-    if tool in os.environ.get("LICET_FOREIGN", "").split():
-        pytest.fail(f"{reason}, and LICET_FOREIGN says that {tool} is here")
-    pytest.skip(f"{reason}; LICET_FOREIGN={tool} makes a failure of this")
+    if tool in os.environ.get("FOREIGN_TOOLS", "").split():
+        pytest.fail(f"{reason}, and FOREIGN_TOOLS says that {tool} is here")
+    pytest.skip(f"{reason}; FOREIGN_TOOLS={tool} makes a failure of this")
 
 
 def found(tool: str, program: str, package: str) -> str:

@@ -125,9 +125,10 @@ class Prober:
         except Exception as error:  # noqa: BLE001  # Whatever kept it from being made, that is what is to be told.
             ended = replace(run, outcome="failed", failures=run.failures + 1, reason=_reason(error))
         else:
-            # What came through is told before anything else is tried, and stands whatever becomes of the rest.
             ended = self._ended(run, found)
-            ended.write(self._settings.probe_report)
+            if ended.findings:
+                # What came through is told before anything else is tried, and stands whatever becomes of the rest.
+                ended.write(self._settings.probe_report)
             try:
                 ended = replace(ended, attested=self._attested(found))
             except Exception as error:  # noqa: BLE001  # As above.

@@ -48,7 +48,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     installation = Installation(
         max_body_bytes=64 << 10,
         max_upload_bytes=4 << 20,
-        examination_s=12,
+        examination_s=30,
         database_urls=urls,
         devices=",".join(UUIDS),
     )

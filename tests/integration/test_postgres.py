@@ -300,7 +300,7 @@ def test_policies_that_are_activated_or_rolled_back_are_in_force_at_once_in_ever
 ) -> None:
     closed = '@id("team.closed")\nforbid (principal, action == Action::"catalogue.read", resource);'
     other = installation.client("northbank/all")
-    told: list[tuple[float, float, bool]] = []
+    told: list[tuple[float, bool]] = []
     stop = threading.Event()
 
     def ask(second: Supervisor) -> None:
@@ -308,18 +308,15 @@ def test_policies_that_are_activated_or_rolled_back_are_in_force_at_once_in_ever
             while not stop.is_set():
                 began_s = time.monotonic()
                 allowed = ana.ask("catalogue.read", "northbank").allowed
-                told.append((began_s, time.monotonic(), allowed))
-
-    took_s: list[float] = []
+                told.append((began_s, allowed))
 
     def change(act: Callable[[], Answer], *, allows: bool) -> None:
         """Change the policies by the first api, and see what the second answers from then on, until some answers are there."""
         act().require()
         since_s = time.monotonic()
         after = poll("answers", lambda: (found := [a for a in told if a[0] >= since_s])[4:] and found)
-        # Whatever is asked once the change is answered is decided by what came into force.
-        assert {allowed for _, _, allowed in after} == {allows}
-        took_s.append(after[0][1] - since_s)
+        # Whatever is asked once the change is answered is decided by what came into force: not within a second, but at once.
+        assert {allowed for _, allowed in after} == {allows}
 
     with another_api(installation, tmp_path) as second:
         thread = threading.Thread(target=ask, args=(second,))
@@ -333,8 +330,6 @@ def test_policies_that_are_activated_or_rolled_back_are_in_force_at_once_in_ever
         finally:
             stop.set()
             thread.join()
-    # From the answer to the change to the first answer by another api, its way through the network and the log included.
-    assert max(took_s) < 1.0, took_s
 
 
 # --- what the doctor says -------------------------------------------------------------------------------------------------

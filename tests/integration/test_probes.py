@@ -66,7 +66,7 @@ def shared(probed: Installation) -> Installation:
 
 def ended(installation: Installation) -> ProbeReport | None:
     report = read_report(installation.settings.probe_report)
-    return None if report is None or report.outcome == "running" else report
+    return report if report is not None and report.ended_at_ms else None
 
 
 def doctor(installation: Installation) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """The report of an archive in a real browser, from disk: what it shows, and that nobody's name does anything there.
 
-Where there is no Chromium this is skipped; with ``LICET_FOREIGN=required``, as in CI, it fails.
+Where there is no Chromium this is skipped; where ``FOREIGN_TOOLS`` names ``chromium``, it fails.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import html5lib
 import pytest
 from PIL import Image
 
+from foreign_tools import missing
 from licet_engine.evidence.report import derived
 from report_contents import MadeUp
 
@@ -29,12 +29,7 @@ HOSTILE = (
 @pytest.fixture(scope="module")
 def chromium() -> str:
     found = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if found is None:
-        reason = "no Chromium is installed (Debian: chromium-headless-shell)"
-        if os.environ.get("LICET_FOREIGN") == "required":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    return found or missing("chromium", "no Chromium is installed (Debian: chromium-headless-shell)")
 
 
 def written(folder: Path, made: MadeUp) -> Path:
