@@ -46,25 +46,25 @@ README = "README.txt"
 REQUIRED = frozenset({MANIFEST, CHECKPOINT, RANGE, STATEMENT, README})
 UNLISTED = frozenset({MANIFEST, STATEMENT})
 """What the manifest does not list: itself, and the statement that names it."""
-REPORTS = frozenset({"entries.csv", "index.json", "report.html", "oscal.json"})
+SHEET, INDEX, REPORT, OSCAL = "entries.csv", "index.json", "report.html", "oscal.json"
+REPORTS = frozenset({SHEET, INDEX, REPORT, OSCAL})
 """Made from the rest for people and other programs; nothing is verified by them."""
 
 CHUNK = 1024
 """Entries of one chunk; chunks begin at its multiples, and the first with the first entry."""
 LEAVES, RECORDS, FACTS, ATTESTATIONS = "leaves", "records", "facts", "attestations"
 """Folders of chunks: a line for each entry, and what these entries name."""
+BUNDLES = "bundles"
+"""Folder of policy bundles, by digest."""
 
 MAX_FILES = 100_000
 MAX_ARCHIVE_BYTES = 2**32 - 1
 _MAX_NAME_BYTES = 128
 _CHUNK_BYTES = 1024 * 1024
 
-_NAME = re.compile(
-    r"manifest\.json|checkpoint\.txt|log/range\.json|log/outside\.jsonl|log/outside\.attestations\.jsonl|statement\.dsse\.json|isolation\.dsse\.json"
-    r"|directory\.json|README\.txt|(?:leaves|records|facts|attestations)/[0-9]{12}\.jsonl|bundles/[0-9a-f]{64}\.json"
-    r"|entries\.csv|index\.json|report\.html|oscal\.json"
-)
-_CHUNK_NAME = re.compile(r"(leaves|records|facts|attestations)/([0-9]{12})\.jsonl")
+_FIXED = REQUIRED | REPORTS | {OUTSIDE, OUTSIDE_ATTESTATIONS, ISOLATION, DIRECTORY}
+_BUNDLE_NAME = re.compile(rf"{BUNDLES}/[0-9a-f]{{64}}\.json")
+_CHUNK_NAME = re.compile(rf"({LEAVES}|{RECORDS}|{FACTS}|{ATTESTATIONS})/([0-9]{{12}})\.jsonl")
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -85,9 +85,24 @@ def chunk_name(folder: str, first: int) -> str:
     return f"{folder}/{first:012d}.jsonl"
 
 
+def chunk_with(folder: str, index: int, first: int) -> str:
+    """Name of the chunk that has an entry, in a window that begins with ``first``."""
+    return chunk_name(folder, max(first, index // CHUNK * CHUNK))
+
+
 def is_chunk(name: str) -> bool:
     """Whether a file of the layout is a chunk of something."""
     return _CHUNK_NAME.fullmatch(name) is not None
+
+
+def bundle_name(digest_hex: str) -> str:
+    """Name of a policy bundle by its digest."""
+    return f"{BUNDLES}/{digest_hex}.json"
+
+
+def is_of_layout(name: str) -> bool:
+    """Whether an archive may have a file of this name."""
+    return name in _FIXED or is_chunk(name) or _BUNDLE_NAME.fullmatch(name) is not None
 
 
 def chunk_starts(first: int, end: int) -> Iterator[int]:
@@ -261,7 +276,7 @@ class ArchiveWriter:
         fields = _LOCAL.unpack(head)
         name = self._out.read(min(fields[9], _MAX_NAME_BYTES))
         member = Member(name.decode("ascii", "replace"), fields[8], fields[6], self._offset)
-        is_ours = _NAME.fullmatch(member.name) and member.name not in self._members and member.local() == head + name
+        is_ours = is_of_layout(member.name) and member.name not in self._members and member.local() == head + name
         # One that was begun and not ended has no size yet. None of ours is empty.
         return member if is_ours and member.size else None
 
@@ -284,7 +299,7 @@ class ArchiveWriter:
         Raises:
             FormatError: Not a name of the layout, a name twice, or an archive too large.
         """
-        if not _NAME.fullmatch(name) or name in self._members:
+        if not is_of_layout(name) or name in self._members:
             raise FormatError(f"{name!r} is not a name for a file of an archive, or stands in it already")
         # Sizes and checksum are known at the end only: the header is written first with zeros, then over them.
         start = Member(name, 0, 0, self._offset)
@@ -394,7 +409,7 @@ def _read_central(tail: bytes, position: int) -> Member:
     name = raw.decode("ascii", "replace")
     if mark != b"PK\x01\x02":
         raise VerificationError("the archive's directory is damaged")
-    if not _NAME.fullmatch(name) or len(raw) != name_bytes:
+    if not is_of_layout(name) or len(raw) != name_bytes:
         raise VerificationError("the archive has a file that is not of its layout", where=ascii(name))
     if method != _STORED or stored != size:
         raise VerificationError("a file of the archive is compressed, which this format does not allow", where=name)

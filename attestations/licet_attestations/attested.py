@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from licet_attestations import canonical, dsse, isolation_pair, logged, oms, rotation, statement, warrant
 from licet_attestations.errors import FormatError, LicetAttestationError, VerificationError
+from licet_attestations.window import moment
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from licet_attestations.keys import PublicKey
     from licet_attestations.leaf import Leaf
     from licet_attestations.trustroot import Purpose, TrustRoot
@@ -68,8 +71,12 @@ class Attested:
         """In words."""
         tenant = statement.tenant_of(self.claim.predicate)
         return [
-            f"Verified: {self.claim.predicate_type}, of tenant {tenant}.",
-            *([] if self.leaf is None else [f"  it is in the log of {tenant}, sequenced at {self.leaf.time_ms} ms"]),
+            f"Verified: {self.claim.predicate_type}, {'which names no tenant' if tenant is None else f'of tenant {tenant}'}.",
+            *(
+                []
+                if self.leaf is None
+                else [f"  it is in the log of {tenant}, sequenced at {moment(self.leaf.time_ms)}"]
+            ),
             *(f"  about {s.name}: sha256 {s.sha256_hex}" for s in self.claim.subject),
             *(f"  {line}" for line in self.shown),
             "",
@@ -102,7 +109,7 @@ def verify_attestation(data: bytes, trust: TrustRoot, entry: logged.LoggedEntry 
         digest_hex = hashlib.sha256(envelope.payload).hexdigest()
         leaf = None if entry is None else _verify_logged(claim, digest_hex, entry, trust)
         seen_ms = None if leaf is None else leaf.time_ms
-        keyid = _signer(envelope, trust, _purpose(claim.predicate_type), seen_ms)
+        keyid = _signer(envelope, trust, purpose_of(claim.predicate_type), seen_ms)
         shown, limits = _looked_into(claim, data, envelope, trust, seen_ms)
     except VerificationError:
         raise
@@ -125,6 +132,16 @@ def read_entry(data: bytes) -> logged.LoggedEntry:
     except ValueError as error:
         raise FormatError("an entry's salt is hex text") from error
     return logged.LoggedEntry(value["tenant"], value["leaf"], salt, value["record"].encode(), value["proof"])
+
+
+def entry_file(tenant: str, entry: Mapping[str, Any]) -> bytes:
+    """The file of an entry of a log, as ``read_entry`` reads it.
+
+    Args:
+        tenant: Whose log.
+        entry: With the other fields of ``ENTRY_FIELDS``.
+    """
+    return canonical.dumps({"tenant": tenant, **{name: entry[name] for name in ENTRY_FIELDS - {"tenant"}}})
 
 
 def _verify_logged(claim: statement.Statement, digest_hex: str, entry: logged.LoggedEntry, trust: TrustRoot) -> Leaf:
@@ -151,7 +168,8 @@ def _envelope_of(data: bytes) -> dsse.Envelope:
     return dsse.Envelope.from_json(data)
 
 
-def _purpose(predicate_type: str) -> Purpose:
+def purpose_of(predicate_type: str) -> Purpose:
+    """For what the key is that signs statements of a type."""
     return {statement.WARRANT: "warrant", oms.PREDICATE_TYPE: "model"}.get(predicate_type, "attestation")  # type: ignore[return-value]  # All three are purposes.
 
 
@@ -187,14 +205,14 @@ def _looked_into(
     """What is shown beyond the signature, and what is not."""
     if claim.predicate_type in logged.KINDS:
         leaf = logged.verify_predicate(claim, trust, seen_ms)
-        return (f"its entry is in the log, sequenced at {leaf.time_ms} ms",), ()
+        return (f"its entry is in the log, sequenced at {moment(leaf.time_ms)}",), ()
     if claim.predicate_type == statement.ISOLATION_PAIR:
         answer = isolation_pair.verify_statement(envelope.to_json(), trust)
         return tuple(isolation_pair.report_lines(answer)), ()
     if claim.predicate_type == statement.WARRANT:
         permitted = warrant.Warrant.from_statement(claim)
         leaf = warrant.verify_logged(permitted, trust)
-        return (f"its decision is in the log, sequenced at {leaf.time_ms} ms",), (
+        return (f"its decision is in the log, sequenced at {moment(leaf.time_ms)}",), (
             "That it was used: see what it permits.",
         )
     if claim.predicate_type in rotation.KINDS:

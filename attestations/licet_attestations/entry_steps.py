@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from licet_attestations import archive, canonical, dsse, isolation, statement
+from licet_attestations.attested import purpose_of
 from licet_attestations.entries import Chunk, Entries, Entry, read_envelopes
 from licet_attestations.errors import FormatError, VerificationError, WarrantError
 from licet_attestations.isolation_pair import examined_policies
@@ -31,7 +32,7 @@ from licet_attestations.window import moment
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from licet_attestations.trustroot import Purpose, TrustRoot
+    from licet_attestations.trustroot import TrustRoot
     from licet_attestations.window import Outside, Window
 
 MAX_BUNDLE_BYTES = 16 * 1024 * 1024
@@ -214,7 +215,7 @@ class Decisions(EntryStep):
             self._read_bundle(bundle, entry.index)
 
     def _read_bundle(self, digest_hex: str, index: int) -> None:
-        name = f"bundles/{digest_hex:.64}.json"
+        name = archive.bundle_name(digest_hex[:64])
         if name not in self._over.files:
             raise VerificationError(f"decision {index} names policies that are not there", where=name)
         data = self._over.files.read(name, MAX_BUNDLE_BYTES)
@@ -236,8 +237,8 @@ class Decisions(EntryStep):
 
     def finish(self) -> None:
         """The same of the policies."""
-        named = {f"bundles/{digest_hex}.json" for digest_hex in self._bundles}
-        for name in self._over.files.names("bundles/"):
+        named = {archive.bundle_name(digest_hex) for digest_hex in self._bundles}
+        for name in self._over.files.names(f"{archive.BUNDLES}/"):
             if name not in named:
                 raise VerificationError("no decision of the archive names these policies", where=name)
         self._over.counts |= self._outcomes
@@ -288,7 +289,7 @@ class Signatures(EntryStep):
         self._over.where = f"{name}, entry {index}"
         envelope = dsse.Envelope.from_json(data)
         claim = Statement.from_bytes(envelope.payload)
-        purpose: Purpose = "warrant" if claim.predicate_type == statement.WARRANT else "attestation"
+        purpose = purpose_of(claim.predicate_type)
         trust = self._over.trust
         trust.verify_envelope(envelope, purpose, trust.keys(purpose, leaf.time_ms))
         if claim.predicate_type != predicate_type:

@@ -388,7 +388,7 @@ class _Builder:
             writer.add(archive.OUTSIDE, [entry.to_bytes() + b"\n" for entry in outside])
             self._add_outside_attestations(outside)
         for digest_hex in sorted(kept.bundles):
-            writer.add(f"bundles/{digest_hex}.json", self._source.bundle(digest_hex))
+            writer.add(archive.bundle_name(digest_hex), self._source.bundle(digest_hex))
         answer = kept.isolation.answer()
         if sign_isolation is not None:
             writer.add(archive.ISOLATION, sign_isolation(answer))

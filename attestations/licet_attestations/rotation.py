@@ -99,8 +99,11 @@ def named(trust: TrustRoot, keyid: str) -> TrustedKey:
         FormatError: There is none, or there are several.
     """
     found = [key for key in trust.trusted if key.key.keyid.startswith(keyid)]
-    if len(keyid) < _LEAST_KEYID_CHARS or len(found) != 1:
-        raise FormatError(f"the trust root has no key {keyid[:64]!r}, or several: see licet keys show")
+    if len(keyid) < _LEAST_KEYID_CHARS:
+        raise FormatError(f"{keyid!r} is too short for a key's identifier: give at least {_LEAST_KEYID_CHARS} digits")
+    if len(found) != 1:
+        what = "no key's identifier begins" if not found else f"the identifiers of {len(found)} keys begin"
+        raise FormatError(f"{what} with {keyid[:64]!r} in the trust root")
     return found[0]
 
 
@@ -167,7 +170,9 @@ def verify_rotation(data: bytes, trust: TrustRoot) -> TrustRoot:
         envelope = dsse.Envelope.from_json(data)
         claim = Statement.from_bytes(envelope.payload)
         if claim.predicate.get("before") != {"sha256": digest_hex(trust)}:
-            raise VerificationError("the statement begins at another trust root than the one that is pinned")
+            raise VerificationError(
+                "the statement begins at another trust root than the one that is pinned; each leads on from the one before it: name them all, in their order"
+            )
         again, after = _again(claim, trust)
         if claim.to_bytes() != again.to_bytes():
             raise VerificationError("the statement says something else than what it makes of the one key that it names")

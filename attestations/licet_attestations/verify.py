@@ -659,7 +659,7 @@ class _Verification:
                 bundle_hex = entry.record["bundle"]
                 if bundle_hex not in bundles:
                     bundles.clear()  # They come one after the other.
-                    bundles[bundle_hex] = self._json(f"bundles/{bundle_hex}.json")
+                    bundles[bundle_hex] = self._json(archive.bundle_name(bundle_hex))
                 self._file = f"{chunk.name(archive.RECORDS)}, entry {entry.index}"
                 try:
                     replay(entry.record, [facts[name] for name in entry.record["facts"]], bundles[bundle_hex])

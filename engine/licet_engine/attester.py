@@ -15,6 +15,7 @@ from typing import Final
 
 from licet_attestations.errors import SignerError, SignerUnavailable
 from licet_attestations.signer.client import SignerClient
+from licet_engine.domain.errors import ConfigurationError
 from licet_engine.evidence.attesting import log_attestation
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.separation import Separation, launch_command
@@ -57,6 +58,22 @@ def attest(settings: Settings, tenant: str, statement: bytes) -> bytes:
         told = (ended.stderr.decode(errors="replace").strip().splitlines() or ["it ended"])[-1]
         raise SignerUnavailable(f"nothing was signed: {told}")
     return ended.stdout
+
+
+def require_signer(settings: Settings) -> None:
+    """Refuse before anything is done where nothing could be signed at its end.
+
+    Raises:
+        ConfigurationError: No signer of this installation runs, or it is closed to this user.
+    """
+    try:
+        is_there = settings.signer_socket.is_socket()
+    except OSError as error:
+        raise ConfigurationError(f"{settings.signer_socket} is closed to this user: {error.strerror}") from error
+    if not is_there:
+        raise ConfigurationError(
+            f"no signer runs in {settings.data}: serve the installation, and name its folder with --data or LICET_DATA"
+        )
 
 
 def attest_and_log(settings: Settings, statements: Mapping[str, bytes]) -> dict[str, str]:

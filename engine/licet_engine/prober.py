@@ -106,7 +106,10 @@ class Prober:
         try:
             return read_report(self._settings.probe_report)
         except (OSError, ValueError) as error:
-            logger.error("the report of probes cannot be read; it is begun anew", extra={"reason": str(error)})  # noqa: TRY400  # The reason is all there is to it.
+            kept = self._settings.probe_report.with_suffix(".unreadable")
+            told = {"reason": str(error), "kept": str(kept)}
+            logger.error("the report of probes cannot be read; another is begun", extra=told)  # noqa: TRY400  # The reason is all there is to it.
+            self._settings.probe_report.replace(kept)
             return None
 
     def _is_due(self, report: ProbeReport | None) -> bool:

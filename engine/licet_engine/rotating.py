@@ -57,9 +57,15 @@ class Rotated:
     statements: tuple[bytes, ...]
     digests_hex: tuple[str, ...]
 
+    def then(self, later: Rotated) -> Rotated:
+        """Both in one."""
+        return Rotated(
+            self.before, later.after, self.statements + later.statements, self.digests_hex + later.digests_hex
+        )
+
 
 def rotate(settings: Settings, purpose: Purpose) -> Rotated:
-    """Rotate the key for a purpose, or finish what was broken off.
+    """Rotate the key for a purpose. What was broken off is finished before; if it was this, there is no more to do.
 
     Raises:
         ConfigurationError: It is being served, or the signer's keys cannot be rotated; says why.
@@ -68,7 +74,12 @@ def rotate(settings: Settings, purpose: Purpose) -> Rotated:
     with _alone(settings) as before:
         ahead = _ahead(settings, before)
         _check_database(settings, before, ahead)
-        return _publish(settings, before, ahead or _ahead(settings, before, "--rotate", purpose))
+        if not ahead:
+            return _publish(settings, before, _ahead(settings, before, "--rotate", purpose))
+        finished = _publish(settings, before, ahead)
+        if rotation.current(before, purpose) != rotation.current(finished.after, purpose):
+            return finished
+        return finished.then(_publish(settings, finished.after, _ahead(settings, finished.after, "--rotate", purpose)))
 
 
 def declare_compromised(settings: Settings, keyid: str, from_ms: int) -> Rotated:
@@ -81,11 +92,13 @@ def declare_compromised(settings: Settings, keyid: str, from_ms: int) -> Rotated
     with _alone(settings) as found:
         ahead = _ahead(settings, found)
         _check_database(settings, found, ahead)
-        before = _publish(settings, found, ahead).after if ahead else found
+        finished = _publish(settings, found, ahead) if ahead else None
+        before = found if finished is None else finished.after
         key = _declarable(before, keyid, from_ms)
         rotated = ["--rotate", key.purpose] if key.valid_until_ms is None else []
         declared = ["--compromised", key.key.keyid, "--from-ms", str(from_ms)]
-        return _publish(settings, before, _ahead(settings, before, *rotated, *declared))
+        done = _publish(settings, before, _ahead(settings, before, *rotated, *declared))
+        return done if finished is None else finished.then(done)
 
 
 def _declarable(trust: TrustRoot, keyid: str, from_ms: int) -> TrustedKey:

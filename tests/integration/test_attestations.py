@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +13,8 @@ from licet_attestations import attested, canonical
 from licet_attestations.statement import CYCLONEDX, DECISION, DELETION
 from licet_attestations.trustroot import TrustRoot
 from licet_engine.cli import run
+from licet_engine.domain.errors import InvalidInput
+from licet_engine.evidence import attestations
 
 sys.path.append(str(Path(__file__).parent))
 from service_world import Installation, problem, table  # The line above finds it.
@@ -112,6 +114,21 @@ def test_a_check_leaves_a_bill_of_materials_with_what_earlier_checks_found(
     card = claim.predicate["metadata"]["component"]["modelCard"]
     slices = {metric["slice"] for metric in card["quantitativeAnalysis"]["performanceMetrics"]}
     assert slices >= {"drift", "bias"}
+
+
+def test_what_is_looked_for_is_found_behind_many_others(world: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    ana, uma = world.client("northbank/ana"), world.client("northbank/uma")
+    asked = [str(ana.act("dataset.read", "northbank/nothing", {}).decision_id) for _ in range(6)]
+    first, *_ = made = [uma.attestation.decision("northbank", each) for each in asked]
+    monkeypatch.setattr(attestations, "MAX_ROWS", 2)
+    given = attestations.Attestations(world.engine, *(cast("Any", None),) * 3)
+    (found,) = given.newest("northbank", kind="", subject=f"decision/{asked[0]}", limit=5)
+    assert found["digest_hex"] == first["digest_hex"]
+    newest = given.newest("northbank", kind="decision", subject="", limit=5)
+    assert [row["digest_hex"] for row in newest] == [one["digest_hex"] for one in reversed(made[1:])]
+    monkeypatch.setattr(attestations, "_MAX_PAGES", 2)
+    with pytest.raises(InvalidInput, match="more than 4 attestations would have to be looked through"):
+        given.newest("northbank", kind="", subject=f"decision/{asked[0]}", limit=5)
 
 
 def test_an_auditor_exports_by_command_and_verifies_offline(

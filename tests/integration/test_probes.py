@@ -23,6 +23,7 @@ from licet_attestations.signer.client import SignerClient
 from licet_attestations.statement import TEST_RESULT, Statement
 from licet_attestations.trustroot import TrustRoot
 from licet_engine.canaries import ACTOR, OWNER
+from licet_engine.cli import run
 from licet_engine.client import LicetClient
 from licet_engine.domain.refs import PLATFORM
 from licet_engine.lifecycle.deed import Door
@@ -240,6 +241,29 @@ def test_a_tenant_that_was_not_made_for_it_is_left_alone(shared: Installation) -
             row = session.exec(select(tables.Principal).where(tables.Principal.name == "prober")).one()
             row.roles = roles
             session.add(row)
+
+
+def test_a_report_that_cannot_be_read_is_kept_and_another_begun(shared: Installation) -> None:
+    path = shared.settings.probe_report
+    kept = path.with_suffix(".unreadable")
+    path.write_text('{"v": 1, "found')
+    poll("it to be due", lambda: prober(shared).turn())
+    report = ended(shared)
+    assert report is not None
+    assert report.outcome == "held"
+    assert kept.read_text() == '{"v": 1, "found'
+    kept.unlink()
+
+
+def test_nothing_is_tried_for_an_attestation_that_nobody_would_sign(
+    shared: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LICET_URL", shared.url)
+    monkeypatch.setenv("LICET_TOKEN", shared.tokens["platform/op"])
+    before = len(shared.entries(OWNER))
+    assert run(["probe", "run", "--owner", OWNER, "--attest", "--data", str(tmp_path)]) == 2
+    assert f"no signer runs in {tmp_path}" in capsys.readouterr().err
+    assert len(shared.entries(OWNER)) == before
 
 
 def test_the_door_takes_no_other_attestation(shared: Installation) -> None:

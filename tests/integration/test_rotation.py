@@ -166,6 +166,10 @@ def test_what_a_compromised_key_signed_before_verifies_by_the_log_and_what_came_
     monkeypatch.delenv("LICET_TOKEN")
     assert run(["keys", "show"]) == 0
     assert capsys.readouterr().out.count("compromised from") == 1
+    # Without a server as well.
+    monkeypatch.setenv("LICET_URL", "http://127.0.0.1:1")
+    assert run(["keys", "show", "--trust-root", str(new)]) == 0
+    assert capsys.readouterr().out.count("compromised from") == 1
 
 
 def test_a_log_whose_key_is_compromised_goes_on_and_is_proved_anew_by_another(
@@ -216,8 +220,8 @@ def test_what_makes_no_sense_is_refused_before_anything_is_done(
         keyid, data = before.trusted[0].key.keyid, ["--data", str(world.data)]
         for arguments, why in (
             (["compromised", keyid, "--from", "2999-01-01"], "still to come"),
-            (["compromised", "0" * 64, "--from", "2026-01-01"], "has no key"),
-            (["compromised", keyid[:4], "--from", "2026-01-01"], "has no key"),
+            (["compromised", "0" * 64, "--from", "2026-01-01"], "no key's identifier begins with"),
+            (["compromised", keyid[:4], "--from", "2026-01-01"], "too short"),
             (["compromised", keyid, "--from", "yesterday"], "is not a date"),
             (["rotate", "everything"], "is not one of"),
         ):
@@ -249,9 +253,41 @@ def test_a_rotation_that_was_broken_off_is_finished_before_another_is_begun(
         assert TrustRoot.from_json(world.settings.trust_root.read_bytes()) == old
         done = rotating.rotate(world.settings, "log")
         assert done.before == old
-        assert rotation.current(done.after, "log") == rotation.current(old, "log")
-        assert rotation.current(done.after, "model") != rotation.current(old, "model")
-        assert rotating.rotate(world.settings, "log").before == done.after
+        for purpose in ("log", "model"):
+            assert rotation.current(done.after, purpose) != rotation.current(old, purpose)
+        # Whoever pins the old trust root gets both statements.
+        assert rotation.follow(done.statements, old) == done.after
+        assert len(done.digests_hex) == 2
+    finally:
+        world.stop()
+
+
+def test_a_rotation_that_was_broken_off_is_finished_by_the_same_once_and_told_before_a_compromise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Installation()
+
+    def crash(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    def broken_off(purpose: Purpose) -> TrustRoot:
+        stood = TrustRoot.from_json(world.settings.trust_root.read_bytes())
+        with monkeypatch.context() as patch:
+            patch.setattr(rotating, "replace_durably", crash)
+            with pytest.raises(OSError, match="Input/output"):
+                rotating.rotate(world.settings, purpose)
+        return stood
+
+    try:
+        old = broken_off("model")
+        done = rotating.rotate(world.settings, "model")
+        assert len(done.statements) == 1
+        again = broken_off("model")
+        assert again == done.after
+        from_ms = rotation.current(old, "model").valid_from_ms
+        declared = rotating.declare_compromised(world.settings, rotation.current(old, "model").key.keyid, from_ms)
+        assert rotation.follow(declared.statements, again) == declared.after
+        assert len(declared.statements) == 2
     finally:
         world.stop()
 

@@ -51,7 +51,12 @@ def list_attestations(desk: Desk, tenant: str, kind: str | None, about: str, lim
         )
         for row in found
     ]
-    desk.show({"items": found}, lines or ["no attestations"])
+    none = (
+        f"no attestation is about {about!r}: leave out --about to see what they are about"
+        if about
+        else "no attestations"
+    )
+    desk.show({"items": found}, lines or [none])
 
 
 @attestation.command()
@@ -205,8 +210,8 @@ def files_of(tenant: str, found: Mapping[str, Any], trust_root: Mapping[str, Any
     envelope = canonical.dumps(found["statement"])
     # That the service contradicts itself is seen here; that it is the right service, by whoever pins its keys.
     logged = found["logged"]
-    entry = {"tenant": tenant, **{name: logged[name] for name in ("leaf", "salt", "record", "proof")}}
-    verified = attested.verify_attestation(envelope, trust, attested.read_entry(canonical.dumps(entry)))
+    entry = attested.entry_file(tenant, logged)
+    verified = attested.verify_attestation(envelope, trust, attested.read_entry(entry))
     key = next(one.key for one in trust.trusted if one.key.keyid == verified.keyid)
     signed = dsse.Envelope.from_json(envelope)
     # A Sigstore bundle bears one signature; a rotation has those of all keys.
@@ -216,7 +221,7 @@ def files_of(tenant: str, found: Mapping[str, Any], trust_root: Mapping[str, Any
         f"{name}.dsse.json": envelope,
         f"{name}.sigstore.json": oms.bundle_of(alone, key),
         f"{name}.statement.json": verified.claim.to_bytes(),
-        f"{name}.entry.json": canonical.dumps(entry),
+        f"{name}.entry.json": entry,
         f"{name}.leaf": logged["leaf"].encode(),
         f"{name}.tlog-proof": logged["proof"].encode(),
     }

@@ -207,6 +207,10 @@ def reconcile(data: Path | None, logs: tuple[Path, ...], format_: str, *, attest
     settings = load_settings(data=data)
     if not settings.database_urls and not settings.database.is_file():
         raise click.BadParameter(f"there is no database {settings.database}", param_hint="--data")
+    if attest:
+        from licet_engine.attester import require_signer  # noqa: PLC0415  # As above.
+
+        require_signer(settings)
     engine = open_database(settings, Role.OWNER, every_tenant=True)
     own = settings.router_data / JOURNAL
     found = [*journals(settings.worker_data / "adapters"), *([own] if own.is_file() else [])]
@@ -359,11 +363,12 @@ def keys() -> None:
 
 
 @keys.command(name="show")
+@click.option("--trust-root", type=click.Path(path_type=Path), help="Of this file, and ask no server.")
 @remote
-def show_keys(desk: Desk) -> None:
+def show_keys(desk: Desk, trust_root: Path | None) -> None:
     """Show the trust root: the server's public keys. To verify evidence, pin one that you got by another way."""
     desk.needs_token = False  # They are public.
-    root = desk.client.trust_root()
+    root = desk.client.trust_root() if trust_root is None else _trust_root_in(trust_root)
     lines = [f"instance {clean(root.get('instance'))}, logs {clean(root.get('log_origin_prefix'))}/TENANT"]
     for key in root.get("keys") or ():
         until = "" if key.get("valid_until_ms") is None else f" until {time_text(key['valid_until_ms'])}"
@@ -372,6 +377,12 @@ def show_keys(desk: Desk) -> None:
         begun = f"from {time_text(key.get('valid_from_ms') or 0)}{until}"
         lines.append(clean(f"  {key.get('purpose'):<12}{key.get('alg'):<19}{key.get('keyid')}  {begun}"))
     desk.show(root, lines)
+
+
+def _trust_root_in(path: Path) -> dict[str, Any]:
+    from licet_attestations.__main__ import read_trust_root  # noqa: PLC0415  # Operators only.
+
+    return read_trust_root(path).to_dict()
 
 
 @keys.command()

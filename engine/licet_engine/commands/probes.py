@@ -35,6 +35,8 @@ def run_probes(desk: Desk, owner: str, data: Path | None, *, attest: bool) -> No
     """
     from licet_engine import probing  # noqa: PLC0415  # It needs what a server needs.
 
+    if attest:
+        _require_signer(data)
     found = probing.probe(desk.client.http, owner)
     told = found.to_dict()
     lines = [f"{found.tried} tried on {clean(owner)}, {len(found.allowed)} allowed, {len(found.told_apart)} told apart"]
@@ -45,6 +47,13 @@ def run_probes(desk: Desk, owner: str, data: Path | None, *, attest: bool) -> No
         lines.append(f"attested as {told['attestation']}")
     desk.show(told, lines)
     raise click.exceptions.Exit(EXIT_DONE if found.holds else EXIT_ERROR)
+
+
+def _require_signer(data: Path | None) -> None:
+    from licet_engine.attester import require_signer  # noqa: PLC0415  # Servers only.
+    from licet_engine.settings import load_settings  # noqa: PLC0415  # As above.
+
+    require_signer(load_settings(data=data))
 
 
 def _attest(found: Probed, owner: str, data: Path | None) -> str:

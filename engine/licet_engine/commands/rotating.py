@@ -58,7 +58,7 @@ def compromised(
 ) -> None:
     """Declare the key KEYID compromised from a moment on, and log it, in an installation that is stopped.
 
-    KEYID is as licet keys show tells it, or its first digits. What it signed later counts for nothing, nor what cannot be shown to be
+    KEYID is as licet keys show --trust-root FILE tells it, or its first eight digits or more. What it signed later counts for nothing, nor what cannot be shown to be
     from before. A key that counts still is rotated first. It can be declared again from an earlier moment, and is never taken back.
     """
     from licet_engine.rotating import declare_compromised  # noqa: PLC0415  # Operators only.
@@ -133,14 +133,14 @@ def follow(statements: tuple[Path, ...], trust_root: Path, out: Path, format_: s
 @remote
 def rotations(desk: Desk, out: Path, *, overwrite: bool) -> None:
     """Fetch the signed statements of all rotations and compromises of the server's keys, and the log entries that name them."""
+    from licet_attestations.attested import entry_file  # noqa: PLC0415  # Kept out of the start of other commands.
     from licet_attestations.canonical import dumps  # noqa: PLC0415  # Kept out of the start of other commands.
 
     desk.needs_token = False  # They are public.
     files = {}
     for number, found in enumerate(desk.client.rotations()["rotations"], 1):
         files[out / f"rotation-{number:04}.dsse.json"] = dumps(found["statement"])
-        logged = {name: found["logged"][name] for name in ("leaf", "salt", "record", "proof")}
-        files[out / f"rotation-{number:04}.entry.json"] = dumps({"tenant": "platform", **logged})
+        files[out / f"rotation-{number:04}.entry.json"] = entry_file("platform", found["logged"])
     out.mkdir(parents=True, exist_ok=True)
     for path in files:
         refuse_present(path, overwrite=overwrite)

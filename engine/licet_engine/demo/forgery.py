@@ -75,7 +75,7 @@ class _Forged:
 
     def bundle(self, digest_hex: str) -> bytes:
         """As it is."""
-        return b"".join(self._files.chunks(f"bundles/{digest_hex}.json"))
+        return b"".join(self._files.chunks(archive.bundle_name(digest_hex)))
 
 
 def resign(source: Path, target: Path) -> None:

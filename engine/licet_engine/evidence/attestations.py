@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Final, Protocol
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, Select, select
 
 from licet_attestations.leaf import Leaf
 from licet_attestations.logged import EVENTS
@@ -50,6 +53,8 @@ NAMES: Final = {
 """What people call the kinds, and their predicate types."""
 
 MAX_ROWS: Final = 1000
+_MAX_PAGES: Final = 50
+_ROTATIONS_KEPT_S: Final = 60.0
 _LEAST_DIGEST_CHARS, _DIGEST_CHARS = 8, 64
 _WAIT_FOR_WITNESSES_S: Final = 10.0
 _AFTER_DECISION: Final = 8
@@ -92,6 +97,8 @@ class Attestations:
         self._sequencer = sequencer
         self._witnesses = witnesses
         self._signer = signer
+        self._rotations: tuple[float, list[dict[str, Any]]] | None = None
+        self._rotations_lock = threading.Lock()
 
     def newest(self, tenant: str, *, kind: str, subject: str, limit: int) -> list[dict[str, Any]]:
         """The newest attestations of a tenant, warrants left out unless they are asked for.
@@ -103,17 +110,15 @@ class Attestations:
             limit: How many at most.
 
         Raises:
-            InvalidInput: There is no such kind.
+            InvalidInput: There is no such kind, or there are too many to look through.
         """
         if kind and kind not in NAMES:
             raise InvalidInput(f"there is no kind {kind[:64]!r} of attestations; there are {', '.join(sorted(NAMES))}")
         types = {NAMES[kind]} if kind else PREDICATE_TYPES - {NAMES["warrant"]}
         query = select(_ROWS).where(_ROWS.c.tenant_id == tenant, _ROWS.c.predicate_type.in_(sorted(types)))
-        query = query.order_by(_ROWS.c.leaf_index.desc()).limit(MAX_ROWS)
         with read_transaction(self._engine, tenant) as connection:
-            rows = connection.execute(query).mappings().all()
-        told = [_told(dict(row)) for row in rows]
-        return [one for one in told if not subject or subject in one["about"]][:limit]
+            told = (_told(row) for row in _newest_first(connection, query, "name a kind, or export the evidence"))
+            return list(islice((one for one in told if not subject or subject in one["about"]), limit))
 
     def read(self, tenant: str, digest_hex: str) -> dict[str, Any] | None:
         """One attestation as it was signed, and the proof that it is logged; None if there is none.
@@ -133,11 +138,19 @@ class Attestations:
     def rotations(self) -> list[dict[str, Any]]:
         """All rotations and compromises of keys, in their order, each with the entry of the platform's log that names it.
 
-        They are public, as the keys are: so one checkpoint serves for all, and no witness is waited for.
+        They are public, as the keys are: so one checkpoint serves for all and is kept, and no witness is waited for.
 
         Raises:
             Erased: The record of one's entry was erased.
         """
+        # Whoever has no token may ask. Keys change while nothing is served, so only the checkpoint's cosignatures grow old.
+        with self._rotations_lock:
+            now_s = time.monotonic()
+            if self._rotations is None or now_s - self._rotations[0] > _ROTATIONS_KEPT_S:
+                self._rotations = now_s, self._read_rotations()
+            return self._rotations[1]
+
+    def _read_rotations(self) -> list[dict[str, Any]]:
         query = (
             select(_ROWS.c.envelope, _ROWS.c.leaf_index)
             .where(_ROWS.c.tenant_id == PLATFORM, _ROWS.c.predicate_type.in_(sorted(KINDS)))
@@ -237,14 +250,17 @@ class Attestations:
                 f"entry {proved['leaf_index']} is of kind {kind!r}, which is not attested by itself",
                 code="not-attested",
             )
-        query = (
-            select(_ROWS.c.digest_hex, _ROWS.c.envelope)
-            .where(_ROWS.c.tenant_id == tenant, _ROWS.c.predicate_type == named[0], _ROWS.c.subject == named[1])
-            .limit(MAX_ROWS)
+        # It was logged after the entry that it is about.
+        query = select(_ROWS).where(
+            _ROWS.c.tenant_id == tenant,
+            _ROWS.c.predicate_type == named[0],
+            _ROWS.c.subject == named[1],
+            _ROWS.c.leaf_index > proved["leaf_index"],
         )
         with read_transaction(self._engine, tenant) as connection:
-            rows = connection.execute(query).all()
-        return next((digest for digest, sent in rows if _statement(sent)["predicate"]["leaf"] == proved["leaf"]), None)
+            rows = _newest_first(connection, query, "find it with `licet attestation list`")
+            made = (row for row in rows if _statement(row["envelope"])["predicate"]["leaf"] == proved["leaf"])
+            return next((str(row["digest_hex"]) for row in made), None)
 
     def _proved(self, tenant: str, leaf_index: int, head: tuple[int, str] | None = None) -> dict[str, Any]:
         """An entry with its record and the proof that it is in the log, under a checkpoint that is given or fetched."""
@@ -265,6 +281,23 @@ class Attestations:
             "record": bytes(entry.record).decode(),
             "proof": TlogProof(leaf_index, tuple(path), note).to_text(),
         }
+
+
+def _newest_first(connection: Connection, query: Select[Any], advice: str) -> Iterator[dict[str, Any]]:
+    """The rows of a query, page by page, the newest first.
+
+    Raises:
+        InvalidInput: There are more than are looked through for one request.
+    """
+    before: int | None = None
+    for _ in range(_MAX_PAGES):
+        page = query if before is None else query.where(_ROWS.c.leaf_index < before)
+        rows = connection.execute(page.order_by(_ROWS.c.leaf_index.desc()).limit(MAX_ROWS)).mappings().all()
+        yield from (dict(row) for row in rows)
+        if len(rows) < MAX_ROWS:
+            return
+        before = rows[-1]["leaf_index"]
+    raise InvalidInput(f"more than {_MAX_PAGES * MAX_ROWS} attestations would have to be looked through: {advice}")
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:

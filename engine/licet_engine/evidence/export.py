@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from sqlalchemy import Engine, select
 
 from licet_adapters.guard import WarrantGuard
-from licet_attestations import canonical, dsse, evidence
+from licet_attestations import archive, canonical, dsse, evidence
 from licet_attestations.checkpoint import parse_note
 from licet_attestations.entry_steps import MAX_BUNDLE_BYTES
 from licet_attestations.isolation import Isolation
@@ -221,7 +221,7 @@ class ArchiveContents:
 
     def bundle(self, digest_hex: str) -> Mapping[str, Any]:
         """See `Contents`."""
-        data = self._contents.files.read(f"bundles/{digest_hex}.json", MAX_BUNDLE_BYTES)
+        data = self._contents.files.read(archive.bundle_name(digest_hex), MAX_BUNDLE_BYTES)
         bundle: Mapping[str, Any] = canonical.loads(data, max_bytes=MAX_BUNDLE_BYTES)
         return bundle
 

@@ -209,7 +209,7 @@ class DecisionArchive:
             ReplayError: They are not there, or other bytes stand in their place.
         """
         try:
-            data = self._archive.read(f"bundles/{digest_hex}.json", MAX_RECORD_BYTES)
+            data = self._archive.read(archive.bundle_name(digest_hex), MAX_RECORD_BYTES)
         except (OSError, LicetAttestationError) as error:
             raise ReplayError(f"{self._path}: bundle {digest_hex:.64}: {error}") from error
         if hashlib.sha256(data).hexdigest() != digest_hex:

@@ -165,6 +165,9 @@ def test_an_empty_window_has_a_page() -> None:
     said = words(parsed(page_of(MadeUp(rounds=0))))
     assert "Model versions: none attested in this archive." in said
     assert "Approvals: none on record." in said
+    # That nobody is on record in a time of which there is no record answers nothing.
+    assert "Nothing stands in this window" in said
+    assert "Isolation holds" not in said
 
 
 def test_a_picture_shows_where_a_version_came_from_and_where_it_went() -> None:

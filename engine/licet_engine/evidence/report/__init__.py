@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 
+from licet_attestations import archive
 from licet_engine.evidence.contents import Contents
-from licet_engine.evidence.report import places
 from licet_engine.evidence.report.index import index_bytes
 from licet_engine.evidence.report.oscal import oscal_bytes
 from licet_engine.evidence.report.page import page
@@ -30,11 +30,11 @@ def derived(contents: Contents) -> Iterator[tuple[str, Iterable[bytes]]]:
         contents: Read three times: for the rows, for the figures, and its attestations for the lineage.
     """
     digests: dict[str, str] = {}
-    yield places.ENTRIES, _hashed(places.ENTRIES, lines(row_of(seen) for seen in contents.entries()), digests)
+    yield archive.SHEET, _hashed(archive.SHEET, lines(row_of(seen) for seen in contents.entries()), digests)
     reading = read(contents)
-    yield places.INDEX, _hashed(places.INDEX, (index_bytes(reading),), digests)
-    yield places.REPORT, _hashed(places.REPORT, page(reading), digests)
-    yield places.OSCAL, (oscal_bytes(reading, digests),)
+    yield archive.INDEX, _hashed(archive.INDEX, (index_bytes(reading),), digests)
+    yield archive.REPORT, _hashed(archive.REPORT, page(reading), digests)
+    yield archive.OSCAL, (oscal_bytes(reading, digests),)
 
 
 def _hashed(name: str, chunks: Iterable[bytes], digests: dict[str, str]) -> Iterator[bytes]:

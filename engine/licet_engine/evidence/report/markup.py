@@ -16,8 +16,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from licet_attestations import archive
 from licet_attestations.statement import is_sha256_hex
-from licet_engine.evidence.report import places
 from licet_engine.evidence.report.text import MAX_CHARS, cut, moment, pieces, visible
 
 Value = str | int | None
@@ -107,7 +107,12 @@ def attested(digest_hex: str, index: int, first: int) -> Markup:
     """A link to where an attestation of the archive is: the one that entry ``index`` names, in a window that begins with ``first``."""
     if not is_sha256_hex(digest_hex):
         return code(digest_hex)
-    return el("a", {"href": places.attestations(index, first)}, el("code", None, digest_hex[:12]), f" of entry {index}")
+    return el(
+        "a",
+        {"href": archive.chunk_with(archive.ATTESTATIONS, index, first)},
+        el("code", None, digest_hex[:12]),
+        f" of entry {index}",
+    )
 
 
 def when(time_ms: int) -> Markup:
@@ -139,7 +144,7 @@ def table(
         "p",
         {"class": "more"},
         f"and {plural(more, 'more', 'more')}{rest}, see ",
-        el("a", {"href": places.ENTRIES}, places.ENTRIES),
+        el("a", {"href": archive.SHEET}, archive.SHEET),
     )
     scrolled = el("div", {"class": "scroll", "role": "region", "aria-label": caption, "tabindex": 0}, shown)
     return Markup(scrolled + (left_out if more else ""))

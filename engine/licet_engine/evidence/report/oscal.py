@@ -18,10 +18,9 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from licet_attestations import canonical
+from licet_attestations import archive, canonical
 from licet_attestations.statement import is_sha256_hex
 from licet_engine.evidence.contents import Scope
-from licet_engine.evidence.report import places
 from licet_engine.evidence.report.bundles import Summary
 from licet_engine.evidence.report.clauses import Clause, clauses_of
 from licet_engine.evidence.report.lineage import Lineage
@@ -219,8 +218,8 @@ class _Document:
                 _prop("isolation", answer if answer in {"holds", "broken"} else "unknown"),
                 _prop("sentence", str(isolation.get("sentence", ""))),
             ],
-            places.ENTRIES,
-            places.REPORT,
+            archive.SHEET,
+            archive.REPORT,
         )
 
     def _attested(self) -> Iterator[dict[str, Any]]:
@@ -231,7 +230,7 @@ class _Document:
                 "Attestations of one type",
                 "How many signed in-toto statements of this predicate type the window has. Each is in the archive.",
                 [_prop("predicate-type", each.name), _prop("attestations", each.total)],
-                places.ENTRIES,
+                archive.SHEET,
             )
 
     def _observed(self, clause: Clause) -> dict[str, Any]:
@@ -255,8 +254,8 @@ class _Document:
             "How many decisions the policies that are mapped to this clause refused, and how many those that only observe would have refused."
             " What they let pass names none of them." + shows,
             props,
-            places.ENTRIES,
-            *(places.bundle(digest) for digest in list(self._bundles)[-8:]),
+            archive.SHEET,
+            *(archive.bundle_name(digest) for digest in list(self._bundles)[-8:]),
         )
 
     def _finding(self, clause: Clause) -> dict[str, Any]:
@@ -318,14 +317,14 @@ class _Document:
         for path, described in _DESCRIBED.items():
             yield self._resource(path, described, digests.get(path))
         for digest in self._bundles:
-            yield self._resource(places.bundle(digest), "A policy bundle that decided.", digest)
+            yield self._resource(archive.bundle_name(digest), "A policy bundle that decided.", digest)
         found = [(run.attestation, run.index) for run in lineage.runs.values()]
         for version in lineage.versions.values():
             marks = (*version.checks, *version.approvals, *version.promotions, *version.deployments)
             found += [(mark.attestation, mark.index) for mark in marks]
         known = {digest: index for digest, index in found if is_sha256_hex(digest)}
         for digest, index in list(known.items())[-_MAX_ATTESTATIONS:]:
-            path = places.attestations(index, self._scope.first)
+            path = archive.chunk_with(archive.ATTESTATIONS, index, self._scope.first)
             resource = self._resource(path, "A signed in-toto statement in a DSSE envelope, a line of this file.", None)
             props = [_prop("payload-sha256", digest), _prop("entry", index)]
             yield resource | {"uuid": self._id("attestation", digest), "props": props}
@@ -345,11 +344,11 @@ _MEDIA: Final = {
     "txt": "text/plain",
 }
 _DESCRIBED: Final = {
-    places.ENTRIES: "One row for each entry of the window.",
-    places.INDEX: "What the archive holds, in figures.",
-    places.REPORT: "The report for people: what was found, and what it does not prove.",
-    places.CHECKPOINT: "The signed checkpoint of the log.",
-    places.MANIFEST: "The digests of all files of the archive, which a signed statement names.",
+    archive.SHEET: "One row for each entry of the window.",
+    archive.INDEX: "What the archive holds, in figures.",
+    archive.REPORT: "The report for people: what was found, and what it does not prove.",
+    archive.CHECKPOINT: "The signed checkpoint of the log.",
+    archive.MANIFEST: "The digests of all files of the archive, which a signed statement names.",
 }
 
 

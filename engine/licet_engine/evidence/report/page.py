@@ -17,10 +17,11 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
+from licet_attestations import archive
 from licet_attestations.isolation import LIMITS
 from licet_attestations.leaf import is_tenant
 from licet_engine.evidence.contents import Scope
-from licet_engine.evidence.report import places, sections
+from licet_engine.evidence.report import sections
 from licet_engine.evidence.report.lineage import Lineage
 from licet_engine.evidence.report.markup import Markup, code, el, name, plural, table, text, when
 from licet_engine.evidence.report.reading import Reading
@@ -57,6 +58,10 @@ _PROVES: Final = (
 _WITNESSES: Final = (
     "It does not show by itself that everybody was shown the same log. Witnesses do: verify with --tlog-policy, or compare the checkpoint"
     " with one that somebody else kept."
+)
+_NOTHING: Final = "Nothing stands in this window"
+_NOTHING_SHOWS: Final = (
+    "The log has no entry of that time, so this archive says nothing about isolation but that: no question was logged."
 )
 _PAGE: Final = "This page is made from the records for reading. It is not what proves: where it says other than the records, the records count."
 
@@ -186,7 +191,7 @@ def _header(scope: Scope, story: Story) -> Markup:
 def _answer(isolation: Mapping[str, Any], story: Story, lineage: Lineage) -> Markup:
     answer = str(isolation.get("answer", ""))
     said = {"holds": "Isolation holds on record", "broken": "Isolation is broken on record"}
-    kind = answer if answer in {"holds", "broken"} else "unknown"
+    kind = answer if answer in {"holds", "broken"} and story.entries else "unknown"
     tiles = (
         ("decisions allowed", story.decided["allow"]),
         ("decisions denied", story.decided["deny"]),
@@ -206,8 +211,12 @@ def _answer(isolation: Mapping[str, Any], story: Story, lineage: Lineage) -> Mar
         el(
             "p",
             {"class": f"answer {kind}"},
-            el("strong", None, said.get(answer, "Whether isolation holds cannot be told")),
-            text(str(isolation.get("sentence", "")), 1000),
+            el(
+                "strong",
+                None,
+                said.get(answer, "Whether isolation holds cannot be told") if story.entries else _NOTHING,
+            ),
+            text(str(isolation.get("sentence", "")) if story.entries else _NOTHING_SHOWS, 1000),
         ),
         el(
             "dl",
@@ -263,7 +272,7 @@ def _verify(scope: Scope) -> Markup:
             "With other people's software: the attestations are DSSE envelopes of in-toto statements (securesystemslib, @sigstore/verify), the"
             " checkpoint is a C2SP signed note over an RFC 6962 tree (Go's sumdb/note and sumdb/tlog), model signatures are OpenSSF Model"
             " Signing (model_signing). The digests of all files are in ",
-            el("a", {"href": places.MANIFEST}, places.MANIFEST),
+            el("a", {"href": archive.MANIFEST}, archive.MANIFEST),
             ", which a signed statement names.",
         ),
     )
@@ -273,10 +282,10 @@ def _inside(story: Story) -> Markup:
     kinds, more, entries = story.kinds.top(24)
     attested, more_types, statements = story.attestations.top(24)
     files = (
-        (places.ENTRIES, "one row for each entry: the index of everything"),
-        (places.INDEX, "figures for programs"),
-        (places.OSCAL, "OSCAL assessment results, for tools of governance"),
-        (places.CHECKPOINT, "the signed checkpoint of the log"),
+        (archive.SHEET, "one row for each entry: the index of everything"),
+        (archive.INDEX, "figures for programs"),
+        (archive.OSCAL, "OSCAL assessment results, for tools of governance"),
+        (archive.CHECKPOINT, "the signed checkpoint of the log"),
     )
     links = (el("li", None, el("a", {"href": path}, path), f": {said}") for path, said in files)
     return sections.section(

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from licet_attestations import archive
 from licet_attestations.statement import is_sha256_hex
 from licet_engine.evidence.contents import Scope
-from licet_engine.evidence.report import pictures, places
+from licet_engine.evidence.report import pictures
 from licet_engine.evidence.report.bundles import Summary
 from licet_engine.evidence.report.counting import Kept, Tally
 from licet_engine.evidence.report.lineage import Lineage, Mark, Version
@@ -171,7 +172,7 @@ def policies(story: Story, bundles: Mapping[str, Summary]) -> Markup:
     shown = list(story.bundles.items())[-_FEW:]
     rows = (
         (
-            el("a", {"href": places.bundle(digest)}, el("code", None, digest[:12]))
+            el("a", {"href": archive.bundle_name(digest)}, el("code", None, digest[:12]))
             if is_sha256_hex(digest)
             else code(digest),
             _packs(bundles.get(digest)),
@@ -235,7 +236,7 @@ def lineages(scope: Scope, found: Lineage) -> Markup:
         ]
     left_out = len(versions) - len(shown) + len(found.left_out)
     if left_out:
-        parts.append(el("p", {"class": "more"}, f"and {plural(left_out, 'older version')}, see {places.ENTRIES}"))
+        parts.append(el("p", {"class": "more"}, f"and {plural(left_out, 'older version')}, see {archive.SHEET}"))
     if not shown:
         parts.append(el("p", {"class": "nothing"}, "Model versions: none attested in this archive."))
     return section("lineage", "On which data", lead, parts)
