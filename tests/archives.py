@@ -122,6 +122,24 @@ class MemoryLog:
             text = self.leaves[index].to_bytes()
             yield evidence.Raw(index, text, None if is_erased else salt, None if is_erased else record)
 
+    def erase(self, *indexes: int, **header: Any) -> int:
+        """Erase records, and log it."""
+        self.erased.update(indexes)
+        return self.append("erasure", self.erasure(*indexes), **header)
+
+    def erasure(self, *indexes: int) -> dict[str, Any]:
+        entries = [
+            {"index": index, "kind": self.leaves[index].kind, "commitment": self.leaves[index].commitment}
+            for index in indexes
+        ]
+        told = {"v": 1, "type": "erasure", "event": "records-erased", "by": f"{TENANT}/cora", "reason": "request 17"}
+        return told | {"decision": "d-1", "entries": entries}
+
+    def erasures(self, first: int, end: int) -> Iterator[evidence.Raw]:
+        for index in range(first, end):
+            if self.leaves[index].kind == "erasure":
+                yield from self.entries(index, index + 1)
+
     def erased_in(self, first: int, end: int) -> set[int]:
         return {index for index in self.erased if first <= index < end}
 

@@ -12,7 +12,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from licet_attestations import archive, canonical, dsse, isolation, statement
+from licet_attestations import archive, canonical, dsse, erasure, isolation, statement
 from licet_attestations.attested import purpose_of
 from licet_attestations.entries import Chunk, Entries, Entry, read_envelopes
 from licet_attestations.errors import FormatError, VerificationError, WarrantError
@@ -50,6 +50,7 @@ class Pass:
 
     Attributes:
         chunk: At hand.
+        missing: Records that are not there, and that no entry named as erased yet.
         where: The file and entry at hand, for what fails.
         counts: Entries by kind, and other figures.
         decided_by: SHA-256 of the policies that decisions were made under.
@@ -60,6 +61,7 @@ class Pass:
         self.files = files
         self.window = window
         self.outside = outside
+        self.missing = erasure.Missing()
         self.trust = trust
         self.entries = Entries(files, window)
         self.chunk = Chunk(files, window.first, window.first)
@@ -102,7 +104,7 @@ class EntryStep(ABC):
 
 
 class Records(EntryStep):
-    """Step 6: every record is what its leaf commits to."""
+    """Step 6: every record is what its leaf commits to; of one that is missing, an entry behind it says that it was erased."""
 
     name = "records"
 
@@ -120,19 +122,33 @@ class Records(EntryStep):
         """Verify the commitment."""
         if entry.salt is None or entry.data is None:
             self._erased += 1
+            self._over.missing.add(entry.index, entry.leaf)
         else:
             verify_commitment(entry.leaf, entry.salt, entry.data)
+            if entry.leaf.kind == erasure.KIND and entry.record is not None:
+                self._over.missing.take(entry.index, entry.record)
         counts = self._over.counts
         counts[entry.leaf.kind] = counts.get(entry.leaf.kind, 0) + 1
 
     def finish(self) -> None:
         """Tell how many there are."""
-        window = self._over.window
+        window, missing = self._over.window, self._over.missing
+        for outside in self._over.outside.values():
+            if outside.leaf.kind == erasure.KIND and outside.record is not None:
+                self._over.where = f"{archive.OUTSIDE}, entry {outside.index}"
+                missing.take(outside.index, outside.read())
+        if (first := missing.first) is not None:
+            inside = window.first <= first < window.end
+            name = archive.chunk_with(archive.RECORDS, first, window.first) if inside else archive.OUTSIDE
+            self._over.where = f"{name}, entry {first}"
+            raise VerificationError(
+                f"the record of entry {first} is missing, and no entry of the log, up to the checkpoint, says that it was erased"
+            )
         self._over.counts["erased"] = self._erased
         if self._erased:
             self.limits.append(
                 f"{self._erased} records are erased: that and when they were made, by whose principal and on whose things is "
-                "proven, what they said is not. That they were erased is the exporter's signed word."
+                "proven, what they said is not. Entries of kind erasure say by whom and why each was erased."
             )
         self.detail = f"{window.end - window.first - self._erased} records, {self._erased} erased"
 
@@ -370,6 +386,8 @@ class Warrants(EntryStep):
         """An entry with its record, of the window or of outside it."""
         if (outside := self._over.outside.get(index)) is not None:
             data = outside.record
+            if data is None:
+                self._over.missing.add(index, outside.leaf)
             return outside.leaf, data, None if data is None else canonical.loads(data)
         try:
             entry = self._over.entries[index]

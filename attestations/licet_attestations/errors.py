@@ -38,6 +38,12 @@ class FormatError(LicetAttestationError):
     code = "attestation.format"
 
 
+class ErasedSince(LicetAttestationError):  # Not a fault: named for what happened.
+    """A record was erased after the checkpoint that an archive ends in, so nothing in it can show that. The caller begins anew under a newer one."""
+
+    code = "attestation.erased-since"
+
+
 class VerificationError(LicetAttestationError):
     """Something that should prove a thing does not prove it. The caller must not rely on it.
 

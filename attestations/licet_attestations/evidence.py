@@ -4,7 +4,7 @@ Rules kept here:
 
 - What would not verify is not written: indices in order, both frontiers, the checkpoint's root, and every record against its commitment
   are checked on the way.
-- An erased record is named as erased, in what is signed. It cannot merely be left out.
+- An erased record is named as erased, and the entry of the log that erased it is there, from wherever it stands. It cannot merely be left out.
 - One chunk of entries is held in memory at a time, and what it names.
 - What was cut off is gone on with: the chunks that are there whole are read back and verified as the others, up to one of which a record
   was erased since.
@@ -19,9 +19,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from licet_attestations import archive, canonical, checkpoint, dsse, merkle, statement
+from licet_attestations import archive, canonical, checkpoint, dsse, erasure, merkle, statement
 from licet_attestations.entries import Chunk, Entries, Entry, record_line
-from licet_attestations.errors import FormatError, LicetAttestationError, VerificationError
+from licet_attestations.errors import ErasedSince, FormatError, LicetAttestationError, VerificationError
 from licet_attestations.isolation import Isolation, IsolationCount
 from licet_attestations.leaf import Leaf, verify_commitment
 from licet_attestations.warrant import Warrant
@@ -92,6 +92,10 @@ class Source(Protocol):
 
     def entries(self, first: int, end: int) -> Iterable[Raw]:
         """The entries from ``first`` up to ``end``, in order."""
+        ...
+
+    def erasures(self, first: int, end: int) -> Iterable[Raw]:
+        """The entries among these that erase others, in order."""
         ...
 
     def erased_in(self, first: int, end: int) -> Collection[int]:
@@ -215,6 +219,7 @@ def build_archive(
     Raises:
         FormatError: What the source has does not fit the window or the checkpoint.
         VerificationError: A record is not what its leaf commits to.
+        ErasedSince: A record was erased after the checkpoint.
         OSError: It cannot be written.
     """
     part = part_of(out)
@@ -238,6 +243,7 @@ class _Kept:
     tree: merkle.Frontier
     isolation: IsolationCount
     erased: int = 0
+    missing: erasure.Missing = field(default_factory=erasure.Missing)
     last_ms: int = 0
     bundles: set[str] = field(default_factory=set)
     outside: set[int] = field(default_factory=set)
@@ -349,7 +355,11 @@ class _Builder:
         self._window.verify_time(entry.index, entry.leaf.time_ms)
         kept.tree.append(merkle.leaf_hash(entry.text))
         kept.isolation.take(entry.leaf, entry.record)
-        kept.erased += entry.record is None
+        if entry.record is None:
+            kept.erased += 1
+            kept.missing.add(entry.index, entry.leaf)
+        elif entry.leaf.kind == erasure.KIND:
+            kept.missing.take(entry.index, entry.record)
         kept.last_ms = entry.leaf.time_ms
         if entry.record is not None and entry.leaf.kind == "decision":
             facts, bundle = entry.record.get("facts"), entry.record.get("bundle")
@@ -380,6 +390,7 @@ class _Builder:
             for index in self._source.examinations(kept.bundles)
             if not window.first <= index < window.end and index < window.size
         }
+        self._find_erasures()
         outside = list(self._outside())
         window.verify_times({entry.index: entry for entry in outside})
         # Times never run backwards in a log; the clock of this process may have been set back since.
@@ -412,6 +423,24 @@ class _Builder:
             envelopes = _by_digest(self._source.attestations_of(names), _payload)
             lines = [_found(envelopes, name, "attestation") + b"\n" for name in dict.fromkeys(names)]
             self._writer.add(archive.OUTSIDE_ATTESTATIONS, lines)
+
+    def _find_erasures(self) -> None:
+        """What erased a record may stand behind the window, or have erased what stands before it."""
+        kept, window = self._kept, self._window
+        for index in kept.outside:
+            (raw,) = self._source.entries(index, index + 1)
+            if raw.record is None:
+                kept.missing.add(index, Leaf.from_bytes(raw.text))
+        if kept.missing.first is None:
+            return
+        for raw in self._source.erasures(window.first, window.size):
+            named = 0 if raw.record is None else kept.missing.take(raw.index, canonical.loads(raw.record))
+            if named and not window.first <= raw.index < window.end:
+                kept.outside.add(raw.index)
+        if (first := kept.missing.first) is not None:
+            raise ErasedSince(
+                f"the record of entry {first} is missing, and no entry up to the checkpoint of {window.size} says that it was erased"
+            )
 
     def _outside(self) -> Iterator[Outside]:
         for index in sorted({*self._window.edges, *self._kept.outside}):

@@ -9,7 +9,7 @@ The steps, in order; every failure names its step and the file:
  4. leaves      The leaves, from the frontier before them, lead to the root of the checkpoint: by themselves, or by a proof that the
                 signed tree extends theirs.
  5. window      The entries around them are the log's and lie outside of the time asked for, so none of that time is withheld.
- 6. records     Every record is what its leaf commits to; none is missing unless it is named as erased.
+ 6. records     Every record is what its leaf commits to; none is missing unless an entry behind it in the log says that it was erased.
  7. headers     Time never runs backwards, the log key was valid at the last entry's time, and every header agrees with its
                 record in kind, actor, owner and time.
  8. decisions   Every fact and bundle that a decision names is there, under its digest, and no other is.
@@ -110,8 +110,8 @@ STEPS: tuple[Step, ...] = (
     Step(
         "records",
         "every record is what its leaf commits to",
-        "A leaf holds the SHA-256 of a random salt and the record. What is erased is named: that it happened, when, by whose principal and on whose "
-        "things stays in the leaf.",
+        "A leaf holds the SHA-256 of a random salt and the record. A record that is not there was erased: an entry behind it in the log says so, by "
+        "whom and why. That something happened, when, by whose principal and on whose things stays in the leaf.",
     ),
     Step(
         "headers",

@@ -100,7 +100,8 @@ _DEVICES_OF_ONE_TENANT: Final = 8
 """At work or waiting there at once, of one tenant: few enough that no two or three tenants fill the queue."""
 _OF_ONE_TENANT: Final = 3
 """Operations of one tenant that are at work at once in each queue; more wait, and nobody else waits behind them."""
-_POLLING_S: Final = 0.1
+_SHORT_EVERY_S, _LONG_EVERY_S, _DEVICES_EVERY_S = 0.1, 0.25, 0.5
+"""How often a queue is looked into: the oftener, the more a worker costs that has nothing to do."""
 _ADOPT_EVERY_S: Final = 2.0
 _WAIT_FOR_PLACE_S: Final = 10.0
 _KILLED: Final = "job.killed"
@@ -407,18 +408,18 @@ def main(settings: Settings | None = None) -> None:
     # What is to run on devices is left to the workers that have some.
     DBOS.listen_queues([LONG_QUEUE, SHORT_QUEUE, EXAMINATION_QUEUE, *([DEVICE_QUEUE] if settings.device_uuids else [])])
     DBOS.launch()
-    for queue, at_once, of_one_tenant in (
-        (LONG_QUEUE, _LONG_AT_ONCE, _OF_ONE_TENANT),
-        (SHORT_QUEUE, _SHORT_AT_ONCE, _OF_ONE_TENANT),
+    for queue, at_once, of_one_tenant, every_s in (
+        (LONG_QUEUE, _LONG_AT_ONCE, _OF_ONE_TENANT, _LONG_EVERY_S),
+        (SHORT_QUEUE, _SHORT_AT_ONCE, _OF_ONE_TENANT, _SHORT_EVERY_S),
         # One tenant's leave a place to others, where there is more than one.
-        (EXAMINATION_QUEUE, settings.examinations, max(1, settings.examinations - 1)),
-        (DEVICE_QUEUE, _DEVICES_AT_ONCE, _DEVICES_OF_ONE_TENANT),
+        (EXAMINATION_QUEUE, settings.examinations, max(1, settings.examinations - 1), _LONG_EVERY_S),
+        (DEVICE_QUEUE, _DEVICES_AT_ONCE, _DEVICES_OF_ONE_TENANT, _DEVICES_EVERY_S),
     ):
         DBOS.register_queue(
             queue,
             worker_concurrency=at_once,
             partition_worker_concurrency=of_one_tenant,
-            polling_interval_sec=_POLLING_S,
+            polling_interval_sec=every_s,
         )
     stored = tools.adapters
     StorageWatch(

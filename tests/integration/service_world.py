@@ -5,9 +5,12 @@ Found by tests beside it, and by those in ``tests/fault``, through ``sys.path``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
+import secrets
+import socket
 import ssl
 import tempfile
 import threading
@@ -32,6 +35,7 @@ from licet_engine.store.db import read_transaction
 NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients of what speaks plain HTTP: it trusts nobody. The usual one reads all authorities anew for each client."""
 FAR_MS: Final = 4_000_000_000_000
+_TRIES: Final = 100
 UUIDS: Final = [f"GPU-{digit * 8}-0000-4000-8000-{digit * 12}" for digit in "12"]
 """Devices that are on the world's allow-list, and on no machine: its worker takes runs on devices, and has none."""
 EVERY_ROLE: Final = (*("administrator", "auditor", "compliance", "data-scientist", "model-risk", "security-engineer"),)
@@ -101,6 +105,17 @@ def masked(response: httpx.Response) -> tuple[int, dict[str, str], Any]:
     told["id"] = "*"
     headers = {name: value for name, value in response.headers.items() if name != "date"}
     return response.status_code, headers, body
+
+
+def free_ports(count: int) -> int:
+    """The first of so many neighbouring ports that nobody listens on: below those that connections are made from meanwhile."""
+    for _ in range(_TRIES):
+        first = secrets.choice(range(10_000, 30_000))
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    raise RuntimeError(f"no {count} neighbouring ports are free")
 
 
 class Installation:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
-from service_world import Installation, free_port, poll, table
+from service_world import Installation, free_ports, poll, table
 
 TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT: Final = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -71,7 +71,7 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture(scope="module")
 def watched(collector: Collector) -> Iterator[Installation]:
     # Checkpoints are signed when a warrant needs one, so within its trace; by the clock the notary may come first.
-    installation = Installation(otlp_endpoint=collector.url, metrics_port=free_port(), checkpoint_interval_s=3600.0)
+    installation = Installation(otlp_endpoint=collector.url, metrics_port=free_ports(3), checkpoint_interval_s=3600.0)
     try:
         installation.start()
         installation.people("northbank", "us")

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from service_world import Installation, free_port, poll
+from service_world import Installation, free_ports, poll
 from sqlmodel import select
 
 from databases import KINDS
@@ -47,7 +47,7 @@ def probed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         urls = str(server.write_urls(server.create(), tmp_path_factory.mktemp("database") / "urls"))
     users = "off" if request.param == KINDS[0] else "auto"
     installation = Installation(
-        database_urls=urls, users=users, probe_every_s=EVERY_S, metrics_port=free_port(), checkpoint_interval_s=0.2
+        database_urls=urls, users=users, probe_every_s=EVERY_S, metrics_port=free_ports(3), checkpoint_interval_s=0.2
     )
     try:
         installation.start()
@@ -259,7 +259,7 @@ def test_nothing_is_tried_for_an_attestation_that_nobody_would_sign(
     shared: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LICET_URL", shared.url)
-    monkeypatch.setenv("LICET_TOKEN", shared.tokens["platform/op"])
+    monkeypatch.setenv("LICET_TOKEN", shared.tokens["platform/operator"])
     before = len(shared.entries(OWNER))
     assert run(["probe", "run", "--owner", OWNER, "--attest", "--data", str(tmp_path)]) == 2
     assert f"no signer runs in {tmp_path}" in capsys.readouterr().err

@@ -32,7 +32,7 @@ from licet_engine.serve import Supervisor
 from licet_engine.settings import load_settings
 
 sys.path.append(str(Path(__file__).parent))
-from service_world import Installation, free_port, poll, table  # The line above finds it.
+from service_world import Installation, free_port, free_ports, poll, table  # The line above finds it.
 from webhook_receiver import Receiver
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ def deploy(world: Installation, number: int, *, endpoint: str = CREDIT, **more: 
 @pytest.fixture(scope="module")
 def house() -> Iterator[Installation]:
     """An installation of its own: its processes are killed, its tenants suspended."""
-    installation = Installation(metrics_port=free_port(), outbound_networks="127.0.0.0/8")
+    installation = Installation(metrics_port=free_ports(3), outbound_networks="127.0.0.0/8")
     try:
         installation.start()
         # No pack: staging is open to a model of the lowest tier, and what is tried here is the platform's own.

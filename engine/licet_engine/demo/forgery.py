@@ -52,6 +52,10 @@ class _Forged:
         for entry in self._chunk.entries():
             yield evidence.Raw(entry.index, entry.text, entry.salt, entry.data)
 
+    def erasures(self, _first: int, _end: int) -> tuple[evidence.Raw, ...]:
+        """Of a whole log nothing is outside."""
+        return ()
+
     def erased_in(self, _first: int, _end: int) -> tuple[int, ...]:
         """None is."""
         return ()

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from sqlalchemy import Engine, select
 
 from licet_adapters.guard import WarrantGuard
-from licet_attestations import archive, canonical, dsse, evidence
+from licet_attestations import archive, canonical, dsse, erasure, evidence
 from licet_attestations.checkpoint import parse_note
 from licet_attestations.entry_steps import MAX_BUNDLE_BYTES
+from licet_attestations.errors import ErasedSince
 from licet_attestations.isolation import Isolation
 from licet_attestations.isolation_pair import BUNDLE_SUBJECT, examined_policies
 from licet_attestations.statement import ISOLATION, TEST_RESULT, Statement, Subject
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _AT_ONCE: Final = 500
+_ATTEMPTS: Final = 3
 _MAX_EXAMINATIONS: Final = 1000
 _FACTS: Final = store.table_of(FactBlob)
 _ATTESTATIONS: Final = store.table_of(Attestation)
@@ -112,7 +114,7 @@ class Exporter:
             return signed[-1]
 
         with deed.spool.lasting_artifact(deed.tenant, deed.id, "zip") as path:
-            built = self._build(path, deed, sign_export)
+            built = self._build_whole(path, deed, sign_export)
         return {
             "artifact": f"{deed.id}.zip",
             "first": built.first,
@@ -122,6 +124,16 @@ class Exporter:
             "manifest_digest": built.manifest_digest_hex,
             "attestation": deed.log_attestation(signed[0]),
         }
+
+    def _build_whole(self, path: Path, deed: Exporting, sign_export: evidence.SignExport) -> evidence.BuiltArchive:
+        """Build it, under a newer checkpoint where somebody erased a record meanwhile."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._build(path, deed, sign_export)
+            except ErasedSince as error:
+                evidence.part_of(path).unlink(missing_ok=True)
+                reason = str(error)
+        raise Unavailable(f"{reason}: if nobody is erasing just now, run licet log fsck")
 
     def _build(self, path: Path, deed: Exporting, sign_export: evidence.SignExport) -> evidence.BuiltArchive:
         tenant = deed.tenant
@@ -250,6 +262,13 @@ class StoredLog:
             for entry in found:
                 yield evidence.Raw(entry.index, entry.header.encode(), entry.salt, entry.record)
             first += len(found)
+
+    def erasures(self, first: int, end: int) -> Iterator[evidence.Raw]:
+        """The entries that erase others, in order."""
+        with read_transaction(self._engine, self._tenant) as connection:
+            found = store.indexes_of_kind(connection, self._tenant, erasure.KIND, first, end)
+        for index in found:
+            yield from self.entries(index, index + 1)
 
     def erased_in(self, first: int, end: int) -> set[int]:
         """Entries whose records are erased."""

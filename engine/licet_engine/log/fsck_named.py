@@ -17,6 +17,7 @@ from sqlalchemy import Connection, func, select
 from licet_attestations import canonical, dsse
 from licet_attestations.checkpoint import verify_checkpoint
 from licet_attestations.cosignature import verify_cosignatures
+from licet_attestations.erasure import KIND, erased_by
 from licet_attestations.errors import FormatError, LicetAttestationError, VerificationError
 from licet_attestations.tlogpolicy import Policy
 from licet_attestations.trustroot import TrustRoot
@@ -98,7 +99,7 @@ class Named:
                 decided[entry.index] = self._decision(entry.index, record)
             elif kind == "attestation":
                 self._attestation(entry.index, record)
-            elif kind == "erasure":
+            elif kind == KIND:
                 self._erasure(entry.index, record)
         self._compare(entries, decided)
 
@@ -141,8 +142,8 @@ class Named:
 
     def _erasure(self, index: int, record: Any) -> None:
         try:
-            self._erasures.update(int(erased["index"]) for erased in record["entries"])
-        except (KeyError, TypeError, ValueError):
+            self._erasures.update(erased for erased, _ in erased_by(record))
+        except (FormatError, AttributeError):
             self._add(f"the record of entry {index} is not an erasure's")
 
     def finish(self, size: int) -> None:

@@ -161,6 +161,21 @@ def read_entries(connection: Connection, tenant_id: str, first: int, count: int)
     return [Entry(*row) for row in connection.execute(query)]
 
 
+def indexes_of_kind(connection: Connection, tenant_id: str, kind: str, first: int, end: int) -> list[int]:
+    """Where entries of a kind stand from ``first`` up to ``end``, in order. Headers are looked through: for kinds that are few."""
+    query = (
+        select(LEAVES.c.leaf_index)
+        .where(
+            LEAVES.c.tenant_id == tenant_id,
+            LEAVES.c.leaf_index >= first,
+            LEAVES.c.leaf_index < end,
+            LEAVES.c.header.contains(f'"kind":"{kind}"', autoescape=True),
+        )
+        .order_by(LEAVES.c.leaf_index)
+    )
+    return list(connection.execute(query).scalars())
+
+
 def index_at(connection: Connection, tenant_id: str, time_ms: int, size: int) -> int:
     """The first of ``size`` entries that is not before a time; ``size`` where all are. Times never run backwards, so few are read.
 

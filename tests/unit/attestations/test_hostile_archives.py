@@ -573,13 +573,63 @@ class TestRecords:
         mutate(files)
         refused(pack(files), world, "6. records", RECORDS)
 
-    def test_a_record_dropped_and_named_as_erased_falls_to_the_signed_statement(
-        self, files: Files, world: World, pack: Pack
-    ) -> None:
+    def test_a_record_dropped_and_named_as_erased(self, files: Files, world: World, pack: Pack) -> None:
         """It is of another kind than decision: nothing else in the archive stands on it."""
         index = next(i for i, leaf in enumerate(world.leaves) if leaf.kind == "hold")
         line(RECORDS, index, lambda _text: b'{"erased":true}\n')(files)
-        refused(pack(files), world, "12. export", STATEMENT)
+        assert "says that it was erased" in refused(pack(files), world, "6. records", f"entry {index}")
+
+    @pytest.mark.parametrize(
+        "named",
+        [
+            pytest.param({}, id="another entry"),
+            pytest.param({"index": 3}, id="another commitment"),
+            pytest.param({"index": "3"}, id="no place"),
+            pytest.param({"index": True}, id="not a number"),
+            pytest.param({"index": 2**52}, id="a place that there is not"),
+            pytest.param({"commitment": None}, id="no commitment"),
+            pytest.param(None, id="nothing"),
+        ],
+    )
+    def test_an_erasure_that_does_not_name_what_is_missing(
+        self, files: Files, world: World, pack: Pack, named: dict[str, Any] | None
+    ) -> None:
+        record = world.erasure(2)
+        if named is None:
+            record["entries"] = "all"
+        else:
+            record["entries"][0] |= named
+        world.append("erasure", record)
+        world.add_last(files)
+        line(RECORDS, 3, lambda _text: b'{"erased":true}\n')(files)
+        refused(pack(files), world, "6. records", RECORDS)
+
+    def test_an_erasure_that_stands_before_what_is_missing(self, world: World, tmp_path: Path, pack: Pack) -> None:
+        at = len(world.leaves)
+        world.append("hold", {"type": "hold"})
+        record = world.erasure(at)
+        record["entries"][0]["index"] = at + 1
+        world.leaves.pop()
+        world.records.pop()
+        world.append("erasure", record)
+        world.append("hold", {"type": "hold"})
+        files = world.files(tmp_path)
+        line(RECORDS, at + 1, lambda _text: b'{"erased":true}\n')(files)
+        refused(pack(files), world, "6. records", RECORDS)
+
+    def test_an_erasure_that_is_erased_itself(self, world: World, tmp_path: Path, pack: Pack) -> None:
+        at = world.erase(3)
+        files = world.files(tmp_path)
+        line(RECORDS, at, lambda _text: b'{"erased":true}\n')(files)
+        refused(pack(files), world, "6. records", "entry 3")
+
+    def test_an_erasure_behind_the_window_that_is_withheld(self, world: World, tmp_path: Path, pack: Pack) -> None:
+        end = len(world.leaves)
+        world.append("hold", {"type": "hold"})
+        world.erase(3)
+        files = world.files(tmp_path, end=end)
+        lines(OUTSIDE, lambda found: found.pop())(files)
+        refused(pack(files), world, "6. records", "entry 3")
 
 
 class TestHeaders:
@@ -848,8 +898,8 @@ class TestWarrants:
         assert verify_archive(pack(files, remanifest=False), world.trust).counts["warrants"] == 1
         only_time = edited(files[OUTSIDE].splitlines()[0], salt=None, record=None)
         lines(OUTSIDE, lambda found: found.__setitem__(0, only_time + b"\n"))(files)
-        # That it is erased would have to be signed.
-        refused(pack(files), world, "12. export", STATEMENT)
+        # That it is erased would have to stand in the log.
+        refused(pack(files), world, "6. records", OUTSIDE)
         world.log_warrant(world.make_warrant(0))
         files = world.files(tmp_path, first=9)
         lines(OUTSIDE, lambda found: found.pop(0))(files)

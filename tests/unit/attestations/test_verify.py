@@ -13,11 +13,11 @@ from xml.etree import ElementTree as ET
 import pytest
 from click.testing import CliRunner
 
-from archives import MemoryLog, digest_of
+from archives import MemoryLog, digest_of, read_files
 from licet_attestations import dsse, evidence, isolation, verify
 from licet_attestations.__main__ import verify_command
 from licet_attestations.archive import REQUIRED, Archive, ArchiveWriter
-from licet_attestations.errors import FormatError, VerificationError
+from licet_attestations.errors import ErasedSince, FormatError, VerificationError
 from licet_attestations.keys import ED25519, PrivateKey
 from licet_attestations.leaf import Leaf
 from licet_attestations.tlogpolicy import Policy
@@ -219,13 +219,21 @@ class TestGoingOn:
         path = tmp_path / "a.zip"
         self.cut(long_world, path, 2048)
         assert long_world.records[5][1] in evidence.part_of(path).read_bytes()
-        long_world.erased.add(5)
+        size = len(long_world.leaves)
         try:
+            long_world.erase(5)
+            # The checkpoint that was begun under is from before: under that one, nothing shows that it was erased.
+            begun, note = evidence.begun(path) or (None, "")
+            assert begun is not None
+            with pytest.raises(ErasedSince, match="entry 5"):
+                long_world.build(path, window=begun, checkpoint_note=note)
+            assert not path.exists()
             assert long_world.build(path).erased == 1
             assert long_world.records[5][1] not in path.read_bytes()
             assert verify.verify_archive(path, long_world.trust).counts["erased"] == 1
         finally:
             long_world.erased.clear()
+            del long_world.leaves[size:], long_world.records[size:]
 
     def test_of_another_window_or_checkpoint_nothing_is_kept(self, long_world: Any, tmp_path: Path) -> None:
         path = tmp_path / "a.zip"
@@ -251,7 +259,7 @@ def test_memory_is_bounded_and_progress_is_told(long_world: Any, tmp_path: Path)
 
 
 def test_erased_records_are_allowed_counted_and_said(world: World, tmp_path: Path) -> None:
-    world.erased = {0, 3}
+    world.erase(0, 3)
     built = world.build(tmp_path / "a.zip")
     report = verify.verify_archive(tmp_path / "a.zip", world.trust)
     assert built.erased == report.counts["erased"] == 2
@@ -260,8 +268,23 @@ def test_erased_records_are_allowed_counted_and_said(world: World, tmp_path: Pat
     assert report.isolation.answer == "holds"  # They were the tenant's own.
 
 
+def test_what_is_erased_behind_the_window_is_shown_by_the_entry_that_erased_it(world: World, tmp_path: Path) -> None:
+    world.log_warrant(world.make_warrant(0))
+    end = len(world.leaves)
+    world.append("hold", {"type": "hold"})
+    world.erase(3)
+    world.erase(0)  # Before the window, and a warrant in it stands on it.
+    world.erase(end)  # No part of it.
+    built = world.build(tmp_path / "a.zip", first=1, end=end)
+    assert built.erased == 1
+    report = verify.verify_archive(tmp_path / "a.zip", world.trust)
+    assert report.counts["erased"] == 1
+    outside = [json.loads(line) for line in read_files(tmp_path / "a.zip")["log/outside.jsonl"].splitlines()]
+    assert [each["index"] for each in outside] == [0, end, end + 1, end + 2]
+
+
 def test_an_erased_decision_of_another_tenant_makes_the_answer_unknown(world: World, tmp_path: Path) -> None:
-    world.erased = {world.attempt()}
+    world.erase(world.attempt())
     world.build(tmp_path / "a.zip")
     assert verify.verify_archive(tmp_path / "a.zip", world.trust).isolation.answer == "unknown"
 

@@ -58,10 +58,12 @@ class Recorded:
         times: int = 1,
     ) -> Path:
         """An archive of them, some times over; ``changed`` makes files other than they should be."""
-        log = MemoryLog(facts=dict(self.facts), bundles={self.bundle_hex: bundle()}, erased=set(erased))
+        log = MemoryLog(facts=dict(self.facts), bundles={self.bundle_hex: bundle()})
         for record in self.records * times:
             log.append("decision", record, time_ms=1_900_000_000_000)
         log.append("people", {"v": 1, "type": "people"}, time_ms=1_900_000_000_000)
+        if erased:
+            log.erase(*erased, time_ms=1_900_000_000_000)
         log.build(path)
         if changed is not None:
             files = read_files(path)

@@ -45,7 +45,7 @@ _PROVES: Final = (
         "Nothing was added, changed, dropped or put into another order between the first and the last entry: their hashes lead to the"
         " root that the signed checkpoint names."
     ),
-    "Every record is the one that its entry commits to. What was erased is named as erased, and its entry still stands.",
+    "Every record is the one that its entry commits to. What was erased is named as erased by a later entry, and its own still stands.",
     (
         "Every decision names its facts, its policies and the engine by digest, and can be evaluated again: a decision that does not"
         " follow from them shows."
