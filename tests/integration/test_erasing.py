@@ -328,6 +328,12 @@ def test_an_erasure_that_the_log_does_not_tell_of_is_found(aged: Aged) -> None:
     found = aged.fsck()
     assert found["code"] != 0
     assert f"the record of entry {index} is gone, and no erasure in the log names it" in json.dumps(found["told"])
+    # Nobody is given an archive in which it passes for an erased one.
+    cora = aged.client(f"{TENANT}/cora")
+    ended = aged.done(cora, cora.act("evidence.export", TENANT, {}))
+    assert ended.state == "failed"
+    assert f"the record of entry {index} is missing" in json.dumps(ended.error)
+    assert "licet log fsck" in json.dumps(ended.error)
 
 
 def rows(aged: Aged, query: str, **values: Any) -> list[tuple[Any, ...]]:

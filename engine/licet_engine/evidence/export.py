@@ -25,7 +25,7 @@ from licet_attestations.isolation_pair import BUNDLE_SUBJECT, examined_policies
 from licet_attestations.statement import ISOLATION, TEST_RESULT, Statement, Subject
 from licet_attestations.trustroot import TrustRoot
 from licet_attestations.window import Window
-from licet_engine.domain.errors import Unavailable
+from licet_engine.domain.errors import Conflict, Unavailable
 from licet_engine.evidence.contents import Scope, Seen
 from licet_engine.evidence.report import derived
 from licet_engine.log import store
@@ -99,6 +99,7 @@ class Exporter:
 
         Raises:
             WarrantRefused: The warrant is not for this, or was used.
+            Conflict: A record is missing, and the log does not say that it was erased.
         """
         self._guard.admit(
             warrant,
@@ -133,7 +134,7 @@ class Exporter:
             except ErasedSince as error:
                 evidence.part_of(path).unlink(missing_ok=True)
                 reason = str(error)
-        raise Unavailable(f"{reason}: if nobody is erasing just now, run licet log fsck")
+        raise Conflict(f"{reason}: if nobody is erasing just now, run licet log fsck", code="log-incomplete")
 
     def _build(self, path: Path, deed: Exporting, sign_export: evidence.SignExport) -> evidence.BuiltArchive:
         tenant = deed.tenant
