@@ -122,10 +122,31 @@ class MemoryLog:
             text = self.leaves[index].to_bytes()
             yield evidence.Raw(index, text, None if is_erased else salt, None if is_erased else record)
 
-    def erase(self, *indexes: int, **header: Any) -> int:
-        """Erase records, and log it."""
+    def erase(self, *indexes: int, decision: bytes | None = None, **header: Any) -> int:
+        """Erase records, and log it; ``decision`` is the record of the one that allowed it, made up if not given."""
         self.erased.update(indexes)
-        return self.append("erasure", self.erasure(*indexes), **header)
+        record = decision or canonical.dumps(self.erasing())
+        self.append("decision", record, **header)
+        return self.append("erasure", self.erasure(*indexes) | {"decision": json.loads(record)["id"]}, **header)
+
+    def erasing(self) -> dict[str, Any]:
+        """The decision that allows an erasure."""
+        return {
+            "v": 1,
+            "type": "decision",
+            "id": "d-1",
+            "tenant": TENANT,
+            "action": "record.erase",
+            "decision": "allow",
+            "principal": {"type": "Person", "id": f"{TENANT}/cora"},
+            "facts": [],
+            "bundle": self.bundle_for_erasing(),
+        }
+
+    def bundle_for_erasing(self) -> str:
+        data = canonical.dumps({"v": 1, "for": "erasing"})
+        self.bundles[digest_of(data)] = data
+        return digest_of(data)
 
     def erasure(self, *indexes: int) -> dict[str, Any]:
         entries = [

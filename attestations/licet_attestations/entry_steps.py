@@ -70,6 +70,21 @@ class Pass:
         self.decided_by: set[str] = set()
         self.examined: dict[str, str] = {}
 
+    def entry_at(self, index: int) -> tuple[Leaf, bytes | None, Mapping[str, Any] | None]:
+        """An entry with its record, of the window or of outside it.
+
+        Raises:
+            IndexError: It is neither.
+            VerificationError: Its record is not its own.
+        """
+        if (outside := self.outside.get(index)) is not None:
+            data = outside.record
+            return outside.leaf, data, None if data is None else canonical.loads(data)
+        entry = self.entries[index]
+        if entry.salt is not None and entry.data is not None:
+            verify_commitment(entry.leaf, entry.salt, entry.data)  # It may come later than what asks for it.
+        return entry.leaf, entry.data, entry.record
+
 
 class EntryStep(ABC):
     """A step.
@@ -126,9 +141,18 @@ class Records(EntryStep):
         else:
             verify_commitment(entry.leaf, entry.salt, entry.data)
             if entry.leaf.kind == erasure.KIND and entry.record is not None:
-                self._over.missing.take(entry.index, entry.record)
+                self._take_erasure(entry.index, entry.record)
         counts = self._over.counts
         counts[entry.leaf.kind] = counts.get(entry.leaf.kind, 0) + 1
+
+    def _take_erasure(self, index: int, record: Mapping[str, Any]) -> None:
+        if not self._over.missing.take(index, record):
+            return
+        try:
+            _, _, before = self._over.entry_at(index - 1)
+        except IndexError:
+            before = None
+        erasure.verify_decided(index, record, before)
 
     def finish(self) -> None:
         """Tell how many there are."""
@@ -136,7 +160,7 @@ class Records(EntryStep):
         for outside in self._over.outside.values():
             if outside.leaf.kind == erasure.KIND and outside.record is not None:
                 self._over.where = f"{archive.OUTSIDE}, entry {outside.index}"
-                missing.take(outside.index, outside.read())
+                self._take_erasure(outside.index, outside.read())
         if (first := missing.first) is not None:
             inside = window.first <= first < window.end
             name = archive.chunk_with(archive.RECORDS, first, window.first) if inside else archive.OUTSIDE
@@ -374,28 +398,19 @@ class Warrants(EntryStep):
         age_ms = warrant.issued_at_ms - decided.time_ms
         if not -MAX_CLOCK_SKEW_MS <= age_ms <= MAX_DECISION_AGE_MS + MAX_CLOCK_SKEW_MS:
             raise VerificationError(f"the warrant was issued {age_ms} ms after its decision")
-        leaf, data, record = self._decision(warrant.decision.leaf_index)
+        index = warrant.decision.leaf_index
+        try:
+            leaf, data, record = self._over.entry_at(index)
+        except IndexError:
+            raise VerificationError(f"the warrant's decision, entry {index}, is not in the archive") from None
         if leaf != decided:
             raise VerificationError(f"the warrant's decision is not entry {warrant.decision.leaf_index} of this log")
         if data is None or record is None:
             self._erased += 1
+            if index in self._over.outside:
+                self._over.missing.add(index, leaf)
         else:
             _check_warrant(warrant, data, record)
-
-    def _decision(self, index: int) -> tuple[Leaf, bytes | None, Mapping[str, Any] | None]:
-        """An entry with its record, of the window or of outside it."""
-        if (outside := self._over.outside.get(index)) is not None:
-            data = outside.record
-            if data is None:
-                self._over.missing.add(index, outside.leaf)
-            return outside.leaf, data, None if data is None else canonical.loads(data)
-        try:
-            entry = self._over.entries[index]
-        except IndexError:
-            raise VerificationError(f"the warrant's decision, entry {index}, is not in the archive") from None
-        if entry.salt is not None and entry.data is not None:
-            verify_commitment(entry.leaf, entry.salt, entry.data)  # It may come later than this.
-        return entry.leaf, entry.data, entry.record
 
     def finish(self) -> None:
         """Tell how many there are."""

@@ -2,7 +2,8 @@
 
 Rules kept here:
 
-- A record is missing lawfully where an entry of kind ``erasure`` behind it names its place and its commitment. Such an entry is never erased itself.
+- A record is missing lawfully where an entry of kind ``erasure`` behind it names its place and its commitment. Such an entry is never erased itself,
+  nor is the decision that allowed it, which stands right before it.
 - What is missing and not named yet is all that is remembered, and bounded.
 """
 
@@ -57,6 +58,23 @@ class Missing:
     def first(self) -> int | None:
         """The first that nothing names; None if there is none."""
         return min(self._commitments, default=None)
+
+
+def verify_decided(index: int, record: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+    """Verify that an erasure was allowed by the decision before it.
+
+    Args:
+        index: Of the erasure.
+        record: Of the erasure.
+        before: Of the entry before it; None if that has none.
+
+    Raises:
+        VerificationError: It was not.
+    """
+    match before:
+        case {"decision": "allow", "action": "record.erase", "id": str(decision)} if decision == record.get("decision"):
+            return
+    raise VerificationError(f"the entry before the erasure of entry {index} is not the decision that allowed it")
 
 
 def erased_by(record: Mapping[str, Any]) -> list[tuple[int, str]]:

@@ -435,8 +435,11 @@ class _Builder:
             return
         for raw in self._source.erasures(window.first, window.size):
             named = 0 if raw.record is None else kept.missing.take(raw.index, canonical.loads(raw.record))
-            if named and not window.first <= raw.index < window.end:
-                kept.outside.add(raw.index)
+            if named:
+                # And the decision that allowed it, right before it.
+                kept.outside |= {
+                    index for index in (raw.index - 1, raw.index) if not window.first <= index < window.end
+                }
         if (first := kept.missing.first) is not None:
             raise ErasedSince(
                 f"the record of entry {first} is missing, and no entry up to the checkpoint of {window.size} says that it was erased"

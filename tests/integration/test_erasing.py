@@ -307,6 +307,7 @@ def test_a_record_is_erased_with_its_salt_and_the_log_says_so(aged: Aged) -> Non
 
 def test_the_evidence_verifies_and_says_what_is_erased(aged: Aged, tmp_path: Path) -> None:
     index = aged.find("dataset.classify", f"{TENANT}/leads")
+    *_, (last, _) = aged.entries(TENANT)
     aged.erase("carl", index).require()
     erased = sum(aged.entry(i).record is None for i in range(aged.old))
     cora = aged.client(f"{TENANT}/cora")
@@ -318,6 +319,15 @@ def test_the_evidence_verifies_and_says_what_is_erased(aged: Aged, tmp_path: Pat
     with zipfile.ZipFile(archive) as files:
         texts = b"".join(files.read(name) for name in files.namelist() if name.startswith("records/"))
     assert texts.count(b'{"erased":true}') == erased
+    # Of a time before the erasure as well: the archive has what erased, and the decision that allowed it.
+    asked = cora.act("evidence.export", TENANT, {"to_ms": last.time_ms + 1})
+    archive.write_bytes(fetched(cora, asked, aged))
+    code, told = audit(archive, aged.settings.trust_root)
+    assert code == 0, told
+    with zipfile.ZipFile(archive) as files:
+        outside = [json.loads(line) for line in files.read("log/outside.jsonl").splitlines()]
+    named = [each["record"] for each in outside if each["record"] and each["record"].get("type") == "erasure"]
+    assert index in {entry["index"] for record in named for entry in record["entries"]}
 
 
 def test_an_erasure_that_the_log_does_not_tell_of_is_found(aged: Aged) -> None:

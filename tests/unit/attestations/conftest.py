@@ -73,6 +73,9 @@ class World(MemoryLog):
         }
         return self.append("attempt", record, actor=principal.partition("/")[0])
 
+    def bundle_for_erasing(self) -> str:
+        return digest_of(BUNDLE)
+
     def tlog_proof(self, index: int, size: int | None = None) -> str:
         path = merkle.inclusion_proof(index, len(self.leaves[:size]), self.tree(size))
         return TlogProof(index, tuple(path), self.note(size)).to_text()

@@ -599,6 +599,8 @@ class TestRecords:
             record["entries"] = "all"
         else:
             record["entries"][0] |= named
+        world.append("decision", world.erasing())
+        world.add_last(files)
         world.append("erasure", record)
         world.add_last(files)
         line(RECORDS, 3, lambda _text: b'{"erased":true}\n')(files)
@@ -616,6 +618,33 @@ class TestRecords:
         files = world.files(tmp_path)
         line(RECORDS, at + 1, lambda _text: b'{"erased":true}\n')(files)
         refused(pack(files), world, "6. records", RECORDS)
+
+    @pytest.mark.parametrize(
+        "said",
+        [{"decision": "deny"}, {"action": "dataset.delete"}, {"id": "another"}, None],
+        ids=["denied", "of another action", "another", "none"],
+    )
+    def test_an_erasure_that_no_decision_allowed(
+        self, files: Files, world: World, pack: Pack, said: dict[str, str] | None
+    ) -> None:
+        if said is not None:
+            world.append("decision", world.erasing() | said)
+            world.add_last(files)
+        world.append("erasure", world.erasure(3))
+        world.add_last(files)
+        line(RECORDS, 3, lambda _text: b'{"erased":true}\n')(files)
+        message = refused(pack(files), world, "6. records", RECORDS)
+        assert "is not the decision that allowed it" in message
+
+    def test_an_erasure_behind_the_window_whose_decision_is_withheld(
+        self, world: World, tmp_path: Path, pack: Pack
+    ) -> None:
+        end = len(world.leaves)
+        world.append("hold", {"type": "hold"})
+        world.erase(3)
+        files = world.files(tmp_path, end=end)
+        lines(OUTSIDE, lambda found: found.pop(-2))(files)
+        refused(pack(files), world, "6. records", f"entry {end + 2}")
 
     def test_an_erasure_that_is_erased_itself(self, world: World, tmp_path: Path, pack: Pack) -> None:
         at = world.erase(3)

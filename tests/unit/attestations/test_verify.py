@@ -275,12 +275,13 @@ def test_what_is_erased_behind_the_window_is_shown_by_the_entry_that_erased_it(w
     world.erase(3)
     world.erase(0)  # Before the window, and a warrant in it stands on it.
     world.erase(end)  # No part of it.
+    assert [leaf.kind for leaf in world.leaves[end:]] == ["hold", *["decision", "erasure"] * 3]
     built = world.build(tmp_path / "a.zip", first=1, end=end)
     assert built.erased == 1
     report = verify.verify_archive(tmp_path / "a.zip", world.trust)
     assert report.counts["erased"] == 1
     outside = [json.loads(line) for line in read_files(tmp_path / "a.zip")["log/outside.jsonl"].splitlines()]
-    assert [each["index"] for each in outside] == [0, end, end + 1, end + 2]
+    assert [each["index"] for each in outside] == [0, *range(end, end + 5)]
 
 
 def test_an_erased_decision_of_another_tenant_makes_the_answer_unknown(world: World, tmp_path: Path) -> None:

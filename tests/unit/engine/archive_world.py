@@ -63,7 +63,12 @@ class Recorded:
             log.append("decision", record, time_ms=1_900_000_000_000)
         log.append("people", {"v": 1, "type": "people"}, time_ms=1_900_000_000_000)
         if erased:
-            log.erase(*erased, time_ms=1_900_000_000_000)
+            allowed = (
+                record
+                for record, (_, action, is_allowed, _) in zip(self.records, self.answers, strict=True)
+                if action == "record.erase" and is_allowed
+            )
+            log.erase(*erased, decision=next(allowed), time_ms=1_900_000_000_000)
         log.build(path)
         if changed is not None:
             files = read_files(path)
