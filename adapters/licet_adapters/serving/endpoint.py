@@ -102,6 +102,7 @@ class Endpoint:
         on_event: Callable[[], None],
     ) -> None:
         self.state = state
+        # Number of the last event that the disk has in a state that was in force.
         self._saved_serial = state.serial
         self._is_ending = False
         self._store, self._sandbox, self._replicas_dir = store, sandbox, replicas_dir
@@ -416,7 +417,9 @@ class Endpoint:
                 await self._write(state)
                 if self.state is before:
                     break
-                # An alarm fired while this was written: what it did comes first, and this on top of it.
+                # An alarm fired while this was written: what it did comes first, and this on top of it. What the disk has
+                # until then was never in force, and its last number is the alarm's event here: that one is not saved.
+            self._saved_serial = state.serial
             self._follow(state)
 
     async def _forget_models(self) -> None:
@@ -429,7 +432,9 @@ class Endpoint:
         while True:
             try:
                 async with self._saving:
-                    await self._write(self.state)
+                    state = self.state
+                    await self._write(state)
+                    self._saved_serial = state.serial
             except Unavailable as error:
                 told = {"endpoint": self.state.endpoint, "reason": str(error)}
                 logger.warning("a return is not on the disk yet", extra=told)
@@ -443,7 +448,6 @@ class Endpoint:
     async def _write(self, state: EndpointState) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._disk, self._store.save, state.endpoint, state.to_bytes())
-        self._saved_serial = state.serial
 
     def _follow(self, state: EndpointState) -> None:
         """Have traffic and replicas follow a state."""

@@ -451,6 +451,42 @@ def test_a_return_is_told_only_once_it_is_on_the_disk(world: ServingWorld, monke
     eventually(lambda: world.door.kinds(ENDPOINT)[-1] == "rolled-back", "it is told once the disk takes it")
 
 
+def test_a_return_within_another_change_is_told_only_once_it_is_on_the_disk_itself(
+    world: ServingWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.deploy(1)
+    world.deploy(2, strategy="canary", steps=[50, 100], bake_s=3600, fallback=FIRST, alarms=[TIGHT])
+    eventually(lambda: world.figures()["untold_events"] == 0, "what went before is told")
+    told = len(world.door.events[ENDPOINT])
+    save, writing, written, refused = EndpointStore.save, threading.Event(), threading.Event(), threading.Event()
+
+    def slow(store: EndpointStore, endpoint: str, data: bytes) -> None:
+        if b'"rolled-back"' in data and not refused.is_set():
+            raise Unavailable("the disk is full")
+        if not writing.is_set():
+            writing.set()
+            written.wait(30)
+        save(store, endpoint, data)
+
+    monkeypatch.setattr(EndpointStore, "save", slow)
+    with ThreadPoolExecutor(1) as by_hand:
+        shifting = by_hand.submit(world.shift, {"1": 50, "2": 50})
+        assert writing.wait(30)
+        load = Load(world)
+        eventually(lambda: world.figures()["weights"] == {"1": 100}, "traffic returns within the shift")
+        load.end()
+        written.set()
+        with pytest.raises(Conflict, match="an alarm ended the deployment"):
+            shifting.result(30)
+    time.sleep(1)
+    # The disk has the shift's event under this number, which was never in force: a router killed now would tell that one.
+    assert world.figures()["untold_events"] == 1
+    assert len(world.door.events[ENDPOINT]) == told
+    refused.set()
+    eventually(lambda: world.door.kinds(ENDPOINT)[-1] == "rolled-back", "it is told once the disk takes it")
+    assert len(world.door.events[ENDPOINT]) == told + 1
+
+
 def test_a_slow_caller_is_given_up_and_others_are_not_held_up(
     world: ServingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
