@@ -243,6 +243,7 @@ def test_routers_killed_under_invocations_are_taken_over_and_the_account_has_no_
     slots.settle()
     told = serving.close_account()
     assert told["endpoint"]["weights"] == told["live"]["weights"] == WEIGHTS
+    assert [guard["version"] for guard in told["live"]["guards"]] == ["1"]  # Whom the newest deployment leaves traffic.
     assert [(row.kind, row.serial) for row in checks.rows(tables.TrafficEvent)] == events
     the_account_has_no_gap(checks, serving)
     checks.logs_are_whole()

@@ -71,6 +71,15 @@ def _require_unalarmed(state: EndpointState, weights: Mapping[int, int], *, is_r
             raise Conflict(f"an alarm ended the deployment of version {number}; deploy it anew", code="conflict.alarm")
 
 
+def _rollout_figures(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "operation": rollout.operation_id,
+        "version": str(rollout.number),
+        "fallback": str(rollout.fallback) if rollout.fallback else "",
+        "state": rollout.state,
+    }
+
+
 class Endpoint:
     """One endpoint.
 
@@ -137,10 +146,6 @@ class Endpoint:
     def versions(self) -> list[Version]:
         """The versions that have replicas here, or can have them."""
         return list(self._versions.values())
-
-    def most_replicas(self, *, but: int = 0) -> int:
-        """How many replicas its versions may have together, leaving one number out."""
-        return sum(version.plan.replicas.max for number, version in self._versions.items() if number != but)
 
     def choose(self, number: int | None) -> Version | None:
         """The version for a request; ``number`` if the caller names one. None: none takes it."""
@@ -506,14 +511,12 @@ class Endpoint:
             "shadow": state.shadow_text(),
             "rollout": None
             if rollout is None
-            else {
-                "operation": rollout.operation_id,
-                "version": str(rollout.number),
-                "fallback": str(rollout.fallback) if rollout.fallback else "",
-                "state": rollout.state,
-                "step": rollout.index,
-                "steps": list(rollout.steps),
-            },
+            else _rollout_figures(rollout) | {"step": rollout.index, "steps": list(rollout.steps)},
+            "guards": [
+                _rollout_figures(one) | {"alarms": [alarm.kind for alarm in self._versions[one.number].plan.alarms]}
+                for one in state.older_guards()
+                if one.number in self._versions
+            ],
             "versions": {str(number): version.figures() for number, version in sorted(self._versions.items())},
             "invocations": self.counter.last,
             "untold_events": len(state.outbox),

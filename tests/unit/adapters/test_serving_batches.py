@@ -81,7 +81,7 @@ class ModelServer:
         command = ["-I", "-B", str(code / "serve_tabular.py"), "--inputs", str(inputs), "--output", str(output)]
         self._process = subprocess.Popen([sys.executable, *command, "--report-fd", str(report)], pass_fds=[report])
         os.close(report)
-        with open(reading, "rb") as lines:  # A descriptor.
+        with os.fdopen(reading, "rb") as lines:
             assert json.loads(lines.readline()) == {"ready": True}
         self._asking = ThreadPoolExecutor(16)
 
