@@ -524,7 +524,7 @@ def test_a_gap_or_an_overlap_in_the_account_is_refused_and_logged(house: Install
             groups = [{"session": session, "version": 2, "status": "ok", "count": last_ - first + 1}]
             batch = {"router": "other", "epoch": 1, "first": first, "last": last_, "lost": 0, "groups": groups} | more
             with pytest.raises(LicetError) as error:
-                door.invocations("northbank", CREDIT, batch)
+                door.accounts.take("northbank", CREDIT, batch)
             return f"{error.value.code}: {error.value}"
 
         assert "leaves a gap" in report(last + 2, last + 3)
