@@ -1,7 +1,7 @@
 """The processes of a running installation are killed, again and again, while it is used.
 
 Each round kills one of them with SIGKILL at a random moment: the signer, the api (its server, or the process that
-answers), the worker, or the supervisor with all of them. One installation lives through all rounds. What is checked:
+answers), the worker, the router, or the supervisor with all of them. One installation lives through all rounds. What is checked:
 
 - every acknowledged decision stands in the log where it was said to, and the logs are whole (fsck);
 - the signer's last checkpoint is of this log, and the log goes on from it;
@@ -60,7 +60,7 @@ ROUNDS = rounds(25)
 PATIENCE_S = 600
 """For work that is killed again and again: on a machine that is busy with other things, it gets on between the rounds only."""
 # Of a kind and how often, in relation: the api is two processes, a server and the one that answers.
-VICTIMS = {"signer": 4, "server": 1, "api": 2, "worker": 3, "supervisor": 1}
+VICTIMS = {"signer": 4, "server": 1, "api": 2, "worker": 3, "router": 1, "supervisor": 1}
 BACK_WITHIN_S = 40.0
 BUDGET = 1_000_000
 TENANT = "northbank"
@@ -157,6 +157,7 @@ class Supervised:
                 ("licet_attestations.signer", "signer"),
                 ("granian", "server"),
                 ("licet_engine.worker", "worker"),
+                ("licet_engine.router", "router"),
             ):
                 if word in line:
                     found[name] = pid

@@ -40,11 +40,11 @@ pytestmark = pytest.mark.slow
 ROUNDS = rounds(10)
 BOTH_BACK_WITHIN_S = 120.0
 """Two slots start in the time of two, and where the machine has other things to do, of many."""
-VICTIMS = {"api": 3, "worker": 3, "server": 1, "supervisor": 1, "signer": 1}
+VICTIMS = {"api": 3, "worker": 3, "server": 1, "supervisor": 1, "signer": 1, "router": 1}
 
 
 class Slots:
-    """Two supervisors of one installation, each with an api and a worker; the first to come runs the signer."""
+    """Two supervisors of one installation, each with an api and a worker; the first to come runs signer and router."""
 
     def __init__(self, folder: Path, urls: Path) -> None:
         self.slots = [Supervised(folder, database_urls=str(urls), slot=number) for number in (1, 2)]
@@ -56,7 +56,11 @@ class Slots:
 
     def signers(self) -> list[int]:
         """Every process that is a signer of the installation."""
-        return [pid for slot in self for name, pid in slot.pids().items() if name == "signer"]
+        return self.every("signer")
+
+    def every(self, kind: str) -> list[int]:
+        """Every process of a kind."""
+        return [pid for slot in self for name, pid in slot.pids().items() if name == kind]
 
     def is_settled(self) -> bool:
         """Whether everything is there and has begun to work."""
@@ -69,7 +73,7 @@ class Slots:
                     return False
             except OSError:
                 return False
-        return len(self.signers()) == 1 and all(slot.is_ready() for slot in self)
+        return len(self.signers()) == len(self.every("router")) == 1 and all(slot.is_ready() for slot in self)
 
     def settle(self) -> None:
         poll("everything to be back", self.is_settled, BOTH_BACK_WITHIN_S)
@@ -177,12 +181,13 @@ def test_any_of_two_apis_and_two_workers_is_killed_and_nothing_is_lost_or_done_t
         for number, victim in enumerate(victims):
             slot = chance.choice(slots.slots)
             watched.stop.wait(chance.uniform(0.0, 0.3))  # The moment of the kill is what is random here.
-            if victim == "signer":
-                poll("a signer", slots.signers)
-                slot = next(slot for slot in slots if "signer" in slot.pids())
+            if victim in {"signer", "router"}:
+                poll(f"a {victim}", lambda victim=victim: slots.every(victim))
+                slot = next(slot for slot in slots if victim in slot.pids())
             slot.kill(victim)
             killed[victim] += 1
             assert len(slots.signers()) <= 1
+            assert len(slots.every("router")) <= 1
             watched.check_meanwhile()
             if number % 5 == 4:
                 slots.settle()

@@ -7,8 +7,10 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -111,6 +113,38 @@ def test_a_deployed_version_answers_and_each_answer_is_counted(house: Installati
     counted = [r for leaf, r in house.entries("northbank") if leaf.kind == "invocations"]
     assert all(r["event"] == "counted" for r in counted)
     assert session in {group["session"] for r in counted for group in r["groups"]}
+
+
+def shown(house: Installation, *options: str) -> str:
+    """What ``licet endpoint show`` prints."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LICET_")}
+    environment |= {"LICET_URL": house.url, "LICET_TOKEN": house.tokens["northbank/ana"], "NO_COLOR": "1"}
+    run = [sys.executable, "-m", "licet_engine.cli", "endpoint", "show", CREDIT, *options]
+    ran = subprocess.run(run, capture_output=True, text=True, check=False, env=environment, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_how_long_a_version_takes_is_shown_by_its_percentiles(house: Installation) -> None:
+    ana = house.client("northbank/ana")
+    before = ana.endpoint.show(CREDIT)["live"]["versions"]["1"]["latency"].get("count", 0)
+    took_us: list[int] = []
+    for i in range(30):
+        began_ns = time.monotonic_ns()
+        ana.endpoint.invoke(CREDIT, rows_request([row(i)]))
+        took_us.append((time.monotonic_ns() - began_ns) // 1000)
+
+    def told() -> Any:
+        latency = json.loads(shown(house, "--format", "json"))["live"]["versions"]["1"]["latency"]
+        return latency if latency["count"] >= before + 30 else None
+
+    latency = poll("what was invoked to be in the figures", told)
+    # Of a lifetime, by buckets a twentieth wide; what a caller waits is longer than what a replica takes.
+    assert 0 < latency["p50_us"] <= latency["p95_us"] <= latency["p99_us"]
+    assert latency["p50_us"] < 1.1 * max(took_us)
+    assert latency["ok"] == latency["count"]
+    text = shown(house)
+    assert all(re.search(rf"^ +p{rank}_us +[0-9]+$", text, re.MULTILINE) for rank in (50, 95, 99)), text
 
 
 def test_what_is_read_of_an_endpoint_is_what_the_document_of_the_api_says(house: Installation) -> None:
@@ -327,6 +361,11 @@ def test_traffic_is_shifted_by_hand_only_to_what_could_be_deployed(
         house.client("northbank/ana").endpoint.invoke(CREDIT, rows_request([row(i)])).version for i in range(5)
     } == {"1"}
     assert states(house) == [(1, "live"), (2, "rolled-back")]
+    # The newest deployment is the second; the first, which has the traffic, is on guard as it was.
+    live = poll("the guard", lambda: (s := house.client("northbank/ana").endpoint.show(CREDIT)["live"])["guards"] and s)
+    assert (live["rollout"]["version"], live["rollout"]["state"]) == ("2", "held")
+    assert [(one["version"], one["state"], one["alarms"]) for one in live["guards"]] == [("1", "held", ["error-rate"])]
+    assert "guards:" in shown(house)
     ended = house.client("northbank/ana").endpoint.show(CREDIT)["deployments"][0]
     message = told_of_the_end(hook, f"northbank/{ended['id']}")
     assert (message["version"], message["weights"]) == ("northbank/scorer@2", {"1": 100})
@@ -485,7 +524,7 @@ def test_a_gap_or_an_overlap_in_the_account_is_refused_and_logged(house: Install
             groups = [{"session": session, "version": 2, "status": "ok", "count": last_ - first + 1}]
             batch = {"router": "other", "epoch": 1, "first": first, "last": last_, "lost": 0, "groups": groups} | more
             with pytest.raises(LicetError) as error:
-                door.invocations("northbank", CREDIT, batch)
+                door.accounts.take("northbank", CREDIT, batch)
             return f"{error.value.code}: {error.value}"
 
         assert "leaves a gap" in report(last + 2, last + 3)

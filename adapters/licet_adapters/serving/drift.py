@@ -5,9 +5,9 @@ Rules kept here:
 - Each feature is compared by the greatest gap of the two cumulative shares (Kolmogorov-Smirnov). Its chance is bounded by
   the two-sample Dvoretzky-Kiefer-Wolfowitz inequality with the constant that holds at every sample size and for every
   distribution, ties included: a small sample must show a large gap, a large one may show a small one.
-- Many features are many chances: Holm's correction. Looking again and again is, too: the looks of a deployment's whole
-  life share its ``alpha``, the n-th being given ``alpha * 6 / (pi * n) ** 2``. So a model whose inputs never change has
-  at most the chance ``alpha`` of ever being called drifted.
+- Many features are many chances: Holm's correction. Looking again and again is, too: the looks at a version in one life of
+  the router share its ``alpha``, the n-th being given ``alpha * 6 / (pi * n) ** 2``. So a model whose inputs never change
+  has at most the chance ``alpha`` of being called drifted, however long that life is; the next has a chance of its own.
 - A look is taken only at rows of which enough are new, so that looks are not wasted.
 - A gap that is certain and too small to matter is not drift.
 

@@ -71,6 +71,15 @@ def _require_unalarmed(state: EndpointState, weights: Mapping[int, int], *, is_r
             raise Conflict(f"an alarm ended the deployment of version {number}; deploy it anew", code="conflict.alarm")
 
 
+def _rollout_figures(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "operation": rollout.operation_id,
+        "version": str(rollout.number),
+        "fallback": str(rollout.fallback) if rollout.fallback else "",
+        "state": rollout.state,
+    }
+
+
 class Endpoint:
     """One endpoint.
 
@@ -102,6 +111,7 @@ class Endpoint:
         on_event: Callable[[], None],
     ) -> None:
         self.state = state
+        # Number of the last event that the disk has in a state that was in force.
         self._saved_serial = state.serial
         self._is_ending = False
         self._store, self._sandbox, self._replicas_dir = store, sandbox, replicas_dir
@@ -136,10 +146,6 @@ class Endpoint:
     def versions(self) -> list[Version]:
         """The versions that have replicas here, or can have them."""
         return list(self._versions.values())
-
-    def most_replicas(self, *, but: int = 0) -> int:
-        """How many replicas its versions may have together, leaving one number out."""
-        return sum(version.plan.replicas.max for number, version in self._versions.items() if number != but)
 
     def choose(self, number: int | None) -> Version | None:
         """The version for a request; ``number`` if the caller names one. None: none takes it."""
@@ -416,7 +422,9 @@ class Endpoint:
                 await self._write(state)
                 if self.state is before:
                     break
-                # An alarm fired while this was written: what it did comes first, and this on top of it.
+                # An alarm fired while this was written: what it did comes first, and this on top of it. What the disk has
+                # until then was never in force, and its last number is the alarm's event here: that one is not saved.
+            self._saved_serial = state.serial
             self._follow(state)
 
     async def _forget_models(self) -> None:
@@ -429,7 +437,9 @@ class Endpoint:
         while True:
             try:
                 async with self._saving:
-                    await self._write(self.state)
+                    state = self.state
+                    await self._write(state)
+                    self._saved_serial = state.serial
             except Unavailable as error:
                 told = {"endpoint": self.state.endpoint, "reason": str(error)}
                 logger.warning("a return is not on the disk yet", extra=told)
@@ -443,7 +453,6 @@ class Endpoint:
     async def _write(self, state: EndpointState) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._disk, self._store.save, state.endpoint, state.to_bytes())
-        self._saved_serial = state.serial
 
     def _follow(self, state: EndpointState) -> None:
         """Have traffic and replicas follow a state."""
@@ -502,14 +511,12 @@ class Endpoint:
             "shadow": state.shadow_text(),
             "rollout": None
             if rollout is None
-            else {
-                "operation": rollout.operation_id,
-                "version": str(rollout.number),
-                "fallback": str(rollout.fallback) if rollout.fallback else "",
-                "state": rollout.state,
-                "step": rollout.index,
-                "steps": list(rollout.steps),
-            },
+            else _rollout_figures(rollout) | {"step": rollout.index, "steps": list(rollout.steps)},
+            "guards": [
+                _rollout_figures(one) | {"alarms": [alarm.kind for alarm in self._versions[one.number].plan.alarms]}
+                for one in state.older_guards()
+                if one.number in self._versions
+            ],
             "versions": {str(number): version.figures() for number, version in sorted(self._versions.items())},
             "invocations": self.counter.last,
             "untold_events": len(state.outbox),

@@ -95,7 +95,8 @@ class DriftAlarm(_Alarm):
     """Fires when the rows of the window are not like the training rows.
 
     Attributes:
-        alpha_micro: Chance that this alarm ever fires in a deployment's life though nothing drifted.
+        alpha_micro: Chance that this alarm fires though nothing drifted, in one life of the router: looks are counted in its
+            memory, and after a start it looks with the whole of it again.
         effect_min_micro: How large the difference must be to matter.
     """
 

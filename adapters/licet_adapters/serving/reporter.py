@@ -5,7 +5,9 @@ Rules kept here:
 - What is to be told is on the disk first, is told in order, and told until it is taken: every method of the door may be
   called again with the same content after a lost answer.
 - A return on an alarm is attested by a statement made from the event alone, so that signed again it is the same.
-- What is refused of one endpoint is told again after a pause of its own. It holds up no other endpoint: those are other tenants'.
+- What goes wrong with one endpoint is told again after a pause of its own. It holds up no other endpoint: those are other
+  tenants'. An api that is away is away for all of them, and is waited for once.
+- A statement that the signer refuses, for whatever reason, is refused for ever: the event goes on without it.
 - A batch that does not follow on the account will never do so. The api's account counts then, and what it lacks is told as lost:
   once in a while, since each batch that is refused is an entry of the log.
 - Nothing here stands in the way of a request: all of it runs beside the event loop, and an api that is away is waited for.
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from licet_adapters.errors import AdapterError
 from licet_attestations.errors import LicetAttestationError, SignerRefused
-from licet_attestations.rpc import RpcFault
+from licet_attestations.rpc import RpcFault, RpcUnavailable
 from licet_attestations.statement import DEPLOYMENT, Statement, Subject
 
 if TYPE_CHECKING:
@@ -36,8 +38,8 @@ _REALIGN_AFTER_S = 60.0
 """How long an endpoint's account is left as it is after it was broken and taken anew."""
 _BROKEN = "account-broken"
 """The code of the api's refusal of a batch that does not follow on the account, or is of sessions that it does not know."""
-_FINAL = frozenset({SignerRefused.code, "invalid-input", "no-such-operation"})
-"""Codes of refusals that asking again does not change."""
+_FINAL = frozenset({"invalid-input", "no-such-operation"})
+"""Codes of the api's refusals that asking again does not change."""
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +102,7 @@ class Reporter:
                 await tell()
                 pause_s = _FIRST_PAUSE_S
             except Exception as error:  # noqa: BLE001  # Whatever the door raises: it is told again later.
-                level = logging.WARNING if isinstance(error, AdapterError | LicetAttestationError) else logging.ERROR
-                logger.log(level, "not told yet", extra={"reason": f"{type(error).__name__}: {error}"})
+                _log("not told yet", error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
                 self._wake.set()
@@ -119,12 +120,13 @@ class Reporter:
                 continue
             try:
                 await tell(endpoint)
-            except (RpcFault, AdapterError) as fault:
-                # The api is there, and takes this not; or the disk does not take that it was told.
+            except RpcUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001  # Whatever it is, it is this endpoint's.
                 pause_s = _FIRST_PAUSE_S if rest is None else min(rest.pause_s * 2, _LONGEST_PAUSE_S)
                 rests[name] = _Rest(loop.time() + pause_s, pause_s)
                 loop.call_later(pause_s, self._wake.set)
-                logger.warning("refused, and told again later", extra={"endpoint": name, "reason": str(fault)})
+                _log("not taken, and told again later", error, endpoint=name)
             else:
                 rests.pop(name, None)
 
@@ -153,7 +155,7 @@ class Reporter:
             )
             await self._call("attest", tenant=state.tenant, operation=event["operation_id"], envelope=envelope.decode())
         except (RpcFault, SignerRefused) as refusal:
-            if refusal.code not in _FINAL:
+            if isinstance(refusal, RpcFault) and refusal.code not in _FINAL:
                 raise  # It may pass: told again, the event is known, and the statement the same.
             # The event itself is told and logged; a statement that is refused for what it is will be refused for ever.
             logger.error("a return was not attested", extra={"endpoint": state.endpoint, "reason": str(refusal)})  # noqa: TRY400
@@ -185,6 +187,11 @@ class Reporter:
         self._realigned_s[name] = loop.time()
         await loop.run_in_executor(self._executor, endpoint.realign)
         logger.error("the account of an endpoint was broken, and is taken from the log", extra={"endpoint": name})
+
+
+def _log(message: str, error: Exception, **told: str) -> None:
+    level = logging.WARNING if isinstance(error, AdapterError | LicetAttestationError) else logging.ERROR
+    logger.log(level, message, extra={**told, "reason": f"{type(error).__name__}: {error}"})
 
 
 def rollback_statement(tenant: str, endpoint: str, event: Mapping[str, Any]) -> Statement:

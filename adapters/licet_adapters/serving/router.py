@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from licet_adapters.effects import EffectLedger
-from licet_adapters.errors import Conflict, NotFound, Unavailable
+from licet_adapters.errors import NotFound, Unavailable
 from licet_adapters.guard import WarrantGuard
 from licet_adapters.ports import (
     REFERENCE_FILE,
@@ -47,6 +47,7 @@ from licet_adapters.serving.plane import DataPlane
 from licet_adapters.serving.replica import JOB, sweep_replicas
 from licet_adapters.serving.reporter import Reporter
 from licet_adapters.serving.sessions import ADAPTER, Door, Minting, Sessions
+from licet_adapters.serving.share import Shares
 from licet_adapters.serving.state import EndpointState, EndpointStore
 from licet_adapters.training.common import report_from_record, report_to_record
 from licet_adapters.training.environment import environment_digest_hex
@@ -155,6 +156,7 @@ class Router:
         self._sandbox = Sandbox(config.data_dir)
         self._signer, self._door, self._observe = signer, door, observe
         self._endpoints: dict[str, Endpoint] = {}
+        self._shares = Shares(self._endpoints, max_endpoints=config.max_endpoints, max_replicas=config.max_replicas)
         # What is told of what was done waits behind nobody who wants to do something, nor they behind strangers.
         self._beside = ThreadPoolExecutor(_DOOR_THREADS, thread_name_prefix="router-beside")
         self._opening = ThreadPoolExecutor(_DOOR_THREADS, thread_name_prefix="router-sessions")
@@ -293,43 +295,20 @@ class Router:
         *,
         new: bool,
     ) -> dict[str, Any]:
-        if isinstance(asked, DeploymentJob):
-            self._require_share(asked)
-        endpoint = self._endpoints.get(asked.endpoint)
-        if endpoint is None:
-            if not new:
-                raise NotFound("nothing is deployed on this endpoint")
-            state = EndpointState(tenant=asked.tenant, endpoint=asked.endpoint)
-            counter = await asyncio.get_running_loop().run_in_executor(self._disk, self._counter_of, asked.endpoint)
-            # Another deployment on it may have been faster.
-            endpoint = self._endpoints.get(asked.endpoint) or self._make_endpoint(state, counter)
-            self._endpoints[asked.endpoint] = endpoint
-        await deed(endpoint)
+        with contextlib.ExitStack() as held:
+            if isinstance(asked, DeploymentJob):
+                held.enter_context(self._shares.taken(asked, parse_plan(asked.parameters)))
+            endpoint = self._endpoints.get(asked.endpoint)
+            if endpoint is None:
+                if not new:
+                    raise NotFound("nothing is deployed on this endpoint")
+                state = EndpointState(tenant=asked.tenant, endpoint=asked.endpoint)
+                counter = await asyncio.get_running_loop().run_in_executor(self._disk, self._counter_of, asked.endpoint)
+                # Another deployment on it may have been faster.
+                endpoint = self._endpoints.get(asked.endpoint) or self._make_endpoint(state, counter)
+                self._endpoints[asked.endpoint] = endpoint
+            await deed(endpoint)
         return self._standing(endpoint, asked.operation_id)
-
-    def _require_share(self, job: DeploymentJob) -> None:
-        """Return if a tenant has not more endpoints and replicas than its share with what is to be deployed.
-
-        Raises:
-            Conflict: It would have; code ``conflict.share``.
-        """
-        replicas = parse_plan(job.parameters).replicas.max
-        endpoints = 1
-        for endpoint in self._endpoints.values():
-            if endpoint.state.tenant == job.tenant and not endpoint.state.is_retired:
-                is_this = endpoint.state.endpoint == job.endpoint
-                endpoints += not is_this
-                replicas += endpoint.most_replicas(but=job.number if is_this else 0)
-        for what, wanted, most in (
-            ("endpoints", endpoints, self._config.max_endpoints),
-            ("replicas at most, on all endpoints together", replicas, self._config.max_replicas),
-        ):
-            if wanted > most:
-                raise Conflict(
-                    f"with this deployment {job.tenant} would have {wanted} {what}, and a tenant has {most} here: retire"
-                    " what is not needed, or deploy with fewer replicas",
-                    code="conflict.share",
-                )
 
     def _standing(self, endpoint: Endpoint, operation_id: str) -> dict[str, Any]:
         deployed = endpoint.state.deployed_by(operation_id)

@@ -109,6 +109,11 @@ class EndpointState:
             return self.rollout
         return self.guards.get(number)
 
+    def older_guards(self) -> list[Rollout]:
+        """Those of deployments before the newest whose alarms are watched still: their versions have traffic, or copies of it."""
+        at_work = {*self.weights, self.shadow}
+        return [one for number, one in sorted(self.guards.items()) if number in at_work and one.is_guarded]
+
     def begin(self, rollout: Rollout, deployed: Deployed, *, is_shadow: bool) -> None:
         """Have a deployment begin, and forget what is needed no more.
 

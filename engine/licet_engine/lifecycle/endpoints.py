@@ -6,14 +6,17 @@ itself what it would be proposed from.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from licet_adapters.ports import ServingOutcome
-from licet_engine.domain.errors import Conflict
-from licet_engine.domain.refs import Ref
+from licet_attestations import canonical
+from licet_engine.domain.errors import Conflict, InvalidInput
+from licet_engine.domain.refs import Ref, parse_ref
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.verbs import Event
+from licet_engine.log.submission import NewEntry
 from licet_engine.store.tables import Deployment, Endpoint, Operation
 
 if TYPE_CHECKING:
@@ -26,6 +29,11 @@ ON_ENDPOINT: Final = frozenset({"baking", "live", "shadow", "superseded"})
 """States of a deployment whose replicas the router has, or can start again."""
 
 WHOLE: Final = 100
+WORD: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+"""What the router names: itself, its lives, sessions, operations."""
+VERSION_NUMBER: Final = re.compile(r"[1-9][0-9]{0,8}")
+MAX_NUMBER: Final = 2**53 - 1
+"""Of what the router counts: as far as every reader of JSON counts exactly."""
 MAX_VERSIONS: Final = 16
 
 
@@ -39,6 +47,23 @@ def main_version(row: Endpoint | None) -> str:
 def name_of(operation: Operation) -> str:
     """Name of the endpoint that an operation is on."""
     return operation.resource.partition("/")[2]
+
+
+def own_name(tenant: str, endpoint: str) -> str:
+    """Name of an endpoint that the router names as a tenant's.
+
+    Raises:
+        InvalidInput: It is another's.
+    """
+    ref = parse_ref(endpoint)
+    if ref.tenant != tenant:
+        raise InvalidInput(f"{endpoint} is not {tenant}'s")
+    return ref.name
+
+
+def own_entry(tenant: str, kind: str, fixed: Mapping[str, Any]) -> NewEntry:
+    """An entry of a tenant's log about an endpoint of its own, which bears the time of the log."""
+    return NewEntry(tenant, kind, tenant, tenant, lambda time_ms: canonical.dumps({**fixed, "time_ms": time_ms}))
 
 
 def over(

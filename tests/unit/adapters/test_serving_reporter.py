@@ -13,7 +13,7 @@ import pytest
 from licet_adapters.ports import MAX_CAUSE_CHARS
 from licet_adapters.serving.alarms import Fired
 from licet_adapters.serving.reporter import Reporter
-from licet_attestations.errors import SignerRefused, SignerUnavailable
+from licet_attestations.errors import FormatError, SignerRefused, SignerUnavailable
 from licet_attestations.rpc import RpcFault, RpcUnavailable
 
 
@@ -173,34 +173,8 @@ class Signing:
         return b"{}"
 
 
-@pytest.mark.parametrize(
-    ("error", "is_attested"),
-    [(SignerUnavailable("no answer"), True), (SignerRefused("the rules forbid it"), False)],
-)
-def test_a_return_is_attested_once_that_is_possible_and_holds_up_nobody_where_it_never_is(
-    error: Exception, *, is_attested: bool
-) -> None:
-    door, signing = Door(0, error), Signing(1, error)
-    endpoints = {name: Told(name) for name in ("lakeside/first", "northbank/second")}
-    endpoints["lakeside/first"].state.outbox[0] |= {
-        "kind": "rolled-back",
-        "weights": {"1": 100},
-        "shadow": "",
-        "cause": {},
-        "at_ms": 1,
-        "subject": {"version": "lakeside/scorer@2", "model_digest_hex": "0" * 64},
-    }
-    report(door, 20.0, endpoints, signing)
-    assert not endpoints["lakeside/first"].state.outbox
-    assert not endpoints["northbank/second"].state.outbox
-    assert (("lakeside", "attest") in door.took) == is_attested
-    assert signing.asked == 1 + is_attested
-
-
-@pytest.mark.parametrize("code", ["busy", "database-unavailable", "internal"])
-def test_an_attestation_that_the_api_does_not_take_now_is_sent_again(code: str) -> None:
-    door = Refusing(RpcFault(code, "not now"))
-    endpoint = Told("lakeside/first")
+def returned(endpoint: Told) -> None:
+    """Have what it has to tell be a return of its traffic."""
     endpoint.state.outbox[0] |= {
         "kind": "rolled-back",
         "weights": {"1": 100},
@@ -209,6 +183,61 @@ def test_an_attestation_that_the_api_does_not_take_now_is_sent_again(code: str) 
         "at_ms": 1,
         "subject": {"version": "lakeside/scorer@2", "model_digest_hex": "0" * 64},
     }
+
+
+@pytest.mark.parametrize(
+    "code", ["signer.refused", "signer.tenant", "signer.predicate", "signer.denied", "attestation.format", "malformed"]
+)
+def test_a_return_that_the_signer_refuses_to_attest_is_told_without_it(code: str) -> None:
+    error = SignerRefused("the rules forbid it", code=code)
+    door, signing = Door(0, error), Signing(10_000, error)
+    endpoints = {name: Told(name) for name in ("lakeside/first", "northbank/second")}
+    returned(endpoints["lakeside/first"])
+    report(door, 20.0, endpoints, signing)
+    assert not endpoints["lakeside/first"].state.outbox
+    assert ("lakeside", "traffic") in door.took
+    assert ("lakeside", "attest") not in door.took
+    assert signing.asked == 1
+
+
+def test_a_return_is_attested_once_the_signer_is_back() -> None:
+    error = SignerUnavailable("no answer")
+    door, signing = Door(0, error), Signing(2, error)
+    endpoint = Told("lakeside/first")
+    returned(endpoint)
+    report(door, 20.0, {"lakeside/first": endpoint}, signing)
+    assert not endpoint.state.outbox
+    assert ("lakeside", "attest") in door.took
+    assert signing.asked == 3
+
+
+@pytest.mark.parametrize("code", ["signer.unavailable", "internal", "signer.state"])
+def test_a_return_for_which_the_signer_is_never_there_holds_up_no_other_endpoint(code: str) -> None:
+    error = SignerUnavailable("no answer", code=code)
+    door, signing = Door(0, error), Signing(10_000, error)
+    endpoints = {name: Told(name) for name in ("lakeside/first", "northbank/second")}
+    returned(endpoints["lakeside/first"])
+    report(door, 2.0, endpoints, signing)
+    assert endpoints["lakeside/first"].state.outbox
+    assert not endpoints["northbank/second"].state.outbox
+    # Asked again after a pause that grows.
+    assert 2 <= signing.asked < 12
+
+
+@pytest.mark.parametrize("error", [FormatError("a message of 17 MiB is over the limit"), KeyError("subject")])
+def test_what_cannot_even_be_sent_holds_up_no_other_endpoint(error: Exception) -> None:
+    door = Door(10_000, error)
+    endpoints = report(door, 2.0)
+    assert endpoints["lakeside/first"].state.outbox
+    assert not endpoints["northbank/second"].state.outbox
+    assert ("northbank", "invocations") in door.took
+
+
+@pytest.mark.parametrize("code", ["busy", "database-unavailable", "internal"])
+def test_an_attestation_that_the_api_does_not_take_now_is_sent_again(code: str) -> None:
+    door = Refusing(RpcFault(code, "not now"))
+    endpoint = Told("lakeside/first")
+    returned(endpoint)
     report(door, 20.0, {"lakeside/first": endpoint}, Signing(0, ValueError()))
     assert not endpoint.state.outbox
     assert door.attested == 2  # Refused, and taken.

@@ -17,6 +17,7 @@ import pytest
 
 from licet_adapters.conformance.deployments import ENDPOINT, NEVER
 from licet_adapters.conformance.routing import ServingWorld, body, eventually, serving_world
+from licet_adapters.conformance.tabular import write_input
 from licet_adapters.conformance.world import FOREIGN_TENANT, TENANT
 from licet_adapters.effects import Effect
 from licet_adapters.errors import Conflict, InputRefused, JobFailed, NotFound, Unavailable, WarrantRefused
@@ -26,6 +27,8 @@ from licet_attestations import dsse, statement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from licet_adapters.ports import DeploymentJob
 
 FIRST = f"{TENANT}/credit-risk@1"
 
@@ -451,6 +454,42 @@ def test_a_return_is_told_only_once_it_is_on_the_disk(world: ServingWorld, monke
     eventually(lambda: world.door.kinds(ENDPOINT)[-1] == "rolled-back", "it is told once the disk takes it")
 
 
+def test_a_return_within_another_change_is_told_only_once_it_is_on_the_disk_itself(
+    world: ServingWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.deploy(1)
+    world.deploy(2, strategy="canary", steps=[50, 100], bake_s=3600, fallback=FIRST, alarms=[TIGHT])
+    eventually(lambda: world.figures()["untold_events"] == 0, "what went before is told")
+    told = len(world.door.events[ENDPOINT])
+    save, writing, written, refused = EndpointStore.save, threading.Event(), threading.Event(), threading.Event()
+
+    def slow(store: EndpointStore, endpoint: str, data: bytes) -> None:
+        if b'"rolled-back"' in data and not refused.is_set():
+            raise Unavailable("the disk is full")
+        if not writing.is_set():
+            writing.set()
+            written.wait(30)
+        save(store, endpoint, data)
+
+    monkeypatch.setattr(EndpointStore, "save", slow)
+    with ThreadPoolExecutor(1) as by_hand:
+        shifting = by_hand.submit(world.shift, {"1": 50, "2": 50})
+        assert writing.wait(30)
+        load = Load(world)
+        eventually(lambda: world.figures()["weights"] == {"1": 100}, "traffic returns within the shift")
+        load.end()
+        written.set()
+        with pytest.raises(Conflict, match="an alarm ended the deployment"):
+            shifting.result(30)
+    time.sleep(1)
+    # The disk has the shift's event under this number, which was never in force: a router killed now would tell that one.
+    assert world.figures()["untold_events"] == 1
+    assert len(world.door.events[ENDPOINT]) == told
+    refused.set()
+    eventually(lambda: world.door.kinds(ENDPOINT)[-1] == "rolled-back", "it is told once the disk takes it")
+    assert len(world.door.events[ENDPOINT]) == told + 1
+
+
 def test_a_slow_caller_is_given_up_and_others_are_not_held_up(
     world: ServingWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -581,14 +620,46 @@ def test_a_tenant_has_its_share_of_endpoints_and_replicas_and_no_more(tmp_path: 
         assert world.caller().infer()[0] == 200
 
 
+def test_deployments_at_once_share_what_a_tenant_has_and_one_that_fails_gives_it_back(tmp_path: Path) -> None:
+    with serving_world(tmp_path, max_endpoints=2, max_replicas=3) as world:
+        deploy = world.running.runtime.deploy
+
+        def job(name: str, **changes: Any) -> DeploymentJob:
+            endpoint, usual = f"{TENANT}/{name}", world.job(1, **changes)
+            return replace(usual, endpoint=endpoint, parameters={**usual.parameters, "endpoint": endpoint})
+
+        def at_once(*jobs: DeploymentJob) -> list[Any]:
+            together = threading.Barrier(len(jobs))
+
+            def come(one: DeploymentJob) -> Any:
+                warrant = world.warrant("serving.deploy", one)
+                together.wait(30)
+                try:
+                    return deploy(warrant, one)
+                except Conflict as refused:
+                    return refused.code
+
+            with ThreadPoolExecutor(len(jobs)) as coming:
+                return list(coming.map(come, jobs))
+
+        two = {"replicas": {"min": 1, "max": 2, "idle_s": 0}}
+        ends = at_once(*(job(name, **two) for name in ("a", "b", "c")))
+        assert ends.count("conflict.share") == 2
+        files = world.model()
+        files["model.safetensors"] = write_input(files["model.safetensors"].path, b"nothing of a model")
+        with pytest.raises(JobFailed):
+            deploy(world.warrant("serving.deploy", broken := job("broken", files=files)), broken)
+        # What failed took nothing, and one replica is left, on one endpoint.
+        ends = at_once(*(job(name) for name in ("d", "e", "f")))
+        assert ends.count("conflict.share") == 2
+
+
 def test_a_model_that_cannot_be_served_fails_the_deployment_and_nothing_else(world: ServingWorld) -> None:
     world.deploy(1)
     files = world.model()
     file = files["model.safetensors"]
     data = file.path.read_bytes()[:-4] + b"\x00\x00\xc0\x7f"  # Not a number.
     file.path.write_bytes(data)
-    from licet_adapters.conformance.tabular import write_input  # noqa: PLC0415  # For its digest.
-
     files["model.safetensors"] = write_input(file.path, data)
     with pytest.raises(JobFailed, match="not finite"):
         world.deploy(2, files=files)
@@ -663,7 +734,16 @@ def test_a_newer_deployment_leaves_the_version_that_serves_on_guard(world: Servi
     world.deploy(1)
     world.deploy(2, strategy="blue-green", fallback=FIRST, alarms=[TIGHT])
     second = world.figures()["rollout"]["operation"]
+    assert world.figures()["guards"] == []  # The first answers no more, and is watched by nothing.
     world.deploy(3, strategy="shadow", fallback=SECOND, alarms=[NEVER])
+    (guard,) = world.figures()["guards"]
+    assert guard == {
+        "operation": second,
+        "version": "2",
+        "fallback": "1",
+        "state": "held",
+        "alarms": ["p95-latency"],
+    }
     assert world.figures()["versions"]["1"]["replicas"]["ready"] == 1  # Warm: traffic may have to return to it.
     caller = world.caller()
     for _ in range(20):
@@ -671,6 +751,7 @@ def test_a_newer_deployment_leaves_the_version_that_serves_on_guard(world: Servi
     eventually(lambda: world.figures()["weights"] == {"1": 100}, "traffic returns")
     eventually(lambda: world.door.kinds(ENDPOINT)[-1] == "rolled-back", "it is told")
     assert world.door.events[ENDPOINT][-1]["operation_id"] == second
+    assert [one["version"] for one in world.figures()["guards"]] == ["1"]
 
 
 def test_what_traffic_returns_to_is_on_guard_again_and_has_a_way_back_of_its_own(world: ServingWorld) -> None:
