@@ -23,7 +23,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import platform
 import shutil
 import signal
 import threading
@@ -61,7 +60,7 @@ from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
 from licet_engine.log.witnesses import load_policy
 from licet_engine.metrics import WorkerMetrics, new_registry, open_door
-from licet_engine.pool_reporter import PoolReporter
+from licet_engine.pool_reporter import PoolReporter, machine_name
 from licet_engine.prober import Prober
 from licet_engine.processes import give_sign
 from licet_engine.settings import MAX_SLOT, Settings, load_settings
@@ -87,6 +86,10 @@ MAX_ROUNDS: Final = 10
 """Attempts of one performance while a part is away: with the pauses between them, most of a minute."""
 MAX_KILLED: Final = 5
 """Attempts at a job that is killed again and again."""
+_KILLED_AGAIN: Final = (
+    f". It was killed {MAX_KILLED} times, and is not begun again: ask anew with less to do (rows, epochs, a smaller"
+    " network), or have the machine given more memory"
+)
 MAX_ATTEMPTS: Final = 100
 """Attempts over all lives of the worker: what takes it down each time ends, too."""
 _LONGEST_PAUSE_S: Final = 10.0
@@ -233,7 +236,8 @@ class Performer:
         else:
             return str(begun["state"])
         logger.warning("operation failed", extra={"tenant": tenant, "operation": operation, "code": error["code"]})
-        told = {"code": error["code"], "message": error["message"]}
+        again = _KILLED_AGAIN if killed >= MAX_KILLED else ""
+        told = {"code": error["code"], "message": error["message"] + again}
         refused = error["code"] in _REFUSED_CODES
         ended = self._tell_failed(deed, tenant=tenant, operation=operation, told=told, refused=refused)
         # Kept until here, so that an attempt that failed in passing could use it again; nothing will from now on.
@@ -341,7 +345,7 @@ def build_tools(settings: Settings) -> Tools:
         ),
         tables=Tables(),
         instance=trust_root.instance,
-        machine=platform.node() or "machine",
+        machine=machine_name(settings.worker_data),
         export=Exporter(engine, door, signer, trust_root, guard).export,
         examiner=Examiner(examining, longest_s=settings.examination_s),
     )
