@@ -64,7 +64,7 @@ from licet_engine.pool_reporter import PoolReporter, machine_name
 from licet_engine.prober import Prober
 from licet_engine.processes import give_sign
 from licet_engine.settings import MAX_SLOT, Settings, load_settings
-from licet_engine.storage import StorageWatch
+from licet_engine.storage import LockWatch, StorageWatch
 from licet_engine.store.access import Role, open_database
 from licet_engine.store.db import always_writing
 from licet_engine.witness_asker import WitnessAsker
@@ -425,9 +425,9 @@ def main(settings: Settings | None = None) -> None:
             polling_interval_sec=_POLLING_S,
         )
     stored = tools.adapters
-    StorageWatch(
-        {stored.objects_name: stored.objects, stored.registry_name: stored.registry}, settings.storage_away
-    ).start()
+    stores = {stored.objects_name: stored.objects, stored.registry_name: stored.registry}
+    StorageWatch(stores, settings.storage_away).start()
+    LockWatch(stores, settings.storage_unlocked).start()
     _reach_out(settings, tools)
     _announce(settings)
     sweeper = WorkSweeper(settings, tools.door)

@@ -109,7 +109,7 @@ def test_a_run_that_is_killed_each_time_goes_on_from_its_checkpoint_and_then_end
         poll("the rank to be gone", lambda pid=pid: not Path(f"/proc/{pid}").exists(), 30)
     ended = ana.wait(accepted.operation, timeout_s=60)
     assert (ended.state, ended.attempt, ended.error["code"]) == ("failed", MAX_KILLED, "job.killed")
-    told = "\n".join(operation_lines(ended))
+    told = " ".join("\n".join(operation_lines(ended)).split())
     assert "killed by SIGKILL" in told
     assert f"killed {MAX_KILLED} times, and is not begun again: ask anew with less to do" in told
     assert ana.run.read("northbank/dies").result["run"]["state"] == "failed"
