@@ -37,6 +37,9 @@ pytestmark = pytest.mark.slow
 
 NOT_FOR_AUDITORS = {"licet_engine", "licet_adapters", "licet_policies", "cedarpy", "torch", "litestar", "sqlalchemy"}
 
+MOST_CPU_S = 75.0
+"""Measured: 31 s, on a machine that others used, too. Twice that may still be the machine's doing; this is not."""
+
 
 @dataclass(frozen=True)
 class Played:
@@ -121,8 +124,8 @@ def test_every_outcome_of_the_demo_is_the_expected_one(played: Played) -> None:
 
 
 def test_the_demo_is_as_quick_as_a_newcomer_expects(played: Played) -> None:
-    # Not the time that passes, which on a busy machine tells of others, but the work: what it was when measured, and half as much again.
-    assert MEASURED_CPU_S / 4 < played.cpu_s < MEASURED_CPU_S * 1.5
+    # Not the time that passes, which on a busy machine tells of others, but the work. The lower bound shows that it was counted.
+    assert 5 < played.cpu_s < MOST_CPU_S
 
 
 def test_every_decision_of_the_demo_follows_from_its_record_alone(evidence: Evidence) -> None:
