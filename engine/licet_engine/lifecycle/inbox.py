@@ -27,7 +27,9 @@ from licet_engine.store.tables import Approval, ApprovalRequest
 
 _PAGE: Final = 500
 MOST_LOOKED_AT: Final = 10_000
-"""Open requests. One person has one for a version and a track, and each version is read once."""
+"""Open requests. One person has one for a version and a track."""
+MOST_VERSIONS: Final = 1000
+"""Versions that these are of. Each is read once, and that is what takes time: some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,22 @@ class Inbox:
 
     Attributes:
         rows: The open requests that they may answer, the oldest first.
-        is_cut: Whether the bound was hit: among the newer requests may be some that are not shown.
+        is_cut: Whether a bound was hit: among the newer requests may be some that are not shown.
     """
 
     rows: list[dict[str, Any]]
     is_cut: bool
 
 
-def inbox(view: View, in_force: InForce, who: Who, limit: int, *, most: int = MOST_LOOKED_AT) -> Inbox:
+def inbox(
+    view: View,
+    in_force: InForce,
+    who: Who,
+    limit: int,
+    *,
+    most: int = MOST_LOOKED_AT,
+    most_versions: int = MOST_VERSIONS,
+) -> Inbox:
     """The open requests that ``who`` may answer.
 
     Args:
@@ -52,13 +62,14 @@ def inbox(view: View, in_force: InForce, who: Who, limit: int, *, most: int = MO
         who: For whom they wait.
         limit: How many at most.
         most: How many are looked at.
+        most_versions: Of how many versions.
     """
     looking = _Looking(view, in_force, who)
     found: list[dict[str, Any]] = []
     looked_at = 0
     for page in view.approval_request_pages(_PAGE):
         for request in page:
-            if looked_at == most:
+            if looked_at == most or not (looking.knows(request) or looking.versions < most_versions):
                 return Inbox(found, is_cut=True)
             looked_at += 1
             row = looking.shown(request)
@@ -79,6 +90,15 @@ class _Looking:
         self._places = [(d.track, d.reviewer) for d in view.delegations(delegate=who.name)]
         self._versions: dict[tuple[str, int], _Version | None] = {}
         self._able: dict[tuple[str, int, str], list[str | None]] = {}
+
+    @property
+    def versions(self) -> int:
+        """How many versions were read."""
+        return len(self._versions)
+
+    def knows(self, request: ApprovalRequest) -> bool:
+        """Whether the version of a request was read before."""
+        return (request.model, request.version) in self._versions
 
     def shown(self, request: ApprovalRequest) -> dict[str, Any] | None:
         """A request as it is listed; None if it cannot be answered, or not by this person."""
