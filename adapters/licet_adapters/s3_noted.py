@@ -9,6 +9,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -76,8 +77,13 @@ class NotedLocks:
         """Locks, the longest unseen first."""
         if not self._folder.is_dir():
             return
+        times: dict[str, int] = {}
         with os.scandir(self._folder) as entries:
-            times = {entry.name: entry.stat().st_mtime_ns for entry in entries if entry.name.endswith(_SUFFIX)}
+            for entry in entries:
+                # What is lifted meanwhile is none to look for.
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.name.endswith(_SUFFIX):
+                        times[entry.name] = entry.stat().st_mtime_ns
         for name in sorted(times, key=lambda name: (times[name], name))[:most]:
             try:
                 with (self._folder / name).open("rb") as file:
