@@ -32,6 +32,7 @@ from urllib3.exceptions import HTTPError
 
 from licet_adapters import s3_bounds
 from licet_adapters.errors import AdapterError, Conflict, NotFound, Unavailable
+from licet_adapters.s3_noted import NotedLocks
 from licet_attestations import canonical
 from licet_attestations.signer.files import make_private_directory, replace_durably
 
@@ -169,6 +170,7 @@ class Bucket:
         name: Of the bucket.
         prefix: Goes before every key.
         retention_days: For how long objects are kept from removal; 0 for not at all.
+        locks: The legal holds that the adapter had set.
     """
 
     def __init__(self, context: AdapterContext) -> None:
@@ -179,6 +181,7 @@ class Bucket:
         if self.prefix and not self.prefix.endswith("/"):
             raise AdapterError("LICET_S3_PREFIX must end in /", code="adapter.options")
         self.retention_days = int(context.option("s3_retention_days", "0"))
+        self.locks = NotedLocks(context.data_dir / "state" / "locks")
         self._report = context.data_dir / FEATURES_FILE
         # One session: each reads megabytes of service descriptions before its first client.
         session = boto3.session.Session()

@@ -5,6 +5,7 @@ Rules kept here:
 - A lock is of the version that was looked at, by its id: whatever is put on top of it meanwhile is not what is locked.
 - Retention is compliance, and as long as configured: it goes with the bytes when they are stored, so there is no moment without it, and what
   is found to be less is set anew. Whose idea the less was (a default of the bucket, somebody's haste) makes no difference.
+- A legal hold that was set is looked for again, now and then: whoever has the right can lift it behind our back, and is noticed.
 - Whether a hold may still be set or lifted is asked right before every request, and no request is sent again without asking.
 """
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from licet_adapters.errors import Conflict, NotFound, Unavailable
 from licet_adapters.ports import HoldOutcome
 from licet_adapters.s3 import Bucket, s3_errors
+from licet_adapters.s3_noted import NotedLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -105,6 +107,10 @@ def set_hold(
     """
     if not bucket.features().object_lock:
         return HoldOutcome(held=False, kept_by="none")
+    lock = NotedLock(key, version)
+    if not held:
+        still_permitted()
+        bucket.locks.forget(lock)
     for tried in range(1, _HOLD_TRIES + 1):
         still_permitted()
         try:
@@ -123,7 +129,31 @@ def set_hold(
     found = head(bucket, key, version) or {}
     if (found.get("ObjectLockLegalHoldStatus") == "ON") is not held:
         raise Unavailable("the store took a legal hold and does not show it", code="unavailable.storage")
+    if held:
+        bucket.locks.note(lock)
     return HoldOutcome(held=held, kept_by="object-lock")
+
+
+def missing(bucket: Bucket, most: int) -> list[str]:
+    """Look for the legal holds that were set, the longest unseen first; return what is wrong, in plain sentences.
+
+    Args:
+        bucket: Where.
+        most: How many are looked for.
+
+    Raises:
+        Unavailable: The bucket cannot be asked.
+    """
+    wrong: list[str] = []
+    for lock in bucket.locks.longest_unseen(most):
+        found = head(bucket, lock.key, lock.version)
+        if found is not None and found.get("ObjectLockLegalHoldStatus") == "ON":
+            bucket.locks.seen(lock)
+        elif bucket.locks.is_noted(lock):  # Or it was lifted by us while we looked.
+            what = "is gone with its object" if found is None else "was lifted by somebody else"
+            version = f", version {lock.version}" if lock.version else ""
+            wrong.append(f"the legal hold on {lock.key}{version} {what}")
+    return wrong
 
 
 def _days(bucket: Bucket) -> dt.timedelta:

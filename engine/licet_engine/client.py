@@ -450,6 +450,11 @@ class LicetClient:
             raise ServerFault(f"{path}: what the server received is not what was sent; send it again")
         return upload
 
+    def inbox(self, tenant: str, *, limit: int = 50) -> tuple[list[dict[str, Any]], bool]:
+        """What waits for the asker, and whether more was there than is looked at, so that newer requests may be missing."""
+        body = self.get_json("/v1/list", tenant, "inbox", params={"limit": limit})
+        return _read(lambda b: ([dict(item) for item in b["items"]], bool(b["is_cut"])), body)
+
     def list(self, tenant: str, what: str, *, limit: int = 50) -> list[dict[str, Any]]:
         """List datasets, runs, models, environments, people, approvals, inbox, delegations, tickets, holds, operations, ..."""
         body = self.get_json("/v1/list", tenant, what, params={"limit": limit})

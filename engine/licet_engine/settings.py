@@ -269,6 +269,11 @@ class Settings:
         return self.database.parent / f"storage{self._slot_suffix}.away"
 
     @property
+    def storage_unlocked(self) -> Path:
+        """While it is there, something that is held lost its lock in an adapter's storage; this slot's worker writes it."""
+        return self.database.parent / f"storage{self._slot_suffix}.unlocked"
+
+    @property
     def probe_report(self) -> Path:
         """What came of the scheduled probes; a worker writes it, of whichever slot, and the api looks at it."""
         return self.database.parent / "probes.json"

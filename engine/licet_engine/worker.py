@@ -23,7 +23,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import platform
 import shutil
 import signal
 import threading
@@ -61,11 +60,11 @@ from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
 from licet_engine.log.witnesses import load_policy
 from licet_engine.metrics import WorkerMetrics, new_registry, open_door
-from licet_engine.pool_reporter import PoolReporter
+from licet_engine.pool_reporter import PoolReporter, machine_name
 from licet_engine.prober import Prober
 from licet_engine.processes import give_sign
 from licet_engine.settings import MAX_SLOT, Settings, load_settings
-from licet_engine.storage import StorageWatch
+from licet_engine.storage import LockWatch, StorageWatch
 from licet_engine.store.access import Role, open_database
 from licet_engine.store.db import always_writing
 from licet_engine.witness_asker import WitnessAsker
@@ -87,6 +86,10 @@ MAX_ROUNDS: Final = 10
 """Attempts of one performance while a part is away: with the pauses between them, most of a minute."""
 MAX_KILLED: Final = 5
 """Attempts at a job that is killed again and again."""
+_KILLED_AGAIN: Final = (
+    f". It was killed {MAX_KILLED} times, and is not begun again: ask anew with less to do (rows, epochs, a smaller"
+    " network), or have the machine given more memory"
+)
 MAX_ATTEMPTS: Final = 100
 """Attempts over all lives of the worker: what takes it down each time ends, too."""
 _LONGEST_PAUSE_S: Final = 10.0
@@ -234,7 +237,8 @@ class Performer:
         else:
             return str(begun["state"])
         logger.warning("operation failed", extra={"tenant": tenant, "operation": operation, "code": error["code"]})
-        told = {"code": error["code"], "message": error["message"]}
+        again = _KILLED_AGAIN if killed >= MAX_KILLED else ""
+        told = {"code": error["code"], "message": error["message"] + again}
         refused = error["code"] in _REFUSED_CODES
         ended = self._tell_failed(deed, tenant=tenant, operation=operation, told=told, refused=refused)
         # Kept until here, so that an attempt that failed in passing could use it again; nothing will from now on.
@@ -342,7 +346,7 @@ def build_tools(settings: Settings) -> Tools:
         ),
         tables=Tables(),
         instance=trust_root.instance,
-        machine=platform.node() or "machine",
+        machine=machine_name(settings.worker_data),
         export=Exporter(engine, door, signer, trust_root, guard).export,
         examiner=Examiner(examining, longest_s=settings.examination_s),
     )
@@ -422,9 +426,9 @@ def main(settings: Settings | None = None) -> None:
             polling_interval_sec=every_s,
         )
     stored = tools.adapters
-    StorageWatch(
-        {stored.objects_name: stored.objects, stored.registry_name: stored.registry}, settings.storage_away
-    ).start()
+    stores = {stored.objects_name: stored.objects, stored.registry_name: stored.registry}
+    StorageWatch(stores, settings.storage_away).start()
+    LockWatch(stores, settings.storage_unlocked).start()
     _reach_out(settings, tools)
     _announce(settings)
     sweeper = WorkSweeper(settings, tools.door)

@@ -40,6 +40,7 @@ from licet_adapters.ports import HoldOutcome, ModelVersionRef, ObjectRef
 from licet_adapters.registry.s3 import S3Documents, S3Registry
 from licet_adapters.s3 import FEATURES_FILE, Bucket
 from licet_attestations import canonical
+from licet_engine.storage import LockWatch, faults_of
 from s3_server import S3Server
 
 CONTENT = b"a row of northbank\n" * 1000
@@ -124,6 +125,64 @@ def test_a_hold_that_the_store_takes_at_the_second_try_is_set(place: Place) -> N
     place.put(REF, CONTENT)
     place.proxy.faults.append(Fault(is_legal_hold, "status", 1, 503))
     assert hold(place) == HoldOutcome(held=True, kept_by="object-lock")
+
+
+def test_a_lock_that_somebody_else_lifted_is_missed_until_it_is_there_again(place: Place, tmp_path: Path) -> None:
+    store = place.store()
+    place.put(REF, CONTENT, store)
+    report = tmp_path / "storage.unlocked"
+    watch = LockWatch({"s3-objects": store, "local": object()}, report)
+    hold(place, store)
+    watch.look()
+    assert faults_of(report) == {}
+    key = the_key(place)
+    (version,) = versions_of(place, key)
+
+    def set_by_another(status: str) -> None:
+        place.server.client().put_object_legal_hold(
+            Bucket=place.bucket, Key=key, VersionId=version, LegalHold={"Status": status}
+        )
+
+    set_by_another("OFF")
+    # Also by a worker that was started since.
+    for watching in (watch, LockWatch({"s3-objects": place.store()}, report)):
+        watching.look()
+        (told,) = faults_of(report).values()
+        assert f"the legal hold on {key}, version {version} was lifted by somebody else" in told
+    hold(place, store)
+    watch.look()
+    assert not report.exists()
+    # With its object it is gone as well.
+    set_by_another("OFF")
+    place.server.client().delete_object(Bucket=place.bucket, Key=key, VersionId=version)
+    watch.look()
+    (told,) = faults_of(report).values()
+    assert f"{key}, version {version} is gone with its object" in told
+
+
+def test_a_lock_that_was_lifted_as_it_should_be_is_not_missed(place: Place, tmp_path: Path) -> None:
+    store = place.store()
+    place.put(REF, CONTENT, store)
+    hold(place, store)
+    lift(place, store)
+    watch = LockWatch({"s3-objects": store}, tmp_path / "storage.unlocked")
+    watch.look()
+    assert not (tmp_path / "storage.unlocked").exists()
+    assert store.missing_locks(10) == []
+
+
+def test_the_longest_unseen_locks_are_looked_for_first_and_no_more_than_asked(place: Place) -> None:
+    store = place.store()
+    refs = [reference(f"{TENANT}/loans-{number}", CONTENT + b"%d" % number) for number in range(3)]
+    for number, ref in enumerate(refs):
+        place.put(ref, CONTENT + b"%d" % number, store)
+        hold(place, store, ref)
+    looked_at: list[str] = []
+    for _ in refs:
+        place.proxy.seen.clear()
+        assert store.missing_locks(1) == []
+        looked_at += [path for method, path in place.proxy.seen if method == "HEAD"]
+    assert len(looked_at) == len(set(looked_at)) == len(refs)
 
 
 def test_a_hold_is_never_of_a_decoy_on_top(place: Place) -> None:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete, func
 from sqlmodel import col, select
 from standardwebhooks.webhooks import Webhook
 
 from licet_engine.client import Answer, LicetClientError, StateConflict
 from licet_engine.commands.render import COLUMNS
 from licet_engine.domain.refs import now_ms
+from licet_engine.lifecycle.inbox import MOST_LOOKED_AT
 from licet_engine.store import tables
 from licet_engine.store.db import tenant_session
 
@@ -113,7 +115,9 @@ def deciding(answer: Answer) -> set[str]:
 
 
 def inbox(world: Installation, who: str) -> list[dict[str, Any]]:
-    return world.client(f"{TENANT}/{who}").list(TENANT, "inbox")
+    rows, is_cut = world.client(f"{TENANT}/{who}").inbox(TENANT)
+    assert not is_cut
+    return rows
 
 
 def test_a_request_waits_for_who_may_answer_it_and_for_nobody_else(world: Installation, version: str) -> None:
@@ -145,6 +149,48 @@ def test_only_the_requester_withdraws_a_request(world: Installation, version: st
     assert not ben.model.withdraw_request(version, "compliance").allowed
     ana.model.withdraw_request(version, "compliance").require()
     assert inbox(world, "cora") == []
+
+
+@pytest.fixture
+def many(world: Installation, version: str) -> Iterator[Callable[[int, int], None]]:
+    """Adds old open requests of a track that cora may not answer."""
+
+    def add(first: int, end: int) -> None:
+        row = {
+            "tenant_id": TENANT,
+            "model": version.partition("/")[2].partition("@")[0],
+            "version": 1,
+            "track": "legal",
+            "binding": "",
+            "requested_by": "ana",
+            "expires_at_ms": now_ms() + 3_600_000,
+        }
+        with tenant_session(world.engine, TENANT, write=True) as session:
+            session.add_all(
+                tables.ApprovalRequest(**row, id=f"old-{number}", at_ms=1 + number // 1000)
+                for number in range(first, end)
+            )
+
+    yield add
+    with tenant_session(world.engine, TENANT, write=True) as session:
+        session.execute(delete(tables.ApprovalRequest).where(col(tables.ApprovalRequest.id).startswith("old-")))
+
+
+def test_who_may_answer_only_the_newest_of_many_requests_sees_it(
+    world: Installation, version: str, many: Callable[[int, int], None]
+) -> None:
+    ana, cora = world.client(f"{TENANT}/ana"), world.client(f"{TENANT}/cora")
+    with tenant_session(world.engine, TENANT) as session:
+        is_open = tables.ApprovalRequest.state == "open"
+        old = MOST_LOOKED_AT - 1 - session.exec(select(func.count()).where(is_open)).one()
+    many(0, old)
+    ana.model.request(version, "compliance").require()
+    assert [row["track"] for row in inbox(world, "cora")] == ["compliance"]
+    # Beyond the bound it is not seen, and that is said.
+    many(old, old + 1)
+    assert cora.inbox(TENANT) == ([], True)
+    ana.model.withdraw_request(version, "compliance").require()
+    assert cora.inbox(TENANT) == ([], False)
 
 
 def test_who_withdraws_what_is_not_there_is_told_what_became_of_it(world: Installation, version: str) -> None:

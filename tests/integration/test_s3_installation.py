@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -263,3 +265,35 @@ def test_doctor_says_what_the_bucket_keeps(house: Installation) -> None:
     found = list(look_at_storage(house.settings))
     assert {finding.state for finding in found} == {"ok"}
     assert any("holds are kept by the store" in finding.detail for finding in found)
+
+
+def test_a_lock_that_somebody_lifted_behind_our_back_is_told_by_the_doctor(
+    house: Installation, server: S3Server, bucket: str
+) -> None:
+    before = set(keys(server, bucket))
+    assert house.register(f"{BANK}/ana", "watched", DATA, residency=["us"]).state == "done"
+    (key,) = set(keys(server, bucket)) - before
+    cora = house.client(f"{BANK}/cora")
+    assert house.done(cora, cora.act("dataset.hold", f"{BANK}/watched", {"reason": "an inquiry"})).state == "done"
+    client = server.client()
+
+    def look_again() -> None:
+        # A worker looks when it starts, and then once an hour. (The next one has not the secret of the environment.)
+        os.kill(house.supervisor.pid("worker"), signal.SIGKILL)
+
+    def broken() -> list[str]:
+        return [finding.detail for finding in look_at_storage(house.settings) if finding.state == "broken"]
+
+    client.put_object_legal_hold(Bucket=bucket, Key=key, LegalHold={"Status": "OFF"})
+    assert broken() == []
+    look_again()
+    (told,) = poll("the doctor telling", broken, within_s=60)
+    assert "s3-objects: 1 of what is held lost its lock" in told
+    assert key in told
+    # It keeps nobody from anything.
+    assert house.http(None).get("/health/ready").json()["degraded"] == []
+    client.put_object_legal_hold(Bucket=bucket, Key=key, LegalHold={"Status": "ON"})
+    look_again()
+    poll("the doctor telling that it is there again", lambda: broken() == [], within_s=60)
+    lifted = house.done(cora, cora.act("dataset.lift-hold", f"{BANK}/watched", {"reason": "closed"}))
+    assert lifted.state == "done"

@@ -27,7 +27,7 @@ HEX64 = "a" * 64
 LISTS = (
     *("datasets", "runs", "models", "environments", "people"),
     *("approvals", "holds", "operations", "decisions", "bundles"),
-    *("inbox", "delegations", "tickets", "webhooks", "messages"),
+    *("inbox", "delegations", "tickets", "webhooks", "all-webhooks", "messages"),
 )
 PARAMETERS: dict[str, dict[str, Any]] = {
     "tenant.create": {"region": "eu"},

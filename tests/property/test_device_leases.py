@@ -14,7 +14,7 @@ from sqlalchemy import Engine, delete
 from sqlmodel import select
 
 from databases import KINDS, Database
-from licet_engine.domain.errors import Conflict
+from licet_engine.domain.errors import Conflict, Unavailable
 from licet_engine.lifecycle.devices import Claim, DeviceLeases, NotAllotted
 from licet_engine.store import db
 from licet_engine.store.tables import DeviceAllotment, DeviceRow, DeviceWait, Tenant
@@ -69,7 +69,7 @@ class Naive:
         if count > self.quota.get(tenant, 0):
             return NotAllotted
         if count > len(self.present):
-            return Conflict
+            return Conflict if self.present else Unavailable
         for other in set(self.holder.values()):
             if self.now_ms - self.sign_ms[other] > IDLE_MS:
                 self.free_of(other)
@@ -122,7 +122,7 @@ class Real:
         tenant, count = OPERATIONS[name]
         try:
             return self._leases.lease(Claim(tenant, name, WORKER, count))
-        except (NotAllotted, Conflict) as refusal:
+        except (NotAllotted, Conflict, Unavailable) as refusal:
             return type(refusal)
 
     def renew(self, name: str) -> bool:

@@ -312,3 +312,7 @@ class S3Objects(GuardedObjects):
     def check(self) -> None:
         """See ``Checkable``."""
         self._bucket.check()
+
+    def missing_locks(self, most: int) -> list[str]:
+        """See ``LockKeeper``."""
+        return s3_lock.missing(self._bucket, most)

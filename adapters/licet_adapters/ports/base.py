@@ -96,6 +96,19 @@ class SandboxReport:
 
 
 @runtime_checkable
+class LockKeeper(Protocol):
+    """An adapter whose place keeps what is held by locks that others can lift."""
+
+    def missing_locks(self, most: int) -> Sequence[str]:
+        """Look for up to ``most`` locks that were set and not lifted, the longest unseen first; say which are not there.
+
+        Raises:
+            Unavailable: It cannot be told now.
+        """
+        ...
+
+
+@runtime_checkable
 class Checkable(Protocol):
     """An adapter whose place may be away; one that has no such method is taken to be there."""
 

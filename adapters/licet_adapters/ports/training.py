@@ -125,7 +125,11 @@ class TrainingRunner(Protocol):
     """Adapter ``local-training`` and its peers; operation ``training.run``."""
 
     def devices(self) -> Sequence[Device]:
-        """Return the devices that jobs may be given here; empty where there are none, or they cannot be told."""
+        """Return the devices that jobs may be given here; empty where there are none.
+
+        Raises:
+            Unavailable: They cannot be told now: those that are known stay as they are.
+        """
         ...
 
     def run(

@@ -208,6 +208,10 @@ class S3Registry(SealedRegistry):
         """See ``Checkable``."""
         self._bucket.check()
 
+    def missing_locks(self, most: int) -> list[str]:
+        """See ``LockKeeper``."""
+        return s3_lock.missing(self._bucket, most)
+
 
 def _number(text: str) -> int:
     try:

@@ -71,7 +71,7 @@ class Found:
         devices: The allowed ones, in the order of the allow-list.
         nodes: UUID to device node.
         notes: Plain sentences: which allowed device is not among them, and why.
-        is_told: Whether the driver's tool answered.
+        is_told: Whether the driver's tool answered; of a pool, whether what it told last stands.
     """
 
     devices: tuple[Device, ...] = ()
@@ -181,10 +181,24 @@ class DevicePool:
                 self._found_at_s = time.monotonic()
                 if found.is_told:
                     self._told_at_s = self._found_at_s
-                elif self._found is not None and self._found_at_s - self._told_at_s <= _STANDS_S:
+                elif (
+                    self._found is not None and self._found.is_told and self._found_at_s - self._told_at_s <= _STANDS_S
+                ):
                     found = replace(self._found, notes=found.notes)
                 self._found = found
             return self._found
+
+    def told(self) -> tuple[Device, ...]:
+        """What there is, as far as it is known.
+
+        Raises:
+            Unavailable: The driver's tool told nothing, and what it told before stands no more, or there is none: which
+                devices are there is not known, which is not to say that there are none.
+        """
+        found = self.look()
+        if not found.is_told:
+            raise Unavailable("; ".join(found.notes), code="devices.untold")
+        return found.devices
 
     @contextlib.contextmanager
     def held(self, uuids: Sequence[str], output_dir: Path) -> Iterator[Held]:

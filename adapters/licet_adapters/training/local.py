@@ -81,8 +81,12 @@ class LocalTraining:
         self._pool = DevicePool(allowed, context.data_dir, machine)
 
     def devices(self) -> Sequence[Device]:
-        """The devices that jobs may be given here."""
-        return self._pool.look().devices
+        """The devices that jobs may be given here.
+
+        Raises:
+            Unavailable: They cannot be told now.
+        """
+        return self._pool.told()
 
     def probe(self) -> dict[str, Any]:
         """How jobs are confined on this machine, as canonical JSON (for ``licet doctor``)."""

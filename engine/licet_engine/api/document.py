@@ -130,7 +130,10 @@ _SCHEMAS: Final[Mapping[str, Any]] = {
         created_at_ms=_WHOLE,
         updated_at_ms=_WHOLE,
     ),
-    "List": _object(items=_OBJECTS),
+    "List": {
+        **_object(("is_cut",), items=_OBJECTS, is_cut={"type": "boolean"}),
+        "description": "Of the inbox alone is_cut says whether more was there than is looked at, so that newer rows may be missing.",
+    },
     "Flips": {
         **_object(
             shadow=_or_null(_SHADOW),

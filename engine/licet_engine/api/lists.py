@@ -26,7 +26,7 @@ from licet_engine.lifecycle.asked import Asked, parse_asked
 from licet_engine.lifecycle.breakglass import state_of
 from licet_engine.lifecycle.catalogue import VERBS
 from licet_engine.lifecycle.facts import View
-from licet_engine.lifecycle.inbox import inbox
+from licet_engine.lifecycle.inbox import Inbox, inbox
 from licet_engine.lifecycle.paths import known, obstacle, renewed
 from licet_engine.lifecycle.verbs import WORKLOAD, Who
 from licet_engine.log import store
@@ -37,6 +37,7 @@ MAX_ROWS: Final = 1000
 MAX_INDEX: Final = 1 << 53
 
 Rows = Callable[[Services, Who, int, bool], list[dict[str, Any]]]
+Body = Callable[[Services, Who, int, bool], dict[str, Any]]
 
 
 def asked_of(services: Services, who: Who, identifier: str) -> Asked:
@@ -173,9 +174,11 @@ def _tenants(services: Services, who: Who, limit: int, _own_only: bool) -> list[
     ]
 
 
-def _inbox(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
+def _inbox(services: Services, who: Who, limit: int, _own_only: bool) -> dict[str, Any]:  # noqa: FBT001 - as above.
+    """What waits for somebody, and whether more was there than is looked at."""
     with services.tenants.view(who.tenant) as found:
-        return [] if found is None else inbox(*found, who, limit)
+        waits = Inbox([], is_cut=False) if found is None else inbox(*found, who, limit)
+    return {"items": waits.rows, "is_cut": waits.is_cut}
 
 
 def _delegations(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
@@ -189,20 +192,28 @@ def _delegations(services: Services, who: Who, limit: int, _own_only: bool) -> l
     return [{**row.model_dump(exclude={"tenant_id"}), "state": state} for row, state in states]
 
 
-def _webhooks(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
-    with tenant_session(services.engine, who.tenant) as session:
+def _webhooks(*, deleted: bool) -> Rows:
+    """The webhooks that are told of events, and those that were if ``deleted``."""
+
+    def rows(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
         query = select(tables.Webhook).order_by(col(tables.Webhook.created_at_ms).desc()).limit(limit)
-        rows = session.exec(query).all()
+        if not deleted:
+            query = query.where(col(tables.Webhook.removed_at_ms).is_(None))
+        with tenant_session(services.engine, who.tenant) as session:
+            found = session.exec(query).all()
+        return [
+            {
+                **row.model_dump(exclude=hidden),
+                "state": "live" if row.removed_at_ms is None else "deleted",
+                "host": urlsplit(row.url).hostname or "",
+                "url_digest": hashlib.sha256(row.url.encode()).hexdigest(),
+            }
+            for row in found
+        ]
+
     # Many receivers keep a secret in the path of their address: a digest tells as well which it is.
     hidden = {"tenant_id", "url", "secret", "secret_before"}
-    return [
-        {
-            **row.model_dump(exclude=hidden),
-            "host": urlsplit(row.url).hostname or "",
-            "url_digest": hashlib.sha256(row.url.encode()).hexdigest(),
-        }
-        for row in rows
-    ]
+    return rows
 
 
 def _issuers(services: Services, who: Who, limit: int, _own_only: bool) -> list[dict[str, Any]]:  # noqa: FBT001 - as above.
@@ -260,10 +271,10 @@ _ROWS: Final[Mapping[str, Rows]] = {
     "bundles": _of(tables.PolicyBundle, col(tables.PolicyBundle.created_at_ms).desc(), frozenset({"body"})),
     "publications": _of(tables.Publication, col(tables.Publication.created_at_ms).desc(), frozenset({"report"})),
     "approvals": _approvals,
-    "inbox": _inbox,
     "delegations": _delegations,
     "tickets": _of(tables.Ticket, col(tables.Ticket.fetched_at_ms).desc()),
-    "webhooks": _webhooks,
+    "webhooks": _webhooks(deleted=False),
+    "all-webhooks": _webhooks(deleted=True),
     "issuers": _issuers,
     "messages": _messages,
     "decisions": _of(
@@ -274,16 +285,21 @@ _ROWS: Final[Mapping[str, Rows]] = {
 }
 
 
-def find(what: str) -> Rows:
-    """How the rows of that name are read.
+NAMES: Final = frozenset({*_ROWS, "inbox"})
+
+
+def find(what: str) -> Body:
+    """How what is listed under that name is read.
 
     Raises:
         InvalidInput: There is no such list.
     """
-    rows = _ROWS.get(what)
-    if rows is None:
-        raise InvalidInput(f"there is no list of {what!r}; there are {', '.join(sorted(_ROWS))}")
-    return rows
+    if what not in NAMES:
+        raise InvalidInput(f"there is no list of {what!r}; there are {', '.join(sorted(NAMES))}")
+    if what == "inbox":
+        return _inbox
+    rows = _ROWS[what]
+    return lambda services, who, limit, own_only: {"items": rows(services, who, limit, own_only)}
 
 
 # --- decisions ------------------------------------------------------------------------------------------------------

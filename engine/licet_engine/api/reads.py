@@ -28,7 +28,10 @@ from licet_engine.store.db import read_transaction
 _ARTIFACT_TYPES: Final = {"csv": "text/csv", "zip": "application/zip"}
 _BY_ASKER: Final = {"decisions": "decision.read", "operations": "operation.read", "tokens": "token.list"}
 """The lists of what somebody asked for, with the action that reads them; every other list is of the catalogue, but for these."""
-_OF_KINDS: Final = {"webhooks": "webhook.read", "messages": "webhook.read", "issuers": "issuer.read"}
+_OF_KINDS: Final = {
+    **dict.fromkeys(("webhooks", "all-webhooks", "messages"), "webhook.read"),
+    "issuers": "issuer.read",
+}
 
 
 def operation_routes(context: Context) -> list[Any]:
@@ -81,7 +84,7 @@ def list_routes(context: Context) -> list[Any]:
     async def listing(request: AnyRequest, tenant: str, what: str, limit: int = 50) -> Response[Any]:
         identify = context.identify(request)
         who = identify()
-        rows = lists.find(what)
+        listed = lists.find(what)
         bounded = max(1, min(limit, lists.MAX_ROWS))
         action = _BY_ASKER.get(what)
         if action is None:
@@ -93,8 +96,7 @@ def list_routes(context: Context) -> list[Any]:
             answer, own_only = await context.permit_widest(identify, action, tenant)
         if not answer.decision.allowed:
             return denied(answer)
-        items = await context.in_thread(rows, services, who, bounded, own_only)
-        return Response({"items": items})
+        return Response(await context.in_thread(listed, services, who, bounded, own_only))
 
     return [listing]
 

@@ -119,8 +119,11 @@ def list_(desk: Desk, tenant: str, limit: int, *, is_all: bool) -> None:
         rows = desk.client.list(tenant, "approvals", limit=limit)
         desk.show({"items": rows}, list_lines("approvals", rows))
         return
-    rows = desk.client.list(tenant, "inbox", limit=limit)
+    rows, is_cut = desk.client.inbox(tenant, limit=limit)
     lines = list_lines("inbox", rows) if rows else ["Nothing waits for you."]
+    if is_cut:
+        told = "more requests are open than are looked at: among the newest may be some for you that are not shown"
+        lines.append(labelled("but", f"{told}; see licet approval list {clean(tenant)} --all"))
     for row in rows:
         if row.get("on_behalf_of"):
             told = f"you stand in for {row['on_behalf_of']}: approve or reject it with --for {row['on_behalf_of']}"
@@ -131,7 +134,7 @@ def list_(desk: Desk, tenant: str, limit: int, *, is_all: bool) -> None:
         ):
             if row.get(name):
                 lines.append(labelled(clean(f"{row['version']} {row['track']}  "), f"{told}: {', '.join(row[name])}"))
-    desk.show({"items": rows}, lines)
+    desk.show({"items": rows, "is_cut": is_cut}, lines)
 
 
 lister(approval, "delegations", "List the delegations of a tenant.", name="delegations")

@@ -424,20 +424,18 @@ def look_at_users(settings: Settings) -> Iterator[Finding]:
 
 def look_at_storage(settings: Settings) -> Iterator[Finding]:
     """What the worker found out of the buckets that it uses: at its start what they keep, since then whether they are there."""
-    try:
-        away = faults_of(settings.storage_away)
-    except (OSError, ValueError) as error:
-        away = {}
-        yield Finding(
-            "storage",
-            "broken",
-            f"something is away; {settings.storage_away} cannot be read ({type(error).__name__})",
-            "Run licet doctor as who runs licet serve.",
-        )
-    for name, told in away.items():
-        yield Finding(
-            "storage", "broken", f"{name}: {told}", "Mend what it names; operations are tried again meanwhile."
-        )
+    for path, what, mend in (
+        (settings.storage_away, "something is away", "Mend what it names; operations are tried again meanwhile."),
+        (settings.storage_unlocked, "a hold lost its lock", "Find out who lifted it; place the hold again."),
+    ):
+        try:
+            faults = faults_of(path)
+        except (OSError, ValueError) as error:
+            faults = {}
+            told = f"{what}; {path} cannot be read ({type(error).__name__})"
+            yield Finding("storage", "broken", told, "Run licet doctor as who runs licet serve.")
+        for name, told in faults.items():
+            yield Finding("storage", "broken", f"{name}: {told}", mend)
     for name in dict.fromkeys((settings.objects_adapter, settings.registry_adapter)):
         if not name.startswith("s3-"):
             continue

@@ -47,7 +47,8 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "inbox": ("version", "track", "on_behalf_of", "requested_by", "at_ms", "expires_at_ms", "binding", "reason"),
     "delegations": ("reviewer", "delegate", "track", "state", "until_ms", "reason"),
     "tickets": ("id", "state", "approved", "subjects", "as_of_ms", "fresh_until_ms"),
-    "webhooks": ("name", "host", "events", "failures", "created_by", "created_at_ms", "removed_at_ms"),
+    "webhooks": ("name", "host", "events", "failures", "created_by", "created_at_ms"),
+    "all-webhooks": ("name", "state", "host", "events", "failures", "created_at_ms", "removed_at_ms"),
     "issuers": (
         "name",
         "url",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from licet_engine.commands.data import lister
 from licet_engine.commands.desk import immediate, remote
 from licet_engine.commands.options import SECONDS, words
 from licet_engine.commands.people import refuse_taken, write_token
@@ -114,4 +113,13 @@ def redeliver(desk: Desk, ref: str, message: str) -> None:
     desk.finish(desk.client.webhook.redeliver(ref, message, **desk.sent))
 
 
-lister(webhook, "webhooks", "List the webhooks of a tenant.")
+@webhook.command(name="list")
+@click.argument("tenant")
+@click.option("--all", "is_all", is_flag=True, help="Also those that were deleted.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at most.")
+@remote
+def list_(desk: Desk, tenant: str, limit: int, *, is_all: bool) -> None:
+    """List the webhooks of a tenant, the newest first."""
+    what = "all-webhooks" if is_all else "webhooks"
+    rows = desk.client.list(tenant, what, limit=limit)
+    desk.show({"items": rows}, list_lines(what, rows))

@@ -16,6 +16,7 @@ Rules kept here:
 from __future__ import annotations
 
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
@@ -25,6 +26,7 @@ from typing import Any, Final
 from sqlalchemy import Engine
 from sqlmodel import select
 
+from licet_attestations.errors import LicetAttestationError
 from licet_engine.decide.cache import BoundedCache
 from licet_engine.decide.decision import Decision, Request, decide
 from licet_engine.decide.entities import EntityUid, Fact, FactSet
@@ -52,12 +54,20 @@ from licet_engine.log.submission import (
 from licet_engine.store import tables
 from licet_engine.store.db import tenant_session
 
+logger = logging.getLogger(__name__)
+
 _MAX_REMEMBERED_QUESTIONS: Final = 10_000
 _MAX_REMEMBERED_BYTES: Final = 64 << 20
 _BYTES_PER_QUESTION: Final = 4096
 """What a question takes beside its texts and facts, roughly."""
 _MAX_REMEMBERED_CHARS: Final = 4096
 _MAX_REMEMBERED_FACTS: Final = 200_000
+
+
+_NOT_SHOWN: Final = (
+    "the signer could not show the secret, and it is shown no more: once the signer answers, licet webhook rotate"
+    " (webhook.rotate) gives a new one"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,7 @@ class Desk:
         sequencer: Through which everything gets into the logs.
         tenants: What is in force.
         decided: Told of each durable decision: its action, and whether it allowed.
-        reveal: Gives the secret of a webhook of a tenant.
+        reveal: Gives the secret of a webhook of a tenant; raises an error of the signer's where it cannot.
         shadow: Handed each durable decision that a candidate is to be asked about.
     """
 
@@ -243,8 +253,13 @@ class Desk:
             self._shadow(judged)
         if proposal is None or not proposal.reveals or not answer.result or self._reveal is None:
             return answer
-        # Only now that it is committed; if the signer is away, nobody ever sees it, and a rotation makes another.
-        return replace(answer, secrets={"secret": self._reveal(question.owner, proposal.reveals)})
+        # Only now that it is committed, so that the signer can no more make it fail: what was done is answered as done.
+        try:
+            secrets = {"secret": self._reveal(question.owner, proposal.reveals)}
+        except LicetAttestationError as error:
+            logger.warning("a secret could not be shown", extra={"tenant": question.owner, "code": error.code})
+            return replace(answer, secrets={"secret": None, "note": _NOT_SHOWN})
+        return replace(answer, secrets=secrets)
 
     # --- what is true ----------------------------------------------------------------------------------------------
 

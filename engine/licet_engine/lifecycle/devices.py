@@ -24,7 +24,7 @@ from sqlalchemy import Engine
 from sqlmodel import col, select
 
 from licet_adapters.ports import Device
-from licet_engine.domain.errors import Conflict, InvalidInput, LicetError
+from licet_engine.domain.errors import Conflict, InvalidInput, LicetError, Unavailable
 from licet_engine.domain.refs import PLATFORM, Ref, now_ms
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.verbs import Body, Change, Ids, Insert, Note, Proposal, RefForm, Update, Verb, Who
@@ -125,12 +125,19 @@ class DeviceLeases:
         self._clock = clock
         self._idle_ms = idle_s * 1000
 
-    def report(self, worker: str, devices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def report(self, worker: str, devices: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
         """Take note of the devices that a worker has now; one that is gone is leased to nobody any more.
+
+        Args:
+            worker: Whose.
+            devices: All of them. None where the worker cannot tell: what is known of it stays, until it is too old.
 
         Raises:
             InvalidInput: What is reported is no list of devices.
         """
+        if devices is None:
+            self._forget()
+            return {}
         try:
             reported = {device.uuid: device for device in (Device(**device) for device in devices)}
         except TypeError as error:
@@ -140,10 +147,8 @@ class DeviceLeases:
         if self._knows(worker, reported):
             return {}
         with tenant_session(self._engine, PLATFORM, write=True) as session:
-            long_ago_ms = self._clock() - _GONE_AFTER_MS
             for row in _pool(session):
-                is_gone = row.seen_at_ms < long_ago_ms and row.operation_id is None
-                if is_gone or (row.worker == worker and row.uuid not in reported):
+                if row.uuid not in reported and (row.worker == worker or self._is_gone(row)):
                     session.delete(row)
             known = {row.uuid: row for row in _pool(session)}
             for device in reported.values():
@@ -163,12 +168,28 @@ class DeviceLeases:
         rows = [row for row in pool if row.worker == worker]
         if any(row.seen_at_ms < at_ms - _GONE_AFTER_MS // 3 for row in rows):
             return False
-        if any(row.seen_at_ms < at_ms - _GONE_AFTER_MS and row.operation_id is None for row in pool):
+        if any(map(self._is_gone, pool)):
             return False
         names = ("uuid", "kind", "name", "memory_mib", "driver")
         return {row.uuid: tuple(getattr(row, name) for name in names) for row in rows} == {
             device.uuid: tuple(getattr(device, name) for name in names) for device in reported.values()
         }
+
+    def _is_gone(self, row: DeviceRow) -> bool:
+        """Whether a device is of a machine that is gone; leased, it is not before its lease lapsed."""
+        at_ms = self._clock()
+        is_leased = row.operation_id is not None and row.renewed_at_ms >= at_ms - self._idle_ms
+        return row.seen_at_ms < at_ms - _GONE_AFTER_MS and not is_leased
+
+    def _forget(self) -> None:
+        """Forget the devices of machines that are gone."""
+        with tenant_session(self._engine, PLATFORM) as session:
+            if not any(map(self._is_gone, session.exec(select(DeviceRow)).all())):
+                return
+        with tenant_session(self._engine, PLATFORM, write=True) as session:
+            for row in _pool(session):
+                if self._is_gone(row):
+                    session.delete(row)
 
     def lease(self, claim: Claim) -> list[str]:
         """Lease devices to an operation, or tell its row what it waits for.
@@ -179,6 +200,7 @@ class DeviceLeases:
         Raises:
             NotAllotted: The tenant may not have so many.
             Conflict: The worker does not have so many at all.
+            Unavailable: It has none, or has not told yet.
         """
         with tenant_session(self._engine, claim.tenant) as session:
             allotment = session.exec(select(DeviceAllotment)).first()
@@ -193,6 +215,12 @@ class DeviceLeases:
                     logger.warning("a device's lease lapsed", extra={"device": row.uuid, "operation": row.operation_id})
                     _free(row)
             here = sum(row.worker == claim.worker for row in pool)
+            if not here:
+                # A worker that was just started reports within seconds: a run that it goes on with must not end for that.
+                raise Unavailable(
+                    f"{claim.count} devices are needed, and none of this worker's is known; see licet device list, and"
+                    " licet doctor on its machine"
+                )
             if claim.count > here:
                 raise Conflict(
                     f"{claim.count} devices are needed, and the pool of this worker has {here}; see licet device list",

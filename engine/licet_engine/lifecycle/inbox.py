@@ -4,12 +4,15 @@ Rules kept here:
 
 - Whether somebody may approve is asked of policy, on the facts of now, and of nothing else. The answer is not logged:
   it permits nothing, and what it is about everybody of the tenant may list.
+- Requests are looked at from the oldest on, page by page, until enough are found: who may answer only the newer ones
+  sees them. There is a bound, and whether it was hit is told.
 - A request that was made for another state of the version is shown with what has changed since.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from licet_engine.decide.decision import Request, decide
@@ -20,37 +23,116 @@ from licet_engine.lifecycle.approvals import verdict_context
 from licet_engine.lifecycle.facts import View
 from licet_engine.lifecycle.tenants import InForce
 from licet_engine.lifecycle.verbs import Who
-from licet_engine.store.tables import Approval, ApprovalRequest, ModelVersion
+from licet_engine.store.tables import Approval, ApprovalRequest
 
-MOST_LOOKED_AT: Final = 500
-"""Open requests, the oldest first."""
+_PAGE: Final = 500
+MOST_LOOKED_AT: Final = 10_000
+"""Open requests. One person has one for a version and a track."""
+MOST_VERSIONS: Final = 1000
+"""Versions that these are of. Each is read once, and that is what takes time: some milliseconds."""
 
 
-def inbox(view: View, in_force: InForce, who: Who, limit: int) -> list[dict[str, Any]]:
-    """The open requests that ``who`` may answer, the oldest first."""
-    places = {(d.track, d.reviewer): d for d in view.delegations(delegate=who.name)}
-    versions: dict[tuple[str, int], tuple[ModelVersion, dict[str, Any], str, dict[str, Any]] | None] = {}
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """What waits for one person.
+
+    Attributes:
+        rows: The open requests that they may answer, the oldest first.
+        is_cut: Whether a bound was hit: among the newer requests may be some that are not shown.
+    """
+
+    rows: list[dict[str, Any]]
+    is_cut: bool
+
+
+def inbox(
+    view: View,
+    in_force: InForce,
+    who: Who,
+    limit: int,
+    *,
+    most: int = MOST_LOOKED_AT,
+    most_versions: int = MOST_VERSIONS,
+) -> Inbox:
+    """The open requests that ``who`` may answer.
+
+    Args:
+        view: Of the tenant.
+        in_force: By which policies it is told whether they may.
+        who: For whom they wait.
+        limit: How many at most.
+        most: How many are looked at.
+        most_versions: Of how many versions.
+    """
+    looking = _Looking(view, in_force, who)
     found: list[dict[str, Any]] = []
-    for request in view.approval_requests()[:MOST_LOOKED_AT]:
+    looked_at = 0
+    for page in view.approval_request_pages(_PAGE):
+        for request in page:
+            if looked_at == most or not (looking.knows(request) or looking.versions < most_versions):
+                return Inbox(found, is_cut=True)
+            looked_at += 1
+            row = looking.shown(request)
+            if row is not None:
+                found.append(row)
+            if len(found) == limit:
+                return Inbox(found, is_cut=False)
+    return Inbox(found, is_cut=False)
+
+
+class _Looking:
+    """Looks at requests for one person; what many requests share is looked at once."""
+
+    def __init__(self, view: View, in_force: InForce, who: Who) -> None:
+        self._view = view
+        self._in_force = in_force
+        self._who = who
+        self._places = [(d.track, d.reviewer) for d in view.delegations(delegate=who.name)]
+        self._versions: dict[tuple[str, int], _Version | None] = {}
+        self._able: dict[tuple[str, int, str], list[str | None]] = {}
+
+    @property
+    def versions(self) -> int:
+        """How many versions were read."""
+        return len(self._versions)
+
+    def knows(self, request: ApprovalRequest) -> bool:
+        """Whether the version of a request was read before."""
+        return (request.model, request.version) in self._versions
+
+    def shown(self, request: ApprovalRequest) -> dict[str, Any] | None:
+        """A request as it is listed; None if it cannot be answered, or not by this person."""
         key = (request.model, request.version)
-        if key not in versions:
-            row = view.model_version(*key)
-            versions[key] = (
-                None
-                if row is None or row.state != "ready" or row.stage == "retired"
-                else (row, view.binding_parts(row), view.binding(row), view.model_version_entity(row))
-            )
-        known = versions[key]
-        if known is None:
-            continue
-        capacities = [None, *(reviewer for track, reviewer in places if track == request.track)]
-        able = [c for c in capacities if _may_approve(view, in_force, who, known[3], (request.track, c))]
-        if able:
-            _, parts, binding, _ = known
-            found.append(_shown(view, request, parts, binding, able))
-        if len(found) >= limit:
-            break
-    return found
+        if key not in self._versions:
+            self._versions[key] = self._version(*key)
+        version = self._versions[key]
+        if version is None:
+            return None
+        # As whom they may is a matter of the version and the track, whoever asked.
+        asked = (*key, request.track)
+        if asked not in self._able:
+            capacities = [None, *(reviewer for track, reviewer in self._places if track == request.track)]
+            self._able[asked] = [
+                capacity
+                for capacity in capacities
+                if _may_approve(self._view, self._in_force, self._who, version.entity, (request.track, capacity))
+            ]
+        able = self._able[asked]
+        return _shown(self._view, request, version, able) if able else None
+
+    def _version(self, model: str, version: int) -> _Version | None:
+        row = self._view.model_version(model, version)
+        if row is None or row.state != "ready" or row.stage == "retired":
+            return None
+        view = self._view
+        return _Version(view.binding_parts(row), view.binding(row), view.model_version_entity(row))
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    parts: dict[str, Any]
+    binding: str
+    entity: dict[str, Any]
 
 
 def _may_approve(
@@ -76,9 +158,8 @@ def _may_approve(
     return decide(in_force.bundle, request, facts, remember=False).allowed
 
 
-def _shown(
-    view: View, request: ApprovalRequest, parts: dict[str, Any], binding: str, able: Sequence[str | None]
-) -> dict[str, Any]:
+def _shown(view: View, request: ApprovalRequest, version: _Version, able: Sequence[str | None]) -> dict[str, Any]:
+    parts, binding = version.parts, version.binding
     before = _last_void(view.verdicts(request.model, request.version), request.track, binding, view.now_ms)
     return {
         "request": request.id,

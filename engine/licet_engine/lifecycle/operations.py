@@ -241,6 +241,7 @@ class Operations:
         Raises:
             Refused: It was cancelled, or may not have so many.
             Conflict: The worker has not so many.
+            Unavailable: None of the worker's is known.
             Superseded: A newer attempt began.
         """
         row = self._at_work(tenant, operation_id, attempt)

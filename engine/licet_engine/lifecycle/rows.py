@@ -9,10 +9,10 @@ Rules kept here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import func, or_
+from sqlalchemy import func, or_, tuple_
 from sqlalchemy.orm import defer
 from sqlmodel import SQLModel, col, select
 
@@ -413,6 +413,18 @@ class Rows:
             ApprovalRequest.state == "open", col(ApprovalRequest.expires_at_ms) > self.now_ms
         )
         return list(self._session.exec(query.order_by(col(ApprovalRequest.at_ms))).all())
+
+    def approval_request_pages(self, rows: int) -> Iterator[Sequence[ApprovalRequest]]:
+        """The same, as many at a time, so that who needs the oldest alone reads no more."""
+        place = tuple_(col(ApprovalRequest.at_ms), col(ApprovalRequest.id))
+        query = select(ApprovalRequest).where(
+            ApprovalRequest.state == "open", col(ApprovalRequest.expires_at_ms) > self.now_ms
+        )
+        query = query.order_by(col(ApprovalRequest.at_ms), col(ApprovalRequest.id)).limit(rows)
+        page = self._session.exec(query).all()
+        while page:
+            yield page
+            page = self._session.exec(query.where(place > (page[-1].at_ms, page[-1].id))).all()
 
     def last_request(self, model: str, version: int, track: str, requested_by: str) -> ApprovalRequest | None:
         """The request for a version on a track that somebody made last, open or not."""

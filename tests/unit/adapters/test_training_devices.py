@@ -153,6 +153,26 @@ def test_a_tool_that_fails_for_a_moment_takes_no_device_from_anybody_and_one_tha
     assert [device.uuid for device in pool.look().devices] == [SECOND]
 
 
+def test_where_the_tool_has_told_nothing_yet_no_device_is_said_to_be_gone(
+    bench: Bench, pool: DevicePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices_module, "_KEPT_S", -1.0)
+    bench.answers("Unable to determine the device handle\n", status=15)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="Unable to determine") as refusal:
+            pool.told()
+        assert refusal.value.code == "devices.untold"
+    bench.answers(ANSWER)
+    assert [device.uuid for device in pool.told()] == [FIRST, SECOND]
+    bench.answers("Unable to determine the device handle\n", status=15)
+    assert [device.uuid for device in pool.told()] == [FIRST, SECOND]
+    monkeypatch.setattr(devices_module, "_STANDS_S", -1.0)
+    with pytest.raises(Unavailable):
+        pool.told()
+    bench.answers("")
+    assert pool.told() == ()
+
+
 def test_a_slice_of_a_device_and_one_without_figures_are_not_taken(bench: Bench) -> None:
     bench.driver_knows(THIRD, 6)
     (bench.dev_dir / "nvidia6").symlink_to("/dev/null")

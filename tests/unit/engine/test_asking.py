@@ -197,3 +197,19 @@ def test_what_is_costly_to_propose_is_given_up_rather_than_decided_under_the_loc
     assert overtaken.under_lock == 0
     assert overtaken.put > MAX_TRIES
     assert decisions(services) == []
+
+
+def test_what_was_done_is_answered_also_where_its_secret_cannot_be_shown(
+    services: Services, operator: Callable[[], Who]
+) -> None:
+    # No signer runs here.
+    made = services.desk.ask(operator, parse_asked(VERBS["tenant.create"], "northbank", CREATE))
+    token = made.to_json()["result"]["token"]
+    asked = parse_asked(VERBS["webhook.create"], "northbank/ops", {"url": "https://hooks.example/in"})
+    answer = services.desk.ask(lambda: services.tenants.identify(token), asked)
+    assert answer.decision.allowed
+    told = answer.to_json()["result"]
+    assert (told["webhook"], told["secret"]) == ("northbank/ops", None)
+    assert "licet webhook rotate" in told["note"]
+    with tenant_session(services.engine, "northbank") as session:
+        assert [row.name for row in session.exec(select(tables.Webhook)).all()] == ["ops"]

@@ -233,3 +233,14 @@ def test_messages_that_were_given_up_are_weak(examine: Any, made: Path) -> None:
                 connection.execute("DELETE FROM webhook")
     assert finding.state == "weak"
     assert "1 were given up within a week; receivers that fail: platform/ops" in finding.detail
+
+
+def test_what_is_held_and_lost_its_lock_is_told(examine: Any, made: Path) -> None:
+    report = made / "store" / "storage.unlocked"
+    report.write_text('{"v": 1, "faults": {"s3-objects": {"code": "locks.missing", "told": "1 of what is held"}}}')
+    try:
+        (finding,) = (finding for finding in examine()["storage"] if finding.state == "broken")
+    finally:
+        report.unlink()
+    assert finding.detail == "s3-objects: 1 of what is held"
+    assert "place the hold again" in finding.mend

@@ -131,16 +131,32 @@ def services(prepared: Database) -> Iterator[Any]:
 
 
 def test_every_list_has_its_columns_and_every_column_its_list() -> None:
-    assert set(COLUMNS) == set(lists._ROWS)
+    assert set(COLUMNS) == lists.NAMES
 
 
 # What waits for somebody takes policies to tell: tests/integration/test_approvers_day.py looks at its rows.
 @pytest.mark.parametrize("what", sorted(COLUMNS.keys() - {"inbox"}))
 def test_every_column_of_a_list_is_in_its_rows(services: Any, what: str) -> None:
     asker = Who(tenant="northbank", name="ana", kind="person")
-    rows = lists.find(what)(services, asker, 50, False)  # noqa: FBT003  # As the lists take it.
+    rows = lists.find(what)(services, asker, 50, False)["items"]  # noqa: FBT003  # As the lists take it.
     assert rows
     present = {name for row in rows for name in row}
     assert set(COLUMNS[what]) <= present
     head = list_lines(what, rows)[0].split("  ")
     assert len([word for word in head if word]) == len(COLUMNS[what])
+
+
+def test_deleted_webhooks_take_no_place_of_those_that_are_told(services: Any) -> None:
+    with db.tenant_session(services.engine, "northbank", write=True) as session:
+        for number in range(5):
+            row = {"name": f"gone-{number}", "url": "https://hooks.example/", "created_by": "ana", "secret": "s"}
+            session.add(tables.Webhook(**T, **row, id=f"gone-{number}", created_at_ms=10 + number, removed_at_ms=20))
+    asker = Who(tenant="northbank", name="ana", kind="person")
+
+    def listed(what: str, limit: int) -> list[tuple[str, str]]:
+        rows = lists.find(what)(services, asker, limit, False)["items"]  # noqa: FBT003  # As the lists take it.
+        return [(row["name"], row["state"]) for row in rows]
+
+    assert listed("webhooks", 2) == [("ops", "live")]
+    assert listed("all-webhooks", 2) == [("gone-4", "deleted"), ("gone-3", "deleted")]
+    assert ("ops", "live") in listed("all-webhooks", 50)

@@ -31,7 +31,7 @@ def test_a_list_says_what_it_leaves_out_and_not_what_says_nothing(licet: Run, sc
     row = {"name": "hmda", "state": "ready", "classification": "confidential"}
     script.answer(200, {"items": [{**row, "label": "", "protected": [], "object_id": None}]})
     _, out, _ = licet("dataset", "list", "northbank")
-    assert "not shown" not in out
+    assert "more requests" not in out
     script.answer(200, {"items": [{**row, "label": ""}, {**row, "label": "deny", "created_at_ms": 0}]})
     _, out, _ = licet("dataset", "list", "northbank")
     assert out.splitlines()[-1] == "not shown: created at, label; --format json shows all"
@@ -39,7 +39,7 @@ def test_a_list_says_what_it_leaves_out_and_not_what_says_nothing(licet: Run, sc
 
 def test_who_stands_in_is_told_to_say_for_whom(licet: Run, script: Any) -> None:
     row = {"version": "northbank/m@1", "track": "legal", "requested_by": "ci", "on_behalf_of": None}
-    script.answer(200, {"items": [row, {**row, "track": "model-risk", "on_behalf_of": "mei"}]})
+    script.answer(200, {"items": [row, {**row, "track": "model-risk", "on_behalf_of": "mei"}], "is_cut": False})
     code, out, _ = licet("approval", "list", "northbank")
     assert code == 0
     told = "northbank/m@1 model-risk you stand in for mei: approve or reject it with --for mei"
@@ -193,14 +193,17 @@ def test_what_waits_is_listed_with_what_changed_since(licet: Run, script: Any) -
         "changed_since_request": ["evaluation:bias"],
         "changed_since_approval": ["model", "policy"],
     }
-    script.answer(200, {"items": [row]})
+    script.answer(200, {"items": [row], "is_cut": False})
     code, out, _ = licet("approval", "list", "northbank")
     assert code == 0
+    assert "more requests" not in out
     assert script.asked[-1].path.startswith("/v1/list/northbank/inbox")
     assert "changed since it was asked for: evaluation:bias" in out
     assert "changed since the approval before: model, policy" in out
-    script.answer(200, {"items": []})
+    script.answer(200, {"items": [], "is_cut": False})
     assert "Nothing waits for you." in licet("approval", "list", "northbank")[1]
+    script.answer(200, {"items": [], "is_cut": True})
+    assert "more requests are open than are looked at" in licet("approval", "list", "northbank")[1]
     script.answer(200, {"items": []})
     licet("approval", "list", "northbank", "--all")
     assert script.asked[-1].path.startswith("/v1/list/northbank/approvals")
@@ -225,6 +228,25 @@ def test_the_secret_of_a_webhook_goes_to_a_file_of_its_owner_alone(
         == 2
     )
     assert len(script.asked) == asked
+
+
+def test_a_secret_that_could_not_be_shown_leaves_no_file(licet: Run, script: Any, world: Any, tmp_path: Path) -> None:
+    result = {"webhook": "northbank/ops", "id": "wh-1", "secret": None, "note": "licet webhook rotate gives a new one"}
+    script.answer(200, {"decision": world.allow, "operation": None, "result": result})
+    code, out, _ = licet("webhook", "rotate", "northbank/ops", "--out", str(tmp_path / "ops.secret"))
+    assert code == 0
+    assert "licet webhook rotate gives a new one" in out
+    assert not (tmp_path / "ops.secret").exists()
+
+
+def test_webhooks_that_were_deleted_are_listed_where_all_are(licet: Run, script: Any) -> None:
+    row = {"name": "ops", "state": "deleted", "removed_at_ms": 1}
+    for flags, what in (([], "webhooks"), (["--all"], "all-webhooks")):
+        script.answer(200, {"items": [row]})
+        code, out, _ = licet("webhook", "list", "northbank", *flags)
+        assert code == 0
+        assert script.asked[-1].path.startswith(f"/v1/list/northbank/{what}?")
+        assert ("deleted" in out) == bool(flags)
 
 
 def test_the_history_of_webhooks_shows_every_try(licet: Run, script: Any) -> None:

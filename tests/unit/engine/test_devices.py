@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from sqlalchemy import Engine
 from sqlmodel import select
 
 from databases import Database
-from licet_engine.domain.errors import Conflict, InvalidInput
+from licet_engine.domain.errors import Conflict, InvalidInput, Unavailable
 from licet_engine.lifecycle.devices import (
     Claim,
     DeviceLeases,
@@ -22,6 +24,7 @@ from licet_engine.lifecycle.devices import (
     pool_states,
     waiting_operations,
 )
+from licet_engine.pool_reporter import machine_name
 from licet_engine.settings import load_settings
 from licet_engine.store import db
 from licet_engine.store.tables import DeviceAllotment, DeviceRow, DeviceWait, Operation, Tenant
@@ -291,6 +294,55 @@ def test_a_device_that_fell_off_is_leased_no_more_and_what_is_left_goes_back(ben
     with pytest.raises(Conflict) as refusal:
         bench.lease("northbank", "one", 2)
     assert refusal.value.code == "no-devices"
+
+
+def test_where_nothing_can_be_told_nobody_loses_a_device(bench: Bench) -> None:
+    bench.pool(A, B)
+    assert bench.lease("northbank", "one") == [A]
+    bench.leases.report("worker-1", None)
+    assert bench.leases.renew("one", 1)
+    assert bench.holders() == {A: "one", B: None}
+    # Not for ever: what nobody has, or gives no sign of life any more, is forgotten.
+    bench.now_ms += 15 * 60_000 + 1
+    assert bench.leases.renew("one", 1)
+    bench.leases.report("worker-1", None)
+    assert bench.holders() == {A: "one"}
+    bench.now_ms += IDLE_S * 1000 + 1
+    bench.leases.report("worker-1", None)
+    assert bench.holders() == {}
+
+
+def test_a_machine_that_is_named_otherwise_has_its_devices_and_their_runs_still(bench: Bench) -> None:
+    bench.pool(A, B, worker="host")
+    assert bench.lease("northbank", "one", worker="host") == [A]
+    # Its worker goes on with the run before it has reported: that may pass, and is tried again.
+    with pytest.raises(Unavailable):
+        bench.lease("northbank", "one", worker="host-1f")
+    bench.pool(A, worker="host-1f")
+    assert bench.lease("northbank", "one", worker="host-1f") == [A]
+    # What it has no more is left under the old name, and not for ever.
+    assert bench.holders() == {A: "one", B: None}
+    bench.now_ms += 15 * 60_000 + 1
+    bench.pool(A, worker="host-1f")
+    assert bench.holders() == {A: "one"}
+
+
+def test_a_leased_device_of_a_machine_that_is_gone_is_forgotten_once_its_lease_lapsed(bench: Bench) -> None:
+    bench.pool(A, worker="gone")
+    assert bench.lease("northbank", "one", worker="gone") == [A]
+    bench.now_ms += 15 * 60_000 + 1
+    bench.pool(B, worker="here")
+    assert bench.holders() == {B: None}
+
+
+def test_a_machine_is_named_once_for_its_folder_and_otherwise_than_another_of_its_name(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir(0o700)
+    first, second = (machine_name(tmp_path / name) for name in "ab")
+    assert machine_name(tmp_path / "a") == first != second
+    host = platform.node().split(".")[0][:20]
+    assert first.startswith(host)
+    assert second.startswith(host)
 
 
 def test_only_devices_of_the_worker_that_performs_it_are_of_use(bench: Bench) -> None:
