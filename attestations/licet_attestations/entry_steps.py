@@ -50,7 +50,7 @@ class Pass:
 
     Attributes:
         chunk: At hand.
-        missing: Records that are not there, and that no entry named as erased yet.
+        missing: Records that are not there, of the window or of decisions that its warrants stand on, and that no entry named as erased yet.
         where: The file and entry at hand, for what fails.
         counts: Entries by kind, and other figures.
         decided_by: SHA-256 of the policies that decisions were made under.
@@ -149,18 +149,21 @@ class Records(EntryStep):
         if not self._over.missing.take(index, record):
             return
         try:
-            _, _, before = self._over.entry_at(index - 1)
+            leaf, _, before = self._over.entry_at(index - 1)
         except IndexError:
-            before = None
-        erasure.verify_decided(index, record, before)
+            raise VerificationError(
+                f"the decision that allowed the erasure of entry {index}, right before it, is not in the archive"
+            ) from None
+        erasure.verify_decided(index, record, leaf.kind, before)
 
     def finish(self) -> None:
         """Tell how many there are."""
-        window, missing = self._over.window, self._over.missing
+        window, missing, behind = self._over.window, self._over.missing, 0
         for outside in self._over.outside.values():
             if outside.leaf.kind == erasure.KIND and outside.record is not None:
                 self._over.where = f"{archive.OUTSIDE}, entry {outside.index}"
                 self._take_erasure(outside.index, outside.read())
+                behind += 1
         if (first := missing.first) is not None:
             inside = window.first <= first < window.end
             name = archive.chunk_with(archive.RECORDS, first, window.first) if inside else archive.OUTSIDE
@@ -173,6 +176,11 @@ class Records(EntryStep):
             self.limits.append(
                 f"{self._erased} records are erased: that and when they were made, by whose principal and on whose things is "
                 "proven, what they said is not. Entries of kind erasure say by whom and why each was erased."
+            )
+        if behind:
+            self.limits.append(
+                f"{behind} erasures stand behind the archive's time: the decisions that allowed them are shown, and not evaluated here; "
+                "an archive of their time has what that takes."
             )
         self.detail = f"{window.end - window.first - self._erased} records, {self._erased} erased"
 
@@ -208,6 +216,10 @@ class Headers(EntryStep):
 
     def finish(self) -> None:
         """See that what comes next is not earlier."""
+        for outside in self._over.outside.values():
+            if outside.record is not None:
+                self._over.where = f"{archive.OUTSIDE}, entry {outside.index}"
+                _check_header(outside.leaf, outside.read(), self._over.window.tenant)
         after = self._over.outside.get(self._over.window.end)
         if after is not None and after.leaf.time_ms < self.last_ms:
             raise VerificationError(f"entry {after.index} is before the last one of the archive", where=archive.OUTSIDE)

@@ -4,6 +4,7 @@ Rules kept here:
 
 - A record is missing lawfully where an entry of kind ``erasure`` behind it names its place and its commitment. Such an entry is never erased itself,
   nor is the decision that allowed it, which stands right before it.
+- Only records of decisions, of attempts and about people are ever erased. A warrant, a hold or an erasure that is missing was withheld.
 - What is missing and not named yet is all that is remembered, and bounded.
 """
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from licet_attestations.leaf import Leaf
 
 KIND: Final = "erasure"
-MAX_MISSING: Final = 1_000_000
+ERASABLE: Final = frozenset({"attempt", "decision", "people"})
+"""Kinds of entries whose records may be erased, by the platform's own guardrail."""
+MAX_MISSING: Final = 200_000
 """Erased records that may wait for the entry that names them."""
 
 
@@ -33,11 +36,15 @@ class Missing:
         """A record is not there.
 
         Raises:
-            VerificationError: More are missing than can be remembered.
+            VerificationError: It is of a kind that is never erased, or more are missing than can be remembered.
         """
+        if leaf.kind not in ERASABLE:
+            raise VerificationError(
+                f"the record of entry {index} is missing: a record of kind {leaf.kind!r} is never erased"
+            )
         if len(self._commitments) >= MAX_MISSING:
             raise VerificationError(
-                f"more than {MAX_MISSING} records are missing, and nothing so far names them as erased"
+                f"more than {MAX_MISSING} records are missing that later entries would name as erased: an archive of a shorter time has fewer"
             )
         self._commitments[index] = leaf.commitment
 
@@ -60,19 +67,22 @@ class Missing:
         return min(self._commitments, default=None)
 
 
-def verify_decided(index: int, record: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+def verify_decided(index: int, record: Mapping[str, Any], kind: str, before: Mapping[str, Any] | None) -> None:
     """Verify that an erasure was allowed by the decision before it.
 
     Args:
         index: Of the erasure.
         record: Of the erasure.
-        before: Of the entry before it; None if that has none.
+        kind: Of the entry before it.
+        before: Its record; None if it has none.
 
     Raises:
         VerificationError: It was not.
     """
     match before:
-        case {"decision": "allow", "action": "record.erase", "id": str(decision)} if decision == record.get("decision"):
+        case {"decision": "allow", "action": "record.erase", "id": str(decision)} if (
+            kind == "decision" and decision == record.get("decision")
+        ):
             return
     raise VerificationError(f"the entry before the erasure of entry {index} is not the decision that allowed it")
 

@@ -38,8 +38,8 @@ class FormatError(LicetAttestationError):
     code = "attestation.format"
 
 
-class ErasedSince(LicetAttestationError):  # Not a fault: named for what happened.
-    """A record was erased after the checkpoint that an archive ends in, so nothing in it can show that. The caller begins anew under a newer one."""
+class ErasedSince(LicetAttestationError):
+    """A record is missing, and no entry up to the checkpoint says that it was erased: erased since, or gone. The caller tries a newer checkpoint."""
 
     code = "attestation.erased-since"
 

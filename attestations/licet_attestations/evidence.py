@@ -17,7 +17,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from licet_attestations import archive, canonical, checkpoint, dsse, erasure, merkle, statement
 from licet_attestations.entries import Chunk, Entries, Entry, record_line
@@ -25,7 +25,7 @@ from licet_attestations.errors import ErasedSince, FormatError, LicetAttestation
 from licet_attestations.isolation import Isolation, IsolationCount
 from licet_attestations.leaf import Leaf, verify_commitment
 from licet_attestations.warrant import Warrant
-from licet_attestations.window import Outside, Window
+from licet_attestations.window import MAX_OUTSIDE_BYTES, Outside, Window
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -217,9 +217,9 @@ def build_archive(
         progress: Told of chunks.
 
     Raises:
-        FormatError: What the source has does not fit the window or the checkpoint.
-        VerificationError: A record is not what its leaf commits to.
-        ErasedSince: A record was erased after the checkpoint.
+        FormatError: What the source has does not fit the window or the checkpoint, or more stands outside the window than may.
+        VerificationError: A record is not what its leaf commits to, or is missing though its kind is never erased, or no decision allowed its erasure.
+        ErasedSince: A record is missing, and nothing up to the checkpoint says that it was erased.
         OSError: It cannot be written.
     """
     part = part_of(out)
@@ -244,6 +244,8 @@ class _Kept:
     isolation: IsolationCount
     erased: int = 0
     missing: erasure.Missing = field(default_factory=erasure.Missing)
+    before: tuple[str, Mapping[str, Any] | None] = ("", None)  # Kind and record of the entry before.
+    emptied: set[int] = field(default_factory=set)  # Of those outside, what has no record.
     last_ms: int = 0
     bundles: set[str] = field(default_factory=set)
     outside: set[int] = field(default_factory=set)
@@ -358,8 +360,9 @@ class _Builder:
         if entry.record is None:
             kept.erased += 1
             kept.missing.add(entry.index, entry.leaf)
-        elif entry.leaf.kind == erasure.KIND:
-            kept.missing.take(entry.index, entry.record)
+        elif entry.leaf.kind == erasure.KIND and kept.missing.take(entry.index, entry.record):
+            erasure.verify_decided(entry.index, entry.record, *kept.before)
+        kept.before = entry.leaf.kind, entry.record
         kept.last_ms = entry.leaf.time_ms
         if entry.record is not None and entry.leaf.kind == "decision":
             facts, bundle = entry.record.get("facts"), entry.record.get("bundle")
@@ -396,7 +399,7 @@ class _Builder:
         # Times never run backwards in a log; the clock of this process may have been set back since.
         exported_at_ms = max([exported_at_ms, kept.last_ms, *(entry.leaf.time_ms for entry in outside)])
         if outside:
-            writer.add(archive.OUTSIDE, [entry.to_bytes() + b"\n" for entry in outside])
+            writer.add(archive.OUTSIDE, (entry.to_bytes() + b"\n" for entry in outside))
             self._add_outside_attestations(outside)
         for digest_hex in sorted(kept.bundles):
             writer.add(archive.bundle_name(digest_hex), self._source.bundle(digest_hex))
@@ -428,15 +431,18 @@ class _Builder:
         """What erased a record may stand behind the window, or have erased what stands before it."""
         kept, window = self._kept, self._window
         for index in kept.outside:
-            (raw,) = self._source.entries(index, index + 1)
-            if raw.record is None:
-                kept.missing.add(index, Leaf.from_bytes(raw.text))
+            leaf, record = self._entry(index)
+            if record is None:
+                kept.emptied.add(index)
+                kept.missing.add(index, leaf)
         if kept.missing.first is None:
             return
         for raw in self._source.erasures(window.first, window.size):
-            named = 0 if raw.record is None else kept.missing.take(raw.index, canonical.loads(raw.record))
-            if named:
+            record = {} if raw.record is None else canonical.loads(raw.record)
+            if record and kept.missing.take(raw.index, record):
                 # And the decision that allowed it, right before it.
+                decided, decision = self._entry(raw.index - 1)
+                erasure.verify_decided(raw.index, record, decided.kind, decision)
                 kept.outside |= {
                     index for index in (raw.index - 1, raw.index) if not window.first <= index < window.end
                 }
@@ -445,7 +451,12 @@ class _Builder:
                 f"the record of entry {first} is missing, and no entry up to the checkpoint of {window.size} says that it was erased"
             )
 
+    def _entry(self, index: int) -> tuple[Leaf, Mapping[str, Any] | None]:
+        (raw,) = self._source.entries(index, index + 1)
+        return Leaf.from_bytes(raw.text), None if raw.record is None else canonical.loads(raw.record)
+
     def _outside(self) -> Iterator[Outside]:
+        size = 0
         for index in sorted({*self._window.edges, *self._kept.outside}):
             (raw,) = self._source.entries(index, index + 1)
             # Those that only show what time it was are given without what they say.
@@ -457,7 +468,14 @@ class _Builder:
                 salt=raw.salt if is_stood_on else None,
                 record=raw.record if is_stood_on else None,
             )
+            if is_stood_on and raw.record is None and index not in self._kept.emptied:
+                raise ErasedSince(f"the record of entry {index} was erased just now")
             outside.verify(self._window.size, self._head.root)
+            size += len(outside.to_bytes()) + 1
+            if size > MAX_OUTSIDE_BYTES:
+                raise FormatError(
+                    f"what shows why records are missing takes more than {MAX_OUTSIDE_BYTES} bytes: export a shorter time, or one with the erasures in it"
+                )
             yield outside
 
 

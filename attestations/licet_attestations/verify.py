@@ -48,7 +48,7 @@ from licet_attestations.entry_steps import Decisions, EntryStep, Headers, Isolat
 from licet_attestations.errors import FormatError, LicetAttestationError, VerificationError
 from licet_attestations.evidence import export_statement
 from licet_attestations.leaf import Leaf
-from licet_attestations.window import Outside, Window, moment
+from licet_attestations.window import MAX_OUTSIDE_BYTES, Outside, Window, moment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -504,6 +504,8 @@ class _Verification:
         self._file = archive.OUTSIDE
         if archive.OUTSIDE in state.archive:
             last = -1
+            if state.archive.members[archive.OUTSIDE].size > MAX_OUTSIDE_BYTES:
+                raise VerificationError(f"it has more than the {MAX_OUTSIDE_BYTES} bytes allowed")
             for line in state.archive.lines(archive.OUTSIDE, MAX_JSON_BYTES):
                 found = Outside.from_bytes(line)
                 if found.index <= last or window.first <= found.index < window.end:

@@ -6,7 +6,8 @@ Rules kept here:
   last, each with its proof of inclusion, show that there are no others: they lie *outside* the two times.
 - What was before is the tree's frontier there, what came after a proof that the signed tree extends the frontier behind the last entry. One
   archive's second frontier is the next one's first.
-- Other entries of outside the window are there because something in it stands on them: a warrant on its decision.
+- Other entries of outside the window are there because something in it stands on them, such as a warrant on its decision, or because they say why
+  a record of it is missing. They are few, and bounded.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 VERSION: Final = 2
 MAX_PROOF_HASHES: Final = 64
+MAX_OUTSIDE_BYTES: Final = 64 * 1024 * 1024
+"""Of the entries of outside, together: they are read at once."""
 _FIELDS: Final = frozenset(
     [
         "v",

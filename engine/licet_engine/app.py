@@ -61,7 +61,9 @@ logger = logging.getLogger(__name__)
 _SWEEP_EVERY_S: Final = 60.0
 _STOP_WITHIN_S: Final = 10.0
 _SPARE_CONNECTIONS: Final = 16
-"""For the sequencer, the notary and the calls of the worker, beside the threads of requests."""
+"""For the sequencer, the notary, the calls of the worker and slow lists, beside the threads of requests."""
+_SLOW_THREADS: Final = 4
+"""For lists that look through many rows: whoever asks for many waits for the others who do."""
 
 
 class Enqueuer:
@@ -183,6 +185,7 @@ def build_services(settings: Settings) -> Services:
         shadower=shadower,
         canaries=Canaries(engine, sequencer, tenants, trust_root, are_wanted=settings.probe_every_s > 0),
         threads=ThreadPoolExecutor(settings.api_threads, thread_name_prefix="licet-api"),
+        slow_threads=ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="licet-slow"),
         metrics=metrics,
         places=Places(settings.max_requests, settings.max_waiting_requests),
     )
@@ -360,6 +363,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
             services.sequencer.close()
             await asyncio.to_thread(services.shadower.close)
             services.threads.shutdown(wait=False)
+            services.slow_threads.shutdown(wait=False)
             services.engine.dispose()
             if metrics_door is not None:
                 metrics_door.close()

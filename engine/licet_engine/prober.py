@@ -10,6 +10,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -97,20 +98,29 @@ class Prober:
             before = self._read()
             if not self._is_due(before):
                 return False
+            self._keep_unreadable()
             self._make_run(before)
             return True
         finally:
             os.close(lock)
 
     def _read(self) -> ProbeReport | None:
+        """The report; None where there is none that can be read."""
         try:
             return read_report(self._settings.probe_report)
+        except (OSError, ValueError):
+            return None
+
+    def _keep_unreadable(self) -> None:
+        """Put a report aside that cannot be read, before another takes its place. Under the lock."""
+        try:
+            read_report(self._settings.probe_report)
         except (OSError, ValueError) as error:
             kept = self._settings.probe_report.with_suffix(".unreadable")
             told = {"reason": str(error), "kept": str(kept)}
             logger.error("the report of probes cannot be read; another is begun", extra=told)  # noqa: TRY400  # The reason is all there is to it.
-            self._settings.probe_report.replace(kept)
-            return None
+            with contextlib.suppress(OSError):
+                self._settings.probe_report.replace(kept)
 
     def _is_due(self, report: ProbeReport | None) -> bool:
         return is_due(report, every_s=self._settings.probe_every_s, retry_s=RETRY_S, now_ms=now_ms())

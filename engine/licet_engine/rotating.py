@@ -94,11 +94,22 @@ def declare_compromised(settings: Settings, keyid: str, from_ms: int) -> Rotated
         _check_database(settings, found, ahead)
         finished = _publish(settings, found, ahead) if ahead else None
         before = found if finished is None else finished.after
+        if finished is not None and _is_declared(before, keyid, from_ms) and not _is_declared(found, keyid, from_ms):
+            return finished  # It was this that was broken off.
         key = _declarable(before, keyid, from_ms)
         rotated = ["--rotate", key.purpose] if key.valid_until_ms is None else []
         declared = ["--compromised", key.key.keyid, "--from-ms", str(from_ms)]
         done = _publish(settings, before, _ahead(settings, before, *rotated, *declared))
         return done if finished is None else finished.then(done)
+
+
+def _is_declared(trust: TrustRoot, keyid: str, from_ms: int) -> bool:
+    """Whether a key is declared compromised from then on, or from earlier."""
+    try:
+        since_ms = rotation.named(trust, keyid).compromised_from_ms
+    except FormatError:
+        return False
+    return since_ms is not None and since_ms <= from_ms
 
 
 def _declarable(trust: TrustRoot, keyid: str, from_ms: int) -> TrustedKey:

@@ -288,6 +288,17 @@ def test_a_rotation_that_was_broken_off_is_finished_by_the_same_once_and_told_be
         declared = rotating.declare_compromised(world.settings, rotation.current(old, "model").key.keyid, from_ms)
         assert rotation.follow(declared.statements, again) == declared.after
         assert len(declared.statements) == 2
+        # One of which nothing but the new trust root was missing is finished by being said again.
+        again = TrustRoot.from_json(world.settings.trust_root.read_bytes())
+        key = rotation.current(again, "model")
+        keyid, begun_ms = key.key.keyid, key.valid_from_ms
+        with monkeypatch.context() as patch:
+            patch.setattr(rotating, "replace_durably", crash)
+            with pytest.raises(OSError, match="Input/output"):
+                rotating.declare_compromised(world.settings, keyid, begun_ms)
+        finished = rotating.declare_compromised(world.settings, keyid, begun_ms)
+        assert rotation.named(finished.after, keyid).compromised_from_ms == begun_ms
+        assert rotation.follow(finished.statements, again) == finished.after
     finally:
         world.stop()
 

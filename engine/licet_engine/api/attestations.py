@@ -45,7 +45,7 @@ def _given_out(context: Context) -> list[Any]:
             return denied(answer)
         bounded = max(1, min(limit, MAX_ROWS))
         about = about[:_MAX_SUBJECT_CHARS]
-        found = await context.in_thread(
+        found = await context.in_slow_thread(
             lambda: services.attestations.newest(tenant, kind=kind, subject=about, limit=bounded)
         )
         return Response({"items": found})

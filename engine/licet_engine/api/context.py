@@ -48,6 +48,11 @@ class Context:
         run = contextvars.copy_context().run
         return await asyncio.get_running_loop().run_in_executor(self.services.threads, run, partial(call, *args))
 
+    async def in_slow_thread(self, call: Callable[..., _T], *args: Any) -> _T:
+        """Run what looks through many rows, on one of the few threads for that: nobody's decision waits behind it."""
+        run = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self.services.slow_threads, run, partial(call, *args))
+
     def identify(self, request: AnyRequest) -> Callable[[], Who]:
         """Who asks; verified now, and again for every try.
 

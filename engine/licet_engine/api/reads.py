@@ -96,7 +96,7 @@ def list_routes(context: Context) -> list[Any]:
             answer, own_only = await context.permit_widest(identify, action, tenant)
         if not answer.decision.allowed:
             return denied(answer)
-        return Response(await context.in_thread(listed, services, who, bounded, own_only))
+        return Response(await context.in_slow_thread(listed, services, who, bounded, own_only))
 
     return [listing]
 

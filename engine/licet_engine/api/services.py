@@ -58,5 +58,6 @@ class Services:
     shadower: Shadower
     canaries: Canaries
     threads: ThreadPoolExecutor
+    slow_threads: ThreadPoolExecutor
     metrics: ApiMetrics
     places: Places

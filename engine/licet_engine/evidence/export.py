@@ -19,7 +19,7 @@ from licet_adapters.guard import WarrantGuard
 from licet_attestations import archive, canonical, dsse, erasure, evidence
 from licet_attestations.checkpoint import parse_note
 from licet_attestations.entry_steps import MAX_BUNDLE_BYTES
-from licet_attestations.errors import ErasedSince
+from licet_attestations.errors import ErasedSince, FormatError, VerificationError
 from licet_attestations.isolation import Isolation
 from licet_attestations.isolation_pair import BUNDLE_SUBJECT, examined_policies
 from licet_attestations.statement import ISOLATION, TEST_RESULT, Statement, Subject
@@ -99,7 +99,7 @@ class Exporter:
 
         Raises:
             WarrantRefused: The warrant is not for this, or was used.
-            Conflict: A record is missing, and the log does not say that it was erased.
+            Conflict: The log has not what an archive must have, such as a record that is missing without having been erased.
         """
         self._guard.admit(
             warrant,
@@ -134,6 +134,8 @@ class Exporter:
             except ErasedSince as error:
                 evidence.part_of(path).unlink(missing_ok=True)
                 reason = str(error)
+            except (FormatError, VerificationError) as error:
+                raise Conflict(f"no archive can be made of it: {error}", code="log-incomplete") from error
         raise Conflict(f"{reason}: if nobody is erasing just now, run licet log fsck", code="log-incomplete")
 
     def _build(self, path: Path, deed: Exporting, sign_export: evidence.SignExport) -> evidence.BuiltArchive:

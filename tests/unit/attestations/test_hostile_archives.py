@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from archives import TENANT
-from licet_attestations import canonical, statement
+from licet_attestations import canonical, statement, verify
 from licet_attestations.errors import FormatError, VerificationError
 from licet_attestations.keys import P256, PrivateKey
 from licet_attestations.tlogproof import TlogProof
@@ -574,10 +574,36 @@ class TestRecords:
         refused(pack(files), world, "6. records", RECORDS)
 
     def test_a_record_dropped_and_named_as_erased(self, files: Files, world: World, pack: Pack) -> None:
-        """It is of another kind than decision: nothing else in the archive stands on it."""
-        index = next(i for i, leaf in enumerate(world.leaves) if leaf.kind == "hold")
+        """It is no decision: nothing else in the archive stands on it."""
+        index = next(i for i, leaf in enumerate(world.leaves) if leaf.kind == "attempt")
         line(RECORDS, index, lambda _text: b'{"erased":true}\n')(files)
         assert "says that it was erased" in refused(pack(files), world, "6. records", f"entry {index}")
+
+    @pytest.mark.parametrize("kind", ["hold", "attestation", "erasure"])
+    def test_a_record_of_a_kind_that_is_never_erased(self, world: World, tmp_path: Path, pack: Pack, kind: str) -> None:
+        world.erase(3)
+        index = next(i for i, leaf in enumerate(world.leaves) if leaf.kind == kind)
+        world.append("decision", world.erasing())
+        world.append("erasure", world.erasure(index))
+        files = world.files(tmp_path)
+        line(RECORDS, index, lambda _text: b'{"erased":true}\n')(files)
+        assert "is never erased" in refused(pack(files), world, "6. records", f"entry {index}")
+
+    def test_more_outside_than_may_be_read_at_once(
+        self, windowed: Files, world: World, pack: Pack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(verify, "MAX_OUTSIDE_BYTES", len(windowed[OUTSIDE]) - 1)
+        refused(pack(windowed, remanifest=False), world, "5. window", OUTSIDE)
+
+    def test_what_stands_outside_says_of_itself_what_its_record_says(
+        self, world: World, tmp_path: Path, pack: Pack
+    ) -> None:
+        end = len(world.leaves)
+        world.append("decision", world.erasing(), actor="lakeside")
+        world.erased.add(3)
+        world.append("erasure", world.erasure(3))
+        world.append("hold", {"type": "hold"})
+        refused(pack(world.files(tmp_path, end=end), remanifest=False), world, "7. headers", OUTSIDE)
 
     @pytest.mark.parametrize(
         "named",
@@ -650,7 +676,17 @@ class TestRecords:
         at = world.erase(3)
         files = world.files(tmp_path)
         line(RECORDS, at, lambda _text: b'{"erased":true}\n')(files)
-        refused(pack(files), world, "6. records", "entry 3")
+        refused(pack(files), world, "6. records", f"entry {at}")
+
+    def test_an_erasure_whose_decision_is_erased(self, world: World, tmp_path: Path, pack: Pack) -> None:
+        at = world.erase(3)
+        files = world.files(tmp_path)
+        world.append("decision", world.erasing())
+        world.add_last(files)
+        world.append("erasure", world.erasure(at - 1))
+        world.add_last(files)
+        line(RECORDS, at - 1, lambda _text: b'{"erased":true}\n')(files)
+        assert "not the decision that allowed it" in refused(pack(files), world, "6. records", f"entry {at}")
 
     def test_an_erasure_behind_the_window_that_is_withheld(self, world: World, tmp_path: Path, pack: Pack) -> None:
         end = len(world.leaves)
