@@ -85,16 +85,16 @@ class Reminders:
             if version == facts_version and self._tenants.now_ms(tenant) < next_at_ms:
                 continue
             try:
-                self._look_at(tenant)
+                self._look_at(tenant, facts_version)
             except (LicetError, LogError) as error:
                 # The facts changed meanwhile, or another process told of the same.
                 logger.info("reminders wait", extra={"tenant": tenant, "reason": str(error)})
 
-    def _look_at(self, tenant: str) -> None:
+    def _look_at(self, tenant: str, facts_version: int) -> None:
         with self._tenants.view(tenant) as found:
             if found is None:
-                # The log of what is elsewhere has no tenant.
-                self._looked_at[tenant] = (-1, 0)
+                # The log of what is elsewhere has no tenant, and nothing is ever due there.
+                self._looked_at[tenant] = (facts_version, _LATEST_MS)
                 return
             view, in_force = found
             due = _due(view)
