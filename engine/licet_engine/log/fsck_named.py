@@ -80,8 +80,8 @@ class Named:
         self._bundles: set[str] = set()
         self._attestations: dict[str, int] = {}
         self._unread = 0
-        self._erased: set[int] = set()
-        self._erasures: set[int] = set()
+        self._erased: dict[int, str] = {}
+        self._erasures: dict[int, str] = {}
 
     def take(self, entries: list[store.Entry]) -> None:
         """Take note of what some consecutive entries name, and compare the table of decisions with them."""
@@ -94,7 +94,7 @@ class Named:
                 self._add(f"entry {entry.index} cannot be read: {error}")
                 continue
             if record is None:
-                self._erased.add(entry.index)
+                self._erased[entry.index] = entry.leaf.commitment
             if kind == "decision":
                 decided[entry.index] = self._decision(entry.index, record)
             elif kind == "attestation":
@@ -142,15 +142,18 @@ class Named:
 
     def _erasure(self, index: int, record: Any) -> None:
         try:
-            self._erasures.update(erased for erased, _ in erased_by(record))
+            self._erasures.update(erased_by(record))
         except (FormatError, AttributeError):
             self._add(f"the record of entry {index} is not an erasure's")
 
     def finish(self, size: int) -> None:
         """Check all that was named, and who signed."""
-        for index in sorted(self._erased - self._erasures):
+        for index in sorted(self._erased.keys() - self._erasures.keys()):
             self._add(f"the record of entry {index} is gone, and no erasure in the log names it")
-        for index in sorted(self._erasures - self._erased):
+        for index in sorted(self._erased.keys() & self._erasures.keys()):
+            if self._erased[index] != self._erasures[index]:
+                self._add(f"the erasure of the record of entry {index} names another commitment than its leaf has")
+        for index in sorted(self._erasures.keys() - self._erased.keys()):
             self._add(f"the record of entry {index} is there, and the log says that it was erased")
         self._check_bodies("fact", FACTS, FACTS.c.body, self._facts)
         self._check_bodies("bundle", BUNDLES, BUNDLES.c.body, self._bundles)

@@ -103,6 +103,12 @@ class Place:
                 connection.execute(text("DROP POLICY IF EXISTS licet_emptied ON decision"))
             assert connection.execute(text(statement), values).rowcount > 0
 
+    def erasure(self, index: int, commitment: str = "") -> dict[str, Any]:
+        with db.read_transaction(self.engine, TENANT) as connection:
+            leaf = store.read_entry(connection, TENANT, index).leaf
+        entry = {"index": index, "kind": leaf.kind, "commitment": commitment or leaf.commitment}
+        return {"type": "erasure", "entries": [entry]}
+
     def append(self, kind: str, record: dict[str, Any]) -> None:
         sequencer = Sequencer(self.engine)
         sequencer.append(Submission([NewEntry(TENANT, kind, TENANT, TENANT, canonical.dumps(record))]))
@@ -195,12 +201,15 @@ def test_a_log_that_grows_while_it_is_checked_is_whole(place: Place) -> None:
 def test_an_erased_record_that_the_log_tells_of_is_no_damage(place: Place) -> None:
     place.change("UPDATE log_record SET salt = NULL, record = NULL WHERE leaf_index = 1")
     assert place.problems() == ["the record of entry 1 is gone, and no erasure in the log names it"]
-    place.append("erasure", {"entries": [{"index": 1}]})
+    place.append("erasure", place.erasure(1, "0" * 64))
+    told = "the erasure of the record of entry 1 names another commitment than its leaf has"
+    assert place.problems() == [told]
+    place.append("erasure", place.erasure(1))
     assert place.problems() == []
 
 
 def test_a_record_that_the_log_says_was_erased_is_not_there(place: Place) -> None:
-    place.append("erasure", {"entries": [{"index": 0}]})
+    place.append("erasure", place.erasure(0))
     assert place.problems() == ["the record of entry 0 is there, and the log says that it was erased"]
-    place.append("erasure", {"entries": 3})
+    place.append("erasure", {"type": "erasure", "entries": 3})
     assert "the record of entry 3 is not an erasure's" in place.problems()
