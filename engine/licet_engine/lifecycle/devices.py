@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 _MAX_REPORTED: Final = 64
 _GONE_AFTER_MS: Final = 15 * 60_000
 """A device that nobody reported for so long is of a machine that is gone; leased, it stays until its lease lapses."""
+_FELL_OFF_AFTER_MS: Final = _GONE_AFTER_MS // 3 + 60_000
+"""A leased device that its worker reports no more, and nobody else: seldomer than this none is noted that is there."""
 _BY_QUOTA: Final = "other runs of this tenant have all that it is allotted"
 _BY_POOL: Final = "every device of the pool is at work, or promised to who asked before"
 
@@ -126,7 +128,7 @@ class DeviceLeases:
         self._idle_ms = idle_s * 1000
 
     def report(self, worker: str, devices: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
-        """Take note of the devices that a worker has now; one that is gone is leased to nobody any more.
+        """Take note of the devices that a worker has now; one that is gone is leased to nobody any more, or soon.
 
         Args:
             worker: Whose.
@@ -148,7 +150,7 @@ class DeviceLeases:
             return {}
         with tenant_session(self._engine, PLATFORM, write=True) as session:
             for row in _pool(session):
-                if row.uuid not in reported and (row.worker == worker or self._is_gone(row)):
+                if row.uuid not in reported and (self._is_gone(row) or self._fell_off(row, worker)):
                     session.delete(row)
             known = {row.uuid: row for row in _pool(session)}
             for device in reported.values():
@@ -177,9 +179,19 @@ class DeviceLeases:
 
     def _is_gone(self, row: DeviceRow) -> bool:
         """Whether a device is of a machine that is gone; leased, it is not before its lease lapsed."""
-        at_ms = self._clock()
-        is_leased = row.operation_id is not None and row.renewed_at_ms >= at_ms - self._idle_ms
-        return row.seen_at_ms < at_ms - _GONE_AFTER_MS and not is_leased
+        return row.seen_at_ms < self._clock() - _GONE_AFTER_MS and not self._is_leased(row)
+
+    def _is_leased(self, row: DeviceRow) -> bool:
+        return row.operation_id is not None and row.renewed_at_ms >= self._clock() - self._idle_ms
+
+    def _fell_off(self, row: DeviceRow, worker: str) -> bool:
+        """Whether a device that a worker does not report is no more.
+
+        Where the data folder was cloned, another machine bears the same name, and reports it: a lease is not ended for that.
+        """
+        return row.worker == worker and (
+            not self._is_leased(row) or row.seen_at_ms < self._clock() - _FELL_OFF_AFTER_MS
+        )
 
     def _forget(self) -> None:
         """Forget the devices of machines that are gone."""
