@@ -167,7 +167,7 @@ def look_for(bucket: Bucket, most: int) -> FoundLocks:
         except AdapterError as error:
             bucket.check()  # Where none can be looked at, nothing is said of single ones.
             unseen.append(f"{what}: {error}")
-    return FoundLocks(missing=missing, unseen=unseen)
+    return FoundLocks(missing=tuple(missing), unseen=tuple(unseen))
 
 
 def _days(bucket: Bucket) -> dt.timedelta:

@@ -36,8 +36,11 @@ logger = logging.getLogger(__name__)
 _MAX_REPORTED: Final = 64
 _GONE_AFTER_MS: Final = 15 * 60_000
 """A device that nobody reported for so long is of a machine that is gone; leased, it stays until its lease lapses."""
-_FELL_OFF_AFTER_MS: Final = _GONE_AFTER_MS // 3 + 60_000
-"""A leased device that its worker reports no more, and nobody else: seldomer than this none is noted that is there."""
+_NOTED_EVERY_MS: Final = 5 * 60_000
+_LEASED_NOTED_EVERY_MS: Final = 45_000
+"""How often it is noted that a device is there; that of a leased one, at each second report."""
+_FELL_OFF_AFTER_MS: Final = 90_000
+"""A leased device of a worker that does not report it: two reports long somebody else may still do so."""
 _BY_QUOTA: Final = "other runs of this tenant have all that it is allotted"
 _BY_POOL: Final = "every device of the pool is at work, or promised to who asked before"
 
@@ -168,7 +171,8 @@ class DeviceLeases:
         with tenant_session(self._engine, PLATFORM) as session:
             pool = session.exec(select(DeviceRow)).all()
         rows = [row for row in pool if row.worker == worker]
-        if any(row.seen_at_ms < at_ms - _GONE_AFTER_MS // 3 for row in rows):
+        every_ms = {True: _LEASED_NOTED_EVERY_MS, False: _NOTED_EVERY_MS}
+        if any(row.seen_at_ms < at_ms - every_ms[self._is_leased(row)] for row in rows):
             return False
         if any(map(self._is_gone, pool)):
             return False
@@ -190,7 +194,7 @@ class DeviceLeases:
         Where the data folder was cloned, another machine bears the same name, and reports it: a lease is not ended for that.
         """
         return row.worker == worker and (
-            not self._is_leased(row) or row.seen_at_ms < self._clock() - _FELL_OFF_AFTER_MS
+            not self._is_leased(row) or max(row.seen_at_ms, row.leased_at_ms) < self._clock() - _FELL_OFF_AFTER_MS
         )
 
     def _forget(self) -> None:
