@@ -100,6 +100,7 @@ class LockWatch:
         self._report = report
         self._every_s = every_s
         self._faults: dict[str, str] = {}
+        self._told: dict[str, str] = {}
         try:
             before = read_report(report)
         except (OSError, ValueError) as error:
@@ -134,11 +135,12 @@ class LockWatch:
             except Exception as error:  # noqa: BLE001  # Anybody's adapter: what was known stands, for that it is mended is not known.
                 has_answered = False
                 unseen[name] = fault = _fault(error, "its look for locks")
-                logger.warning(
-                    "locks cannot be looked for",
-                    extra={"adapter": name, "code": fault["code"], "reason": fault["told"]},
-                )
+                if self._told.get(name) != fault["code"]:
+                    self._told[name] = fault["code"]
+                    extra = {"adapter": name, "code": fault["code"], "reason": fault["told"]}
+                    logger.warning("locks cannot be looked for", extra=extra)
                 continue
+            self._told.pop(name, None)
             self._faults.pop(name, None)
             if found.missing:
                 logger.error("holds are missing in the store", extra={"adapter": name, "missing": len(found.missing)})
