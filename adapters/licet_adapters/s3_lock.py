@@ -15,8 +15,8 @@ import datetime as dt
 import time
 from typing import TYPE_CHECKING, Any
 
-from licet_adapters.errors import Conflict, NotFound, Unavailable
-from licet_adapters.ports import HoldOutcome
+from licet_adapters.errors import AdapterError, Conflict, NotFound, Unavailable
+from licet_adapters.ports import FoundLocks, HoldOutcome
 from licet_adapters.s3 import Bucket, s3_errors
 from licet_adapters.s3_noted import NotedLock
 
@@ -134,26 +134,40 @@ def set_hold(
     return HoldOutcome(held=held, kept_by="object-lock")
 
 
-def missing(bucket: Bucket, most: int) -> list[str]:
-    """Look for the legal holds that were set, the longest unseen first; return what is wrong, in plain sentences.
+def look_for(bucket: Bucket, most: int) -> FoundLocks:
+    """Look for the legal holds that were set, the longest unseen first.
 
     Args:
         bucket: Where.
-        most: How many are looked for.
+        most: How many are looked at; as many others may turn out not to let themselves be looked at.
 
     Raises:
-        Unavailable: The bucket cannot be asked.
+        AdapterError: The bucket, or the folder of the notes, cannot be asked.
     """
-    wrong: list[str] = []
-    for lock in bucket.locks.longest_unseen(most):
-        found = head(bucket, lock.key, lock.version)
-        if found is not None and found.get("ObjectLockLegalHoldStatus") == "ON":
-            bucket.locks.seen(lock)
-        elif bucket.locks.is_noted(lock):  # Or it was lifted by us while we looked.
-            what = "is gone with its object" if found is None else "was lifted by somebody else"
-            version = f", version {lock.version}" if lock.version else ""
-            wrong.append(f"the legal hold on {lock.key}{version} {what}")
-    return wrong
+    missing: list[str] = []
+    unseen: list[str] = []
+    seen = 0
+    for name in bucket.locks.longest_unseen():
+        if most in (seen + len(missing), len(unseen)):
+            break
+        what = f"the note {name}"
+        try:
+            lock = bucket.locks.read(name)
+            if lock is None:
+                continue  # It was lifted meanwhile.
+            what = f"the legal hold on {lock.key}" + (f", version {lock.version}" if lock.version else "")
+            found = head(bucket, lock.key, lock.version)
+            if found is not None and found.get("ObjectLockLegalHoldStatus") == "ON":
+                bucket.locks.seen(lock)
+                seen += 1
+            elif bucket.locks.is_noted(lock):  # Or it was lifted by us while we looked.
+                missing.append(
+                    f"{what} {'is gone with its object' if found is None else 'was lifted by somebody else'}"
+                )
+        except AdapterError as error:
+            bucket.check()  # Where none can be looked at, nothing is said of single ones.
+            unseen.append(f"{what}: {error}")
+    return FoundLocks(missing=tuple(missing), unseen=tuple(unseen))
 
 
 def _days(bucket: Bucket) -> dt.timedelta:

@@ -1,10 +1,11 @@
-"""Which legal holds an adapter had set, in its own folder: so that one which somebody else lifted can be missed.
+"""Which legal holds an adapter had set, in its own folder: so that one which somebody else lifted is noticed.
 
 Rules kept here:
 
 - A lock is noted once the store shows it, and forgotten before it is lifted. A crash between the two leaves one unnoted for as
-  long as it takes until the operation goes on; no lock is missed that was meant to be lifted.
+  long as it takes until the operation goes on; no lock is told as missing that was meant to be lifted.
 - A note's time is when its lock was last seen. What was not seen keeps its time, and so is looked for first, each time.
+- What a note could not be read back with is not taken from the store: a version's name has its bound.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from licet_attestations.errors import FormatError
 from licet_attestations.signer.files import make_private_directory, remove_durably, replace_durably
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 _SUFFIX = ".json"
 _MAX_NOTE_BYTES = 8 << 10
+_MAX_VERSION_CHARS = 1024
+"""As long as S3 makes the name of a version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,10 @@ class NotedLock:
 
     key: str
     version: str | None
+
+    def __post_init__(self) -> None:
+        if len(self.version or "") > _MAX_VERSION_CHARS:
+            raise Unavailable("the name of a version is longer than any can be", code="unavailable.storage")
 
 
 class NotedLocks:
@@ -68,31 +74,53 @@ class NotedLocks:
             os.utime(self._path(lock))
         except FileNotFoundError:
             return  # It was lifted meanwhile.
+        except OSError as error:
+            raise Unavailable(
+                f"that it was seen cannot be noted: {error.strerror}", code="unavailable.storage"
+            ) from error
 
     def is_noted(self, lock: NotedLock) -> bool:
         """Whether a lock is to be there still."""
         return self._path(lock).exists()
 
-    def longest_unseen(self, most: int) -> Iterator[NotedLock]:
-        """Locks, the longest unseen first."""
-        if not self._folder.is_dir():
-            return
+    def longest_unseen(self) -> list[str]:
+        """The names of all notes, that of the longest unseen lock first.
+
+        Raises:
+            Unavailable: The folder cannot be read.
+        """
         times: dict[str, int] = {}
-        with os.scandir(self._folder) as entries:
-            for entry in entries:
-                # What is lifted meanwhile is none to look for.
-                with contextlib.suppress(FileNotFoundError):
-                    if entry.name.endswith(_SUFFIX):
-                        times[entry.name] = entry.stat().st_mtime_ns
-        for name in sorted(times, key=lambda name: (times[name], name))[:most]:
-            try:
-                with (self._folder / name).open("rb") as file:
-                    told = canonical.loads(file.read(_MAX_NOTE_BYTES))
-                yield NotedLock(str(told["key"]), str(told["version"]) or None)
-            except FileNotFoundError:
-                continue
-            except (KeyError, TypeError, FormatError) as error:
-                raise Unavailable(f"the note of a hold is damaged: {name}", code="unavailable.storage") from error
+        try:
+            if not self._folder.is_dir():
+                return []
+            with os.scandir(self._folder) as entries:
+                for entry in entries:
+                    # What is lifted meanwhile is none to look for.
+                    with contextlib.suppress(FileNotFoundError):
+                        if entry.name.endswith(_SUFFIX):
+                            times[entry.name] = entry.stat().st_mtime_ns
+        except OSError as error:
+            raise Unavailable(
+                f"notes of holds cannot be listed: {error.strerror}", code="unavailable.storage"
+            ) from error
+        return sorted(times, key=lambda name: (times[name], name))
+
+    def read(self, name: str) -> NotedLock | None:
+        """What a note says; None if it is not there any more.
+
+        Raises:
+            Unavailable: It cannot be read, or says nothing.
+        """
+        try:
+            with (self._folder / name).open("rb") as file:
+                told = canonical.loads(file.read(_MAX_NOTE_BYTES))
+            return NotedLock(str(told["key"]), str(told["version"]) or None)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Unavailable(f"it cannot be read: {error.strerror}", code="unavailable.storage") from error
+        except (KeyError, TypeError, FormatError) as error:
+            raise Unavailable("it is damaged", code="unavailable.storage") from error
 
     def _path(self, lock: NotedLock) -> Path:
         name = hashlib.sha256(f"{lock.key}\n{lock.version or ''}".encode()).hexdigest()

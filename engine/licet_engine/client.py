@@ -456,7 +456,10 @@ class LicetClient:
         return _read(lambda b: ([dict(item) for item in b["items"]], bool(b["is_cut"])), body)
 
     def list(self, tenant: str, what: str, *, limit: int = 50) -> list[dict[str, Any]]:
-        """List datasets, runs, models, environments, people, approvals, inbox, delegations, tickets, holds, operations, ..."""
+        """List datasets, runs, models, environments, people, approvals, delegations, tickets, holds, operations, ...
+
+        What waits for the asker is ``inbox()``: it tells as well whether something may be left out.
+        """
         body = self.get_json("/v1/list", tenant, what, params={"limit": limit})
         return _read(lambda b: [dict(item) for item in b["items"]], body)
 

@@ -152,8 +152,9 @@ class Serving:
             BACK_WITHIN_S,
         )
         assert len(self.slots.every("router")) == len(self.slots.signers()) == 1
-        answered = Counter(version for one, count in zip(self.callers, before, strict=True)
-                           for _, version in one.seen[count:])  # fmt: skip
+        answered = Counter(
+            version for one, count in zip(self.callers, before, strict=True) for _, version in one.seen[count:]
+        )
         assert set(answered) == {"1", "2"}
         assert answered["2"] / answered.total() == pytest.approx(WEIGHTS["2"] / 100, abs=0.1)
         if until_told:
@@ -213,7 +214,7 @@ def slots(postgres: PostgresServer, tmp_path: Path) -> Iterator[Slots]:
             slots.stop()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_routers_killed_under_invocations_are_taken_over_and_the_account_has_no_gap(
     slots: Slots, tmp_path: Path
 ) -> None:

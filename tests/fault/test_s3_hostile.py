@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import os
 import secrets
 import ssl
 import time
@@ -36,11 +37,11 @@ from licet_adapters.conformance.world import TENANT
 from licet_adapters.errors import AdapterError, Conflict, IntegrityError, NotFound, Unavailable, WarrantRefused
 from licet_adapters.objects.s3 import S3Objects
 from licet_adapters.objects.s3_upload import PART_BYTES, Uploads
-from licet_adapters.ports import HoldOutcome, ModelVersionRef, ObjectRef
+from licet_adapters.ports import FoundLocks, HoldOutcome, ModelVersionRef, ObjectRef
 from licet_adapters.registry.s3 import S3Documents, S3Registry
 from licet_adapters.s3 import FEATURES_FILE, Bucket
 from licet_attestations import canonical
-from licet_engine.storage import LockWatch, faults_of
+from licet_engine.storage import LockWatch, read_report
 from s3_server import S3Server
 
 CONTENT = b"a row of northbank\n" * 1000
@@ -61,6 +62,12 @@ def lift(place: Place, store: S3Objects | None = None, ref: ObjectRef = REF) -> 
     return (store or place.store()).lift(
         warrant(place, "dataset.lift-hold", "s3-objects", "objects.lift", ref), ref, {}
     )
+
+
+def notes(place: Place) -> list[Path]:
+    """Of the holds that were set, by when their locks were last seen."""
+    found = (place.context().data_dir / "state" / "locks").glob("*.json")
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 def the_key(place: Place) -> str:
@@ -127,14 +134,14 @@ def test_a_hold_that_the_store_takes_at_the_second_try_is_set(place: Place) -> N
     assert hold(place) == HoldOutcome(held=True, kept_by="object-lock")
 
 
-def test_a_lock_that_somebody_else_lifted_is_missed_until_it_is_there_again(place: Place, tmp_path: Path) -> None:
+def test_a_lock_that_somebody_else_lifted_is_told_until_it_is_there_again(place: Place, tmp_path: Path) -> None:
     store = place.store()
     place.put(REF, CONTENT, store)
     report = tmp_path / "storage.unlocked"
     watch = LockWatch({"s3-objects": store, "local": object()}, report)
     hold(place, store)
     watch.look()
-    assert faults_of(report) == {}
+    assert read_report(report).faults == {}
     key = the_key(place)
     (version,) = versions_of(place, key)
 
@@ -147,7 +154,7 @@ def test_a_lock_that_somebody_else_lifted_is_missed_until_it_is_there_again(plac
     # Also by a worker that was started since.
     for watching in (watch, LockWatch({"s3-objects": place.store()}, report)):
         watching.look()
-        (told,) = faults_of(report).values()
+        (told,) = read_report(report).faults.values()
         assert f"the legal hold on {key}, version {version} was lifted by somebody else" in told
     hold(place, store)
     watch.look()
@@ -156,11 +163,11 @@ def test_a_lock_that_somebody_else_lifted_is_missed_until_it_is_there_again(plac
     set_by_another("OFF")
     place.server.client().delete_object(Bucket=place.bucket, Key=key, VersionId=version)
     watch.look()
-    (told,) = faults_of(report).values()
+    (told,) = read_report(report).faults.values()
     assert f"{key}, version {version} is gone with its object" in told
 
 
-def test_a_lock_that_was_lifted_as_it_should_be_is_not_missed(place: Place, tmp_path: Path) -> None:
+def test_a_lock_that_was_lifted_as_it_should_be_is_not_told_as_missing(place: Place, tmp_path: Path) -> None:
     store = place.store()
     place.put(REF, CONTENT, store)
     hold(place, store)
@@ -168,7 +175,7 @@ def test_a_lock_that_was_lifted_as_it_should_be_is_not_missed(place: Place, tmp_
     watch = LockWatch({"s3-objects": store}, tmp_path / "storage.unlocked")
     watch.look()
     assert not (tmp_path / "storage.unlocked").exists()
-    assert store.missing_locks(10) == []
+    assert store.look_for_locks(10) == FoundLocks()
 
 
 def test_the_longest_unseen_locks_are_looked_for_first_and_no_more_than_asked(place: Place) -> None:
@@ -180,9 +187,76 @@ def test_the_longest_unseen_locks_are_looked_for_first_and_no_more_than_asked(pl
     looked_at: list[str] = []
     for _ in refs:
         place.proxy.seen.clear()
-        assert store.missing_locks(1) == []
+        assert store.look_for_locks(1) == FoundLocks()
         looked_at += [path for method, path in place.proxy.seen if method == "HEAD"]
     assert len(looked_at) == len(set(looked_at)) == len(refs)
+
+
+def test_a_lock_or_a_note_that_cannot_be_looked_at_hides_no_other(place: Place, tmp_path: Path) -> None:
+    store = place.store()
+    refs = [reference(f"{TENANT}/loans-{number}", CONTENT + b"%d" % number) for number in range(3)]
+    keys: list[str] = []
+    for number, ref in enumerate(refs):
+        place.put(ref, CONTENT + b"%d" % number, store)
+        hold(place, store, ref)
+        keys += set(place.stored()) - set(keys)
+    denied, lifted, damaged = keys
+    place.server.client().put_object_legal_hold(Bucket=place.bucket, Key=lifted, LegalHold={"Status": "OFF"})
+    place.proxy.faults.append(Fault(lambda method, path: method == "HEAD" and denied in path, "status", -1, 403))
+    report = tmp_path / "storage.unlocked"
+    (last,) = (path for path in notes(place) if lifted in path.read_text())
+    os.utime(last)
+    # Of two that are looked at, what cannot be is none.
+    found = store.look_for_locks(2)
+    assert [len(found.missing), len(found.unseen)] == [1, 1]
+    (note,) = (path for path in notes(place) if damaged in path.read_text())
+    note.write_bytes(b"{")
+    found = store.look_for_locks(3)
+    assert [len(found.missing), len(found.unseen)] == [1, 2]
+    assert LockWatch({"s3-objects": store}, report).look()
+    (told,) = read_report(report).faults.values()
+    assert told.startswith("1 of what is held lost its lock")
+    assert lifted in told
+    (told,) = read_report(report).unseen.values()
+    assert told.startswith("2 of what is held cannot be looked at")
+    assert f"the legal hold on {denied}" in told
+    assert f"the note {note.name}: it is damaged" in told
+
+
+def test_of_a_bucket_that_is_away_no_single_lock_is_told(place: Place, tmp_path: Path, caplog: Any) -> None:
+    store = place.store()
+    place.put(REF, CONTENT, store)
+    hold(place, store)
+    report = tmp_path / "storage.unlocked"
+    key = the_key(place)
+    place.server.client().put_object_legal_hold(Bucket=place.bucket, Key=key, LegalHold={"Status": "OFF"})
+    assert LockWatch({"s3-objects": store}, report).look()
+    faults = read_report(report).faults
+    assert key in faults["s3-objects"]
+    place.proxy.faults.append(Fault(lambda _method, _path: True, "status", -1, 403))
+    # Of a worker that was started since: what was known stands, and that nothing can be seen now.
+    caplog.clear()
+    assert not LockWatch({"s3-objects": store}, report).look()
+    assert read_report(report).faults == faults
+    assert "S3 answers 403" in read_report(report).unseen["s3-objects"]
+    (record,) = (record for record in caplog.records if record.message == "locks cannot be looked for")
+    assert record.code == "unavailable.denied"
+    assert "S3 answers 403" in record.reason
+    place.proxy.faults.clear()
+    hold(place, store)
+    assert LockWatch({"s3-objects": store}, report).look()
+    assert not report.exists()
+
+
+def test_no_version_is_held_whose_name_could_not_be_noted(place: Place) -> None:
+    place.put(REF, CONTENT)
+    store = place.store()
+    place.proxy.faults.append(Fault(is_get_of_object, "answer", -1, with_headers(x_amz_version_id="v" * 1025)))
+    place.proxy.seen.clear()
+    with pytest.raises(Unavailable):
+        hold(place, store)
+    assert place.proxy.count("PUT", "legal-hold") == 0
+    assert notes(place) == []
 
 
 def test_a_hold_is_never_of_a_decoy_on_top(place: Place) -> None:

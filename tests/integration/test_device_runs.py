@@ -221,6 +221,7 @@ def test_a_run_waits_for_devices_in_plain_sight_and_tenants_do_not_see_the_pool(
             assert session.exec(select(tables.DeviceWait)).all() == []
         assert ana.run.read("northbank/waits").result["run"]["state"] == "cancelled"
     finally:
+        leases.release("f" * 32)
         leases.report(machine, [])
         for tenant in ("northbank", "lakeside"):
             operator.act("tenant.allot", tenant, {"devices": 0}).require()

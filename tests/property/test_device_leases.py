@@ -56,6 +56,8 @@ class Naive:
     holder: dict[str, str] = field(default_factory=dict)
     present: set[str] = field(default_factory=set)
     sign_ms: dict[str, int] = field(default_factory=dict)
+    leased_ms: dict[str, int] = field(default_factory=dict)
+    seen_ms: dict[str, int] = field(default_factory=dict)
     waits: dict[str, Waiting] = field(default_factory=dict)
 
     def devices(self, name: str) -> list[str]:
@@ -91,6 +93,7 @@ class Naive:
             if len(free) < sum(before) + count:
                 return []
             self.holder.update(dict.fromkeys(free[:count], name))
+            self.leased_ms.update(dict.fromkeys(free[:count], self.now_ms))
         self.waits.pop(name, None)
         self.sign_ms[name] = self.now_ms
         return self.devices(name)
@@ -104,7 +107,19 @@ class Naive:
         self.waits.pop(name, None)
 
     def report(self, uuids: Sequence[str]) -> None:
-        self.present = set(uuids)
+        leased = {uuid for uuid, holder in self.holder.items() if self.now_ms - self.sign_ms[holder] <= IDLE_MS}
+        if self.present == set(uuids) and all(
+            self.now_ms - self.seen_ms[uuid] <= (45_000 if uuid in leased else 300_000) for uuid in uuids
+        ):
+            return
+        # What is leased may be another machine's of the same name, which reports it.
+        kept = {
+            uuid
+            for uuid in leased - set(uuids)
+            if self.now_ms - max(self.seen_ms[uuid], self.leased_ms[uuid]) <= 90_000
+        }
+        self.present = set(uuids) | kept
+        self.seen_ms.update(dict.fromkeys(uuids, self.now_ms))
         self.holder = {uuid: holder for uuid, holder in self.holder.items() if uuid in self.present}
 
 

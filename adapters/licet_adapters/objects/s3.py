@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from licet_adapters.ports import AdapterContext, HoldOutcome
+    from licet_adapters.ports import AdapterContext, FoundLocks, HoldOutcome
 
 NAME = "s3-objects"
 
@@ -313,6 +313,6 @@ class S3Objects(GuardedObjects):
         """See ``Checkable``."""
         self._bucket.check()
 
-    def missing_locks(self, most: int) -> list[str]:
+    def look_for_locks(self, most: int) -> FoundLocks:
         """See ``LockKeeper``."""
-        return s3_lock.missing(self._bucket, most)
+        return s3_lock.look_for(self._bucket, most)

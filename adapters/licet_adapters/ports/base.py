@@ -95,15 +95,30 @@ class SandboxReport:
     notes: Sequence[str] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundLocks:
+    """What came of a look for locks, in plain sentences.
+
+    Attributes:
+        missing: Which are not there.
+        unseen: Which could not be looked at, and why.
+    """
+
+    missing: Sequence[str] = ()
+    unseen: Sequence[str] = ()
+
+
 @runtime_checkable
 class LockKeeper(Protocol):
     """An adapter whose place keeps what is held by locks that others can lift."""
 
-    def missing_locks(self, most: int) -> Sequence[str]:
-        """Look for up to ``most`` locks that were set and not lifted, the longest unseen first; say which are not there.
+    def look_for_locks(self, most: int) -> FoundLocks:
+        """Look for up to ``most`` locks that were set and not lifted, the longest unseen first.
+
+        One that cannot be looked at keeps no other from being looked for.
 
         Raises:
-            Unavailable: It cannot be told now.
+            AdapterError: None can be looked for now.
         """
         ...
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from licet_adapters.ports import AdapterContext, HoldOutcome
+    from licet_adapters.ports import AdapterContext, FoundLocks, HoldOutcome
 
 NAME = "s3-registry"
 
@@ -208,9 +208,9 @@ class S3Registry(SealedRegistry):
         """See ``Checkable``."""
         self._bucket.check()
 
-    def missing_locks(self, most: int) -> list[str]:
+    def look_for_locks(self, most: int) -> FoundLocks:
         """See ``LockKeeper``."""
-        return s3_lock.missing(self._bucket, most)
+        return s3_lock.look_for(self._bucket, most)
 
 
 def _number(text: str) -> int:

@@ -357,14 +357,13 @@ class Endpoint:
             self._watch(now_s)
 
     def _watch(self, now_s: float) -> None:
-        state, newest = self.state, self.state.rollout
-        for number in sorted({*state.weights, state.shadow}, key=lambda one: newest is None or one != newest.number):
-            rollout = state.rollout_of(number)
-            if rollout is None or not rollout.is_guarded or number not in self._versions:
+        newest = self.state.rollout
+        for rollout in self.state.on_guard():
+            if rollout.number not in self._versions:
                 continue
-            fired = self._versions[number].panel.evaluate(now_s, self._clock(), _beside)
+            fired = self._versions[rollout.number].panel.evaluate(now_s, self._clock(), _beside)
             if fired is not None:
-                self._return(number, fired)
+                self._return(rollout.number, fired)
                 return
         if newest is not None and not self.changing.locked():
             following = newest.after(now_s - self._held_since_s)
@@ -514,8 +513,8 @@ class Endpoint:
             else _rollout_figures(rollout) | {"step": rollout.index, "steps": list(rollout.steps)},
             "guards": [
                 _rollout_figures(one) | {"alarms": [alarm.kind for alarm in self._versions[one.number].plan.alarms]}
-                for one in state.older_guards()
-                if one.number in self._versions
+                for one in state.on_guard()
+                if one is not rollout and one.number in self._versions
             ],
             "versions": {str(number): version.figures() for number, version in sorted(self._versions.items())},
             "invocations": self.counter.last,

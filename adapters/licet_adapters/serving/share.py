@@ -59,17 +59,17 @@ class Shares:
                 for version in endpoint.versions():
                     standing[endpoint.state.endpoint, version.number] = version.plan.replicas.max
         standing[job.endpoint, job.number] = replicas
-        for other, most in self._under_way:
+        for other, replicas_max in self._under_way:
             if other.tenant == job.tenant:
                 place = (other.endpoint, other.number)
-                standing[place] = max(most, standing.get(place, 0))
-        for what, wanted, most in (
+                standing[place] = max(replicas_max, standing.get(place, 0))
+        for what, wanted, limit in (
             ("endpoints", len({endpoint for endpoint, _ in standing}), self._max_endpoints),
             ("replicas at most, on all endpoints together", sum(standing.values()), self._max_replicas),
         ):
-            if wanted > most:
+            if wanted > limit:
                 raise Conflict(
-                    f"with this deployment {job.tenant} would have {wanted} {what}, and a tenant has {most} here: retire"
+                    f"with this deployment {job.tenant} would have {wanted} {what}, and a tenant has {limit} here: retire"
                     " what is not needed, or deploy with fewer replicas",
                     code="conflict.share",
                 )

@@ -109,10 +109,15 @@ class EndpointState:
             return self.rollout
         return self.guards.get(number)
 
-    def older_guards(self) -> list[Rollout]:
-        """Those of deployments before the newest whose alarms are watched still: their versions have traffic, or copies of it."""
+    def on_guard(self) -> list[Rollout]:
+        """Those whose alarms are watched, the newest first: their versions have traffic, or copies of it."""
+        newest = [] if self.rollout is None else [self.rollout]
         at_work = {*self.weights, self.shadow}
-        return [one for number, one in sorted(self.guards.items()) if number in at_work and one.is_guarded]
+        return [
+            one
+            for one in newest + [guard for _, guard in sorted(self.guards.items())]
+            if one.number in at_work and one.is_guarded
+        ]
 
     def begin(self, rollout: Rollout, deployed: Deployed, *, is_shadow: bool) -> None:
         """Have a deployment begin, and forget what is needed no more.

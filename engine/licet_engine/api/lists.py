@@ -244,6 +244,10 @@ def _messages(services: Services, who: Who, limit: int, _own_only: bool) -> list
     ]
 
 
+def _items(rows: Rows) -> Body:
+    return lambda services, who, limit, own_only: {"items": rows(services, who, limit, own_only)}
+
+
 _ROWS: Final[Mapping[str, Rows]] = {
     "datasets": _of(tables.Dataset, col(tables.Dataset.created_at_ms).desc(), frozenset({"object_id"})),
     "runs": _of(tables.Run, col(tables.Run.created_at_ms).desc()),
@@ -285,7 +289,8 @@ _ROWS: Final[Mapping[str, Rows]] = {
 }
 
 
-NAMES: Final = frozenset({*_ROWS, "inbox"})
+_BODIES: Final[Mapping[str, Body]] = {**{name: _items(rows) for name, rows in _ROWS.items()}, "inbox": _inbox}
+NAMES: Final = frozenset(_BODIES)
 
 
 def find(what: str) -> Body:
@@ -294,12 +299,9 @@ def find(what: str) -> Body:
     Raises:
         InvalidInput: There is no such list.
     """
-    if what not in NAMES:
+    if what not in _BODIES:
         raise InvalidInput(f"there is no list of {what!r}; there are {', '.join(sorted(NAMES))}")
-    if what == "inbox":
-        return _inbox
-    rows = _ROWS[what]
-    return lambda services, who, limit, own_only: {"items": rows(services, who, limit, own_only)}
+    return _BODIES[what]
 
 
 # --- decisions ------------------------------------------------------------------------------------------------------

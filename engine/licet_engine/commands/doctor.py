@@ -32,7 +32,7 @@ from licet_engine.commands.doctor_state import Finding
 from licet_engine.commands.failures import EXIT_DENIED, EXIT_DONE, EXIT_ERROR
 from licet_engine.commands.text import clean, labelled, time_text
 from licet_engine.processes import is_alive
-from licet_engine.storage import faults_of
+from licet_engine.storage import Report, read_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -423,19 +423,23 @@ def look_at_users(settings: Settings) -> Iterator[Finding]:
 
 
 def look_at_storage(settings: Settings) -> Iterator[Finding]:
-    """What the worker found out of the buckets that it uses: at its start what they keep, since then whether they are there."""
+    """What the worker found out of the buckets that it uses: what they keep, whether they are there, and whether their locks are."""
     for path, what, mend in (
         (settings.storage_away, "something is away", "Mend what it names; operations are tried again meanwhile."),
         (settings.storage_unlocked, "a hold lost its lock", "Find out who lifted it; place the hold again."),
     ):
         try:
-            faults = faults_of(path)
+            report = read_report(path)
         except (OSError, ValueError) as error:
-            faults = {}
+            report = Report(faults={}, unseen={})
             told = f"{what}; {path} cannot be read ({type(error).__name__})"
             yield Finding("storage", "broken", told, "Run licet doctor as who runs licet serve.")
-        for name, told in faults.items():
+        for name, told in report.faults.items():
             yield Finding("storage", "broken", f"{name}: {told}", mend)
+        for name, told in report.unseen.items():
+            yield Finding(
+                "storage", "weak", f"{name}: locks: {told}", "Mend that; the worker looks for locks once an hour."
+            )
     for name in dict.fromkeys((settings.objects_adapter, settings.registry_adapter)):
         if not name.startswith("s3-"):
             continue

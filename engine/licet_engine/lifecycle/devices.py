@@ -36,6 +36,11 @@ logger = logging.getLogger(__name__)
 _MAX_REPORTED: Final = 64
 _GONE_AFTER_MS: Final = 15 * 60_000
 """A device that nobody reported for so long is of a machine that is gone; leased, it stays until its lease lapses."""
+_NOTED_EVERY_MS: Final = 5 * 60_000
+_LEASED_NOTED_EVERY_MS: Final = 45_000
+"""How often it is noted that a device is there; that of a leased one, at each second report."""
+_FELL_OFF_AFTER_MS: Final = 90_000
+"""A leased device of a worker that does not report it: two reports long somebody else may still do so."""
 _BY_QUOTA: Final = "other runs of this tenant have all that it is allotted"
 _BY_POOL: Final = "every device of the pool is at work, or promised to who asked before"
 
@@ -126,7 +131,7 @@ class DeviceLeases:
         self._idle_ms = idle_s * 1000
 
     def report(self, worker: str, devices: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
-        """Take note of the devices that a worker has now; one that is gone is leased to nobody any more.
+        """Take note of the devices that a worker has now; one that is gone is leased to nobody any more, or soon.
 
         Args:
             worker: Whose.
@@ -148,7 +153,7 @@ class DeviceLeases:
             return {}
         with tenant_session(self._engine, PLATFORM, write=True) as session:
             for row in _pool(session):
-                if row.uuid not in reported and (row.worker == worker or self._is_gone(row)):
+                if row.uuid not in reported and (self._is_gone(row) or self._fell_off(row, worker)):
                     session.delete(row)
             known = {row.uuid: row for row in _pool(session)}
             for device in reported.values():
@@ -166,7 +171,8 @@ class DeviceLeases:
         with tenant_session(self._engine, PLATFORM) as session:
             pool = session.exec(select(DeviceRow)).all()
         rows = [row for row in pool if row.worker == worker]
-        if any(row.seen_at_ms < at_ms - _GONE_AFTER_MS // 3 for row in rows):
+        every_ms = {True: _LEASED_NOTED_EVERY_MS, False: _NOTED_EVERY_MS}
+        if any(row.seen_at_ms < at_ms - every_ms[self._is_leased(row)] for row in rows):
             return False
         if any(map(self._is_gone, pool)):
             return False
@@ -177,9 +183,19 @@ class DeviceLeases:
 
     def _is_gone(self, row: DeviceRow) -> bool:
         """Whether a device is of a machine that is gone; leased, it is not before its lease lapsed."""
-        at_ms = self._clock()
-        is_leased = row.operation_id is not None and row.renewed_at_ms >= at_ms - self._idle_ms
-        return row.seen_at_ms < at_ms - _GONE_AFTER_MS and not is_leased
+        return row.seen_at_ms < self._clock() - _GONE_AFTER_MS and not self._is_leased(row)
+
+    def _is_leased(self, row: DeviceRow) -> bool:
+        return row.operation_id is not None and row.renewed_at_ms >= self._clock() - self._idle_ms
+
+    def _fell_off(self, row: DeviceRow, worker: str) -> bool:
+        """Whether a device that a worker does not report is no more.
+
+        Where the data folder was cloned, another machine bears the same name, and reports it: a lease is not ended for that.
+        """
+        return row.worker == worker and (
+            not self._is_leased(row) or max(row.seen_at_ms, row.leased_at_ms) < self._clock() - _FELL_OFF_AFTER_MS
+        )
 
     def _forget(self) -> None:
         """Forget the devices of machines that are gone."""

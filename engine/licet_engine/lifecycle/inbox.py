@@ -28,8 +28,8 @@ from licet_engine.store.tables import Approval, ApprovalRequest
 _PAGE: Final = 500
 MOST_LOOKED_AT: Final = 10_000
 """Open requests. One person has one for a version and a track."""
-MOST_VERSIONS: Final = 1000
-"""Versions that these are of. Each is read once, and that is what takes time: some milliseconds."""
+MOST_VERSIONS: Final = 100
+"""Versions that these are of. Each is read once, and that is what takes time: some milliseconds, of a thread that decisions share."""
 
 
 @dataclass(frozen=True, slots=True)

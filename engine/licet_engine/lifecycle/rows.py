@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy import func, or_, tuple_
 from sqlalchemy.orm import defer
 from sqlmodel import SQLModel, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from licet_attestations import canonical
 from licet_attestations.statement import DECISION
@@ -409,22 +410,22 @@ class Rows:
 
     def approval_requests(self) -> list[ApprovalRequest]:
         """The requests for approval that are open and have not expired, the oldest first."""
-        query = select(ApprovalRequest).where(
-            ApprovalRequest.state == "open", col(ApprovalRequest.expires_at_ms) > self.now_ms
-        )
-        return list(self._session.exec(query.order_by(col(ApprovalRequest.at_ms))).all())
+        return list(self._session.exec(self._open_requests()).all())
 
     def approval_request_pages(self, rows: int) -> Iterator[Sequence[ApprovalRequest]]:
         """The same, as many at a time, so that who needs the oldest alone reads no more."""
         place = tuple_(col(ApprovalRequest.at_ms), col(ApprovalRequest.id))
-        query = select(ApprovalRequest).where(
-            ApprovalRequest.state == "open", col(ApprovalRequest.expires_at_ms) > self.now_ms
-        )
-        query = query.order_by(col(ApprovalRequest.at_ms), col(ApprovalRequest.id)).limit(rows)
+        query = self._open_requests().limit(rows)
         page = self._session.exec(query).all()
         while page:
             yield page
             page = self._session.exec(query.where(place > (page[-1].at_ms, page[-1].id))).all()
+
+    def _open_requests(self) -> SelectOfScalar[ApprovalRequest]:
+        query = select(ApprovalRequest).where(
+            ApprovalRequest.state == "open", col(ApprovalRequest.expires_at_ms) > self.now_ms
+        )
+        return query.order_by(col(ApprovalRequest.at_ms), col(ApprovalRequest.id))
 
     def last_request(self, model: str, version: int, track: str, requested_by: str) -> ApprovalRequest | None:
         """The request for a version on a track that somebody made last, open or not."""

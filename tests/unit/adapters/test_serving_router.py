@@ -436,10 +436,10 @@ def test_a_return_is_told_only_once_it_is_on_the_disk(world: ServingWorld, monke
     world.deploy(1)
     world.deploy(2, strategy="canary", steps=[50, 100], bake_s=3600, fallback=FIRST, alarms=[TIGHT])
     eventually(lambda: len(world.door.kinds(ENDPOINT)) == 3, "what went before is told")  # Two steps, one end.
-    save, refused = EndpointStore.save, threading.Event()
+    save, has_room = EndpointStore.save, threading.Event()
 
     def full(store: EndpointStore, endpoint: str, data: bytes) -> None:
-        if not refused.is_set() and b'"rolled-back"' in data:
+        if not has_room.is_set() and b'"rolled-back"' in data:
             raise Unavailable("the disk is full")
         save(store, endpoint, data)
 
@@ -450,7 +450,7 @@ def test_a_return_is_told_only_once_it_is_on_the_disk(world: ServingWorld, monke
     time.sleep(1)
     assert world.figures()["untold_events"] == 1
     assert "rolled-back" not in world.door.kinds(ENDPOINT)
-    refused.set()
+    has_room.set()
     eventually(lambda: world.door.kinds(ENDPOINT)[-1] == "rolled-back", "it is told once the disk takes it")
 
 
@@ -461,10 +461,10 @@ def test_a_return_within_another_change_is_told_only_once_it_is_on_the_disk_itse
     world.deploy(2, strategy="canary", steps=[50, 100], bake_s=3600, fallback=FIRST, alarms=[TIGHT])
     eventually(lambda: world.figures()["untold_events"] == 0, "what went before is told")
     told = len(world.door.events[ENDPOINT])
-    save, writing, written, refused = EndpointStore.save, threading.Event(), threading.Event(), threading.Event()
+    save, writing, written, has_room = EndpointStore.save, threading.Event(), threading.Event(), threading.Event()
 
     def slow(store: EndpointStore, endpoint: str, data: bytes) -> None:
-        if b'"rolled-back"' in data and not refused.is_set():
+        if b'"rolled-back"' in data and not has_room.is_set():
             raise Unavailable("the disk is full")
         if not writing.is_set():
             writing.set()
@@ -485,7 +485,7 @@ def test_a_return_within_another_change_is_told_only_once_it_is_on_the_disk_itse
     # The disk has the shift's event under this number, which was never in force: a router killed now would tell that one.
     assert world.figures()["untold_events"] == 1
     assert len(world.door.events[ENDPOINT]) == told
-    refused.set()
+    has_room.set()
     eventually(lambda: world.door.kinds(ENDPOINT)[-1] == "rolled-back", "it is told once the disk takes it")
     assert len(world.door.events[ENDPOINT]) == told + 1
 

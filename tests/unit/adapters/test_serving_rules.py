@@ -184,6 +184,15 @@ def test_a_shadow_does_not_take_the_guard_of_the_version_that_serves() -> None:
     assert (state.weights, state.shadow) == ({1: 100}, 3)
 
 
+def test_on_guard_is_what_has_traffic_or_copies_of_it_the_newest_first() -> None:
+    state = state_after(FIRST, SECOND, (3, 2, ()))
+    assert [one.number for one in state.on_guard()] == [3, 2]
+    state.alarm(2)
+    assert [one.number for one in state.on_guard()] == [3, 1]
+    state.alarm(3)
+    assert [one.number for one in state.on_guard()] == [1]
+
+
 def test_what_the_fallback_returns_to_is_kept_and_what_came_before_that_is_not() -> None:
     state = state_after(FIRST, SECOND, (3, 2, (100,)), (4, 3, (10, 100)))
     assert set(state.deployed) == {2, 3, 4}

@@ -237,10 +237,27 @@ def test_messages_that_were_given_up_are_weak(examine: Any, made: Path) -> None:
 
 def test_what_is_held_and_lost_its_lock_is_told(examine: Any, made: Path) -> None:
     report = made / "store" / "storage.unlocked"
-    report.write_text('{"v": 1, "faults": {"s3-objects": {"code": "locks.missing", "told": "1 of what is held"}}}')
+    faults = {"s3-objects": {"code": "locks.missing", "told": "1 of what is held"}}
+    unseen = {"s3-registry": {"code": "locks.unseen", "told": "2 of what is held"}}
+    report.write_text(json.dumps({"v": 1, "faults": faults, "unseen": unseen}))
     try:
-        (finding,) = (finding for finding in examine()["storage"] if finding.state == "broken")
+        broken, weak = examine()["storage"]
     finally:
         report.unlink()
-    assert finding.detail == "s3-objects: 1 of what is held"
-    assert "place the hold again" in finding.mend
+    assert (broken.state, broken.detail) == ("broken", "s3-objects: 1 of what is held")
+    assert "place the hold again" in broken.mend
+    assert (weak.state, weak.detail) == ("weak", "s3-registry: locks: 2 of what is held")
+
+
+@pytest.mark.parametrize(
+    "told", ["", "[]", '{"v": 1}', '{"v": 1, "faults": {"a": 1}}', '{"v": 1, "faults": {"a": {}}}']
+)
+def test_a_report_of_the_storage_that_cannot_be_read_is_told(examine: Any, made: Path, told: str) -> None:
+    report = made / "store" / "storage.unlocked"
+    report.write_text(told)
+    try:
+        (finding,) = examine()["storage"]
+    finally:
+        report.unlink()
+    assert finding.state == "broken"
+    assert "cannot be read" in finding.detail

@@ -31,7 +31,7 @@ def test_a_list_says_what_it_leaves_out_and_not_what_says_nothing(licet: Run, sc
     row = {"name": "hmda", "state": "ready", "classification": "confidential"}
     script.answer(200, {"items": [{**row, "label": "", "protected": [], "object_id": None}]})
     _, out, _ = licet("dataset", "list", "northbank")
-    assert "more requests" not in out
+    assert "not shown" not in out
     script.answer(200, {"items": [{**row, "label": ""}, {**row, "label": "deny", "created_at_ms": 0}]})
     _, out, _ = licet("dataset", "list", "northbank")
     assert out.splitlines()[-1] == "not shown: created at, label; --format json shows all"

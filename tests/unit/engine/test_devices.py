@@ -284,13 +284,41 @@ def test_who_stopped_asking_keeps_nobody_waiting(bench: Bench) -> None:
     assert bench.waiting() == set()
 
 
+def report_at_work(bench: Bench, *uuids: str) -> None:
+    """For as long as it takes, a worker reports these alone, while its run gives signs of life."""
+    for _ in range(4):
+        bench.now_ms += 30_000
+        bench.leases.renew("one", 2)
+        bench.pool(*uuids)
+
+
+def test_of_two_machines_of_one_name_neither_takes_what_is_leased_from_the_other(bench: Bench) -> None:
+    """As after a data folder was cloned."""
+    bench.pool(A, worker="host-1f")
+    bench.now_ms += 240_000  # It was noted some time ago that the device is there.
+    bench.pool(A, worker="host-1f")
+    assert bench.lease("northbank", "one", worker="host-1f") == [A]
+    for _ in range(20):
+        bench.now_ms += 20_000
+        assert bench.leases.renew("one", 1)
+        bench.pool(B, worker="host-1f")
+        assert bench.holders() == {A: "one", B: None}
+        bench.now_ms += 10_000
+        bench.pool(A, worker="host-1f")
+        assert bench.holders() == {A: "one"}
+    # What nobody has leaves with the first report that does not name it.
+    bench.leases.release("one")
+    bench.pool(B, worker="host-1f")
+    assert bench.holders() == {B: None}
+
+
 def test_a_device_that_fell_off_is_leased_no_more_and_what_is_left_goes_back(bench: Bench) -> None:
     bench.pool(A, B, C)
     assert bench.lease("northbank", "one", 2) == [A, B]
-    bench.pool(A, C)
+    report_at_work(bench, A, C)
     assert not bench.leases.renew("one", 2)
     assert bench.lease("northbank", "one", 2) == [A, C]
-    bench.pool(C)
+    report_at_work(bench, C)
     with pytest.raises(Conflict) as refusal:
         bench.lease("northbank", "one", 2)
     assert refusal.value.code == "no-devices"
@@ -352,6 +380,7 @@ def test_only_devices_of_the_worker_that_performs_it_are_of_use(bench: Bench) ->
     assert bench.lease("northbank", "one", 2, worker="worker-2") == [B, C]
     with pytest.raises(Conflict):
         bench.lease("northbank", "two", 2, worker="worker-1")
+    bench.leases.release("one")
     bench.pool(worker="worker-2")
     assert bench.holders() == {A: None}
 
