@@ -152,14 +152,27 @@ def evidence() -> None:
 
 
 @evidence.command()
-@click.argument("tenant")
+@click.argument("tenant", required=False)
+@click.option("--tenant", "named", metavar="TENANT", help="The same, as an option.")
 @click.option("--from", "from_ms", type=MOMENT, help="Only what was logged from this time on.")
 @click.option("--to", "to_ms", type=MOMENT, help="Only what was logged before this time.")
 @click.option("--out", required=True, type=OUT, help="Zip file to write the archive to.")
 @click.option("--overwrite", is_flag=True, help="Write over a file that exists.")
 @waiting
-def export(desk: Desk, tenant: str, out: Path, *, from_ms: int | None, to_ms: int | None, overwrite: bool) -> None:
+def export(  # The options, as click hands them over.
+    desk: Desk,
+    tenant: str | None,
+    named: str | None,
+    out: Path,
+    *,
+    from_ms: int | None,
+    to_ms: int | None,
+    overwrite: bool,
+) -> None:
     """Export the tenant's log with everything it names, as one archive that verifies offline."""
+    tenant = tenant or named
+    if tenant is None or named not in {None, tenant}:
+        raise click.UsageError("name one tenant: licet evidence export TENANT --out FILE")
     if from_ms is not None and to_ms is not None and from_ms > to_ms:
         raise click.BadParameter("it is after --to", param_hint="--from")
     desk.save(desk.client.evidence.export(tenant, from_ms=from_ms, to_ms=to_ms, **desk.sent), out, overwrite=overwrite)

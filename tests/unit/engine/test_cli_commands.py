@@ -298,18 +298,30 @@ def test_no_token_is_issued_for_a_file_that_cannot_be_made(licet: Run, script: A
     assert not script.asked
 
 
-def test_evidence_is_written_whole_with_its_digest(licet: Run, script: Any, world: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [["northbank"], ["--tenant", "northbank"]])
+def test_evidence_is_written_whole_with_its_digest(
+    licet: Run, script: Any, world: Any, tmp_path: Path, named: list[str]
+) -> None:
     out_file = tmp_path / "northbank.zip"
     script.answer(202, {"decision": world.allow, "result": {}, "operation": OPERATION})
     script.answer(200, {**OPERATION, "state": "done", "result": {"artifact": "x.zip"}})
     script.hang_up()
     script.answer(200, b"PK...", Content_Type="application/zip")
-    code, out, _ = licet("evidence", "export", "northbank", "--out", str(out_file), "--format", "json")
+    code, out, _ = licet("evidence", "export", *named, "--out", str(out_file), "--format", "json")
     assert code == 0
+    assert script.asked[0].json["resource"] == "northbank"
     assert out_file.read_bytes() == b"PK..."
     assert stat.S_IMODE(out_file.stat().st_mode) == 0o600
     assert json.loads(out)["digest_hex"] == hashlib.sha256(b"PK...").hexdigest()
     assert [path.name for path in tmp_path.iterdir()] == ["northbank.zip"]
+
+
+@pytest.mark.parametrize("named", [[], ["northbank", "--tenant", "lakeside"]])
+def test_evidence_is_of_one_tenant(licet: Run, script: Any, tmp_path: Path, named: list[str]) -> None:
+    code, _, err = licet("evidence", "export", *named, "--out", str(tmp_path / "a.zip"))
+    assert code == 2
+    assert "name one tenant" in err
+    assert not script.asked
 
 
 def test_an_artifact_that_cannot_be_fetched_leaves_nothing(licet: Run, script: Any, world: Any, tmp_path: Path) -> None:
