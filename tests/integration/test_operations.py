@@ -182,7 +182,8 @@ def test_what_takes_the_worker_down_again_and_again_ends(world: Installation) ->
         left.write_text(str(MAX_DEATHS - 1))
     ended = world.done(ana, answer)
     assert (ended.state, (ended.error or {}).get("code")) == ("failed", "worker-died")
-    assert not left.exists()
+    # The worker tells before it forgets.
+    poll("the lives to be forgotten", lambda: not left.exists())
 
 
 # --- holds and deletion -------------------------------------------------------------------------------------------------
