@@ -108,9 +108,10 @@ def service(**more: Any) -> Iterator[tuple[Supervisor, str, float]]:
         more: Further settings.
     """
     folder = Path(tempfile.mkdtemp(prefix="licet-bench-"))
-    # What is measured is the way of a decision, not the limits before it.
+    # What is measured is the way of a decision, not the limits before it, nor the proofs that are made beside it.
     unlimited = {"rate_per_token": 10**9, "rate_per_tenant": 10**9, "max_requests": 1024}
-    settings = load_settings({}, data=folder / "data", port=free_port(), router_port=free_port(), **unlimited, **more)
+    ports = {"port": free_port(), "router_port": free_port()}
+    settings = load_settings({}, data=folder / "data", prove_every_s=0, **ports, **unlimited, **more)
     initialise(settings)
     supervisor = Supervisor(settings, log=folder / "service.log")
     began_s = time.perf_counter()

@@ -53,6 +53,7 @@ from licet_engine.settings import Settings, load_settings
 from licet_engine.store.access import Role, open_database
 from licet_engine.store.db import UnsafeAllTenants
 from licet_engine.store.tables import Operation, WebhookMessage
+from licet_engine.unproved import Unproved
 from licet_engine.users import users_here
 from licet_engine.workflow import APPLICATION, WORKFLOW, WORKFLOW_VERSION, queue_of
 
@@ -184,6 +185,7 @@ def build_services(settings: Settings) -> Services:
         overwriting=overwriting,
         shadower=shadower,
         canaries=Canaries(engine, sequencer, tenants, trust_root, are_wanted=settings.probe_every_s > 0),
+        unproved=Unproved(engine, sequencer, trust_root),
         threads=ThreadPoolExecutor(settings.api_threads, thread_name_prefix="licet-api"),
         slow_threads=ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="licet-slow"),
         metrics=metrics,
@@ -345,7 +347,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         peers, group = ({os.geteuid()}, None) if users is None else ({users.worker}, users.worker)
         methods = services.operations.handlers() | services.router_door.handlers() | services.outbox.handlers()
         methods |= services.issuer_keys.handlers() | services.witnesses.handlers()
-        methods |= services.canaries.handlers()
+        methods |= services.canaries.handlers() | services.unproved.handlers()
         # For archives, which the worker writes.
         methods["directory"] = lambda p: {"file": services.directory.archive_file(p["tenant"], p["size"]).decode()}
         door = RpcServer(settings.api_socket, methods, peers, shared_gid=group, around=around)

@@ -103,6 +103,7 @@ class Settings:
         witness_max_lag_s: How old an entry of a log may be that no quorum has seen, before warrants and exports wait.
         witness_networks: Networks that are not public in which witnesses may be, separated by commas; plain http is for loopback in these.
         probe_every_s: How often the worker tries everything across two tenants of its own; 0 for never.
+        prove_every_s: How often the worker looks for policies in force that nobody proved, such as those a tenant comes with; 0 for never.
         device_idle_s: After how long without a sign of life of its run a device's lease lapses.
     """
 
@@ -174,6 +175,7 @@ class Settings:
     witness_max_lag_s: int = 300
     witness_networks: str = ""
     probe_every_s: int = 0
+    prove_every_s: int = 5
 
     @property
     def base_url(self) -> str:
@@ -376,6 +378,8 @@ def _check_probes(settings: Settings) -> None:
         raise ConfigurationError(
             f"{PREFIX}PROBE_EVERY_S must be 0 or at least {_SHORTEST_PROBING_S}, not {settings.probe_every_s}"
         )
+    if settings.prove_every_s < 0:
+        raise ConfigurationError(f"{PREFIX}PROVE_EVERY_S must be 0 or above, not {settings.prove_every_s}")
 
 
 def _check_ports(settings: Settings) -> None:

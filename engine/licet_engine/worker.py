@@ -60,6 +60,7 @@ from licet_engine.lifecycle.spool import Spool
 from licet_engine.lifecycle.tabular import Tables
 from licet_engine.log.witnesses import load_policy
 from licet_engine.metrics import WorkerMetrics, new_registry, open_door
+from licet_engine.policy_prover import PolicyProver
 from licet_engine.pool_reporter import PoolReporter, machine_name
 from licet_engine.prober import Prober
 from licet_engine.processes import give_sign
@@ -364,6 +365,7 @@ def _reach_out(settings: Settings, tools: Tools) -> None:
         door = Door(settings.api_socket, patience_s=5.0)
         WitnessAsker(door, witness, reach, settings.outbound_timeout_s).start()
     Prober(settings, Door(settings.api_socket, patience_s=30.0), tools.signer.attest).start()
+    PolicyProver(settings, Door(settings.api_socket, patience_s=30.0), tools.signer.attest).start()
     PoolReporter(tools.door, tools.machine, tools.adapters.training.devices).start()
 
 

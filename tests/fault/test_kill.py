@@ -125,6 +125,7 @@ class Supervised:
             port=free_port(),
             router_port=free_port(),
             checkpoint_interval_s=0.2,
+            prove_every_s=0,
             max_uploads_per_principal=1000,
             **settings,
         )

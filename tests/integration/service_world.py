@@ -119,7 +119,7 @@ def free_ports(count: int) -> int:
 
 
 class Installation:
-    """A running installation in a folder of its own."""
+    """A running installation in a folder of its own; nothing gets into its logs that a test did not ask for."""
 
     def __init__(self, **overrides: Any) -> None:
         # A short path: the sockets of the processes lie below it.
@@ -131,7 +131,7 @@ class Installation:
         if "database_urls" not in overrides:
             overrides["database_urls"] = own_database(folder / "urls")
         self.settings: Settings = load_settings(
-            {}, data=self.data, **{"port": free_port(), "router_port": free_port()} | overrides
+            {}, data=self.data, **{"port": free_port(), "router_port": free_port(), "prove_every_s": 0} | overrides
         )
         initialise(self.settings)
         self.tokens: dict[str, str] = {"platform/operator": (self.data / "operator.token").read_text().strip()}

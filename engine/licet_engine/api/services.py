@@ -29,6 +29,7 @@ from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.witnesses import Witnesses
 from licet_engine.metrics import ApiMetrics
 from licet_engine.settings import Settings
+from licet_engine.unproved import Unproved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class Services:
     overwriting: Overwriting
     shadower: Shadower
     canaries: Canaries
+    unproved: Unproved
     threads: ThreadPoolExecutor
     slow_threads: ThreadPoolExecutor
     metrics: ApiMetrics

@@ -527,6 +527,7 @@ LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     doctor_state.look_at_break_glass,
     doctor_state.look_at_messages,
     doctor_state.look_at_probes,
+    doctor_state.look_at_policies,
     doctor_state.look_at_sockets,
     look_at_processes,
     look_at_storage,

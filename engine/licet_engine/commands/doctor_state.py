@@ -25,6 +25,8 @@ State = Literal["ok", "weak", "broken"]
 _DAY_MS = 86_400_000
 _SOON_MS = 7 * _DAY_MS
 _LATE_MS = _DAY_MS
+_PROVED_WITHIN_MS = 1_800_000
+"""After which it is told that policies in force were not examined: by then it was tried three times."""
 _MAX_NAMED = 5
 _MAX_WAL_BYTES = 1 << 30
 _LAG_ENTRIES = 1000
@@ -319,6 +321,37 @@ def look_at_probes(settings: Settings) -> Iterator[Finding]:
         "broken": "Take it for a breach of the wall until you know better: see docs/operations.md, Probes.",
     }
     yield Finding("probes", state, clean(told), mend[state])
+
+
+def look_at_policies(settings: Settings) -> Iterator[Finding]:
+    """Whether the policies in force keep the invariants, as far as anybody proved it."""
+    with looked_into(settings) as ask:
+        if ask is None:
+            return
+        rows = ask(
+            "SELECT tenant_id, digest_hex, proved, attestation_hex, activated_at_ms FROM policy_bundle WHERE state = 'active'"
+        )
+    before_ms = int(time.time() * 1000) - _PROVED_WITHIN_MS
+    broken = [f"{tenant}/{digest[:12]}" for tenant, digest, proved, attested, _ in rows if attested and not proved]
+    waiting = [f"{row[0]}/{row[1][:12]}" for row in rows if row[3] is None and row[4] < before_ms]
+    if broken:
+        yield Finding(
+            "policies",
+            "broken",
+            f"in force, and found to break an invariant or more: {named(broken)}",
+            "licet policy show TENANT/BUNDLE names the attestation that says which: publish others.",
+        )
+    if waiting:
+        mend = (
+            "The worker's log says why. Or publish the same policies, which examines them."
+            if settings.prove_every_s
+            else "Set LICET_PROVE_EVERY_S, or publish the same policies, which examines them."
+        )
+        yield Finding("policies", "weak", f"in force, and nobody proved what must hold of them: {named(waiting)}", mend)
+    if not broken and not waiting:
+        yield Finding(
+            "policies", "ok", f"those of {sum(bool(row[3]) for row in rows)} of {len(rows)} tenants are proved"
+        )
 
 
 def look_at_break_glass(settings: Settings) -> Iterator[Finding]:

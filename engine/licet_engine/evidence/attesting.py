@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from licet_attestations import canonical, dsse
 from licet_attestations.statement import Statement
 from licet_engine.log.errors import SubmissionConflict
 from licet_engine.log.sequencer import Sequencer
-from licet_engine.log.submission import Insert, NewEntry, Submission
+from licet_engine.log.submission import Insert, NewEntry, Submission, Update
 from licet_engine.store.tables import Attestation
 
 
-def log_attestation(sequencer: Sequencer, tenant: str, envelope: bytes) -> str:
+def log_attestation(sequencer: Sequencer, tenant: str, envelope: bytes, beside: Sequence[Update] = ()) -> str:
     """Log a signed statement of a tenant; return the digest under which it is known. Doing it again is harmless.
 
     Args:
         sequencer: Appends the entry.
         tenant: Whose.
         envelope: As the signer made it.
+        beside: What of the tenant's facts changes with it; where that cannot change any more, nothing is logged.
     """
     payload = dsse.Envelope.from_json(envelope).payload
     claim = Statement.from_bytes(payload)
@@ -40,7 +42,7 @@ def log_attestation(sequencer: Sequencer, tenant: str, envelope: bytes) -> str:
     entry = NewEntry(tenant, "attestation", tenant, tenant, lambda t: canonical.dumps({**fixed, "time_ms": t}))
     placed = Insert(Attestation, [row], placed={"leaf_index": (0, "index"), "at_ms": (0, "time_ms")})
     try:
-        sequencer.append(Submission(entries=[entry], companions=[placed]))
+        sequencer.append(Submission(entries=[entry], companions=[placed, *beside], bump=(tenant,) if beside else ()))
     except SubmissionConflict:
-        return digest_hex  # The very same statement is logged already.
+        return digest_hex  # The very same statement is logged already, or somebody else was first.
     return digest_hex

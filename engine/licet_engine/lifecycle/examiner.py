@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from licet_adapters.errors import JobFailed
 from licet_adapters.guard import WarrantGuard
@@ -103,8 +103,10 @@ class Examiner:
         return run(root, longest_s=self._longest_s)
 
 
-def run(root: Path, *, longest_s: float, memory_bytes: int = _MEMORY_BYTES) -> Examined:
-    """Examine the project in a folder, in a process of its own; the process dies with this thread.
+def run(
+    root: Path, *, longest_s: float, memory_bytes: int = _MEMORY_BYTES, kind: Literal["project", "bundle"] = "project"
+) -> Examined:
+    """Examine the project in a folder, or the bundle, in a process of its own; the process dies with this thread.
 
     Raises:
         JobFailed: The kernel killed it.
@@ -121,7 +123,7 @@ def run(root: Path, *, longest_s: float, memory_bytes: int = _MEMORY_BYTES) -> E
         "program": sys.executable,
         "arguments": [
             *(sys.executable, "-I", "-B", "-m", "licet_engine.workbench.examination"),
-            *(str(root), str(question_s), str(longest_s)),
+            *(kind, str(root), str(question_s), str(longest_s)),
         ],
         "environment": {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"},
         "directory": str(root),

@@ -130,6 +130,7 @@ def ask_read(view: View, _who: Who, ref: Ref, body: ReadPolicies, _ids: Ids) -> 
             "author": row.author,
             "state": row.state,
             "proved": row.proved,
+            "attestation_hex": row.attestation_hex,
             "created_at_ms": row.created_at_ms,
             "activated_by": row.activated_by,
             "activated_at_ms": row.activated_at_ms,

@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 
 from licet_attestations import canonical
 from licet_attestations.errors import FormatError
+from licet_attestations.isolation_pair import BUNDLE_SUBJECT
 from licet_attestations.statement import TEST_RESULT, Statement, Subject
 from licet_engine.decide.bundle import CompiledBundle
 from licet_engine.decide.errors import BundleError
@@ -219,28 +220,34 @@ def publication_statement(deed: Deed, found: Mapping[str, Any]) -> Statement:
     report, bundle_hex, project_hex = found["report"], found["bundle_hex"], deed.parameters["project"]
     is_published = bundle_hex is not None and passes(report)
     passed, failed = steps(report)
-    proofs = report.get("proofs", {}).get("invariants", [])
     predicate = {
         "tenant": deed.tenant,
         "result": "PASSED" if is_published else "FAILED",
         "configuration": [{"name": "policy-project", "digest": {"sha256": project_hex}}],
         "passedTests": passed,
         "failedTests": failed,
-        "tools": report.get("tools", {}),
         "lint": report.get("lint", {}),
         "tests": report.get("tests", {}),
         "coverage": report.get("coverage", {}),
-        "proofs": {one["id"]: one["outcome"] for one in proofs},
+        "publication": deed.id,
+        "decision": deed.decision_id,
+        **examination_told(report, began_ms=found["began_ms"], ended_ms=found["ended_ms"]),
+    }
+    bundle = () if bundle_hex is None else (Subject(BUNDLE_SUBJECT, bundle_hex),)
+    return Statement((*bundle, Subject("policy-project", project_hex)), TEST_RESULT, predicate)
+
+
+def examination_told(report: Mapping[str, Any], *, began_ms: int, ended_ms: int) -> dict[str, Any]:
+    """What an attestation says of any examination, of a project or of a bundle."""
+    return {
+        "tools": report.get("tools", {}),
+        "proofs": {one["id"]: one["outcome"] for one in report.get("proofs", {}).get("invariants", ())},
         "found": summary(report),
         "report": {"sha256": canonical.digest(dict(report)).hex()},
         "network": report.get("network", ""),
-        "publication": deed.id,
-        "decision": deed.decision_id,
-        "startedOn": timestamp(found["began_ms"]),
-        "finishedOn": timestamp(found["ended_ms"]),
+        "startedOn": timestamp(began_ms),
+        "finishedOn": timestamp(ended_ms),
     }
-    bundle = () if bundle_hex is None else (Subject("policy-bundle", bundle_hex),)
-    return Statement((*bundle, Subject("policy-project", project_hex)), TEST_RESULT, predicate)
 
 
 def refuses(result: Mapping[str, Any]) -> str | None:
@@ -275,7 +282,7 @@ def finish_publish(view: View, operation: Operation, result: Mapping[str, Any], 
     if row is None:
         raise InvalidInput(f"publication {operation.id} was never accepted")
     changed = Update(Publication, where, ended | {"state": "published"})
-    bundle = _bundle_change(view, row, body, bundle_hex, now_ms)
+    bundle = _bundle_change(view, row, body, bundle_hex, attestation_hex=result["attestation"], now_ms=now_ms)
     note = Note("policy", {"event": "policy-published", **told, "author": f"{row.tenant_id}/{row.author}"})
     return replace(bundle, updates=(*bundle.updates, changed), notes=(note,))
 
@@ -298,28 +305,31 @@ def _compiled(body: bytes) -> None:
         raise InvalidInput(f"what was examined is no bundle that could be in force: {error}") from error
 
 
-def _bundle_change(view: View, row: Publication, body: bytes, digest_hex: str, now_ms: int) -> Change:
+def _bundle_change(
+    view: View, row: Publication, body: bytes, digest_hex: str, *, attestation_hex: str, now_ms: int
+) -> Change:
     """The bundle as a row; of one that is there already, what the publication changes."""
     present = view.bundle(digest_hex)
     where = {"digest_hex": digest_hex}
+    examined = {"proved": True, "attestation_hex": attestation_hex}
     if present is None:
         made = {
             "digest_hex": digest_hex,
             "author": row.author,
             "state": "published",
-            "proved": True,
             "body": body,
             "created_at_ms": now_ms,
             "activated_at_ms": None,
+            **examined,
         }
         return Change(inserts=(Insert(PolicyBundle, made),))
     if present.state == "superseded":
         # It was put aside. Who wants it back is behind it now, whoever wrote it first.
-        values = {"author": row.author, "state": "published", "proved": True}
+        values = {"author": row.author, "state": "published", **examined}
         return Change(updates=(Update(PolicyBundle, where | {"state": "superseded"}, values),))
     # It was published before, and stays its author's; it may not have been examined then.
     told = {"in_force": True} if present.state == "active" else {}
-    return Change(updates=(Update(PolicyBundle, where, {"proved": True}),), told=told)
+    return Change(updates=(Update(PolicyBundle, where, examined),), told=told)
 
 
 def abandon_publish(_view: View, operation: Operation, error: Mapping[str, Any], now_ms: int) -> Change:

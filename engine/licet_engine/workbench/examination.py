@@ -7,14 +7,16 @@ Rules kept here:
 - What could not be told is a finding of the severity ``error``, like what is wrong.
 - A report is plain JSON of texts and whole numbers, bounded: what is left out of it is counted.
 
-Run as ``python -m licet_engine.workbench.examination FOLDER``, it examines the project there and writes one JSON document to standard
-output. Who examines what strangers wrote runs it so, in a process that can be ended.
+Run as ``python -m licet_engine.workbench.examination project FOLDER QUESTION_S LONGEST_S``, it examines the project there and writes one
+JSON document to standard output; with ``bundle``, what is proved of the bundle that is there as ``bundle.json``, and no more, for a bundle has
+neither tests nor lines. Who examines what strangers wrote runs it so, in a process that can be ended.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -40,11 +42,15 @@ from licet_policies import LicetPoliciesError
 
 MAX_FINDINGS: Final = 100
 """Told whole; more are counted."""
+BUNDLE_FILE: Final = "bundle.json"
+_MAX_BUNDLE_BYTES: Final = 8 << 20
 _MAX_REASON_CHARS: Final = 200
 _MAX_DETAILS_CHARS: Final = 200_000
 """Of all explanations, and requests that refute."""
 _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEWNET: Final = 0x40000000
+_NICENESS: Final = 10
+"""Of what nobody waits for."""
 
 
 @dataclass
@@ -129,6 +135,31 @@ def examine(folder: Path, *, time_limit_s: float, longest_s: float) -> Examinati
     return found
 
 
+def examine_bundle(folder: Path, *, time_limit_s: float, longest_s: float) -> Examination:
+    """Prove what must hold of the bundle in a folder: the platform's invariants, and those of its packs.
+
+    Args:
+        folder: With the bundle's canonical JSON, as ``bundle.json``.
+        time_limit_s: For one question to the solver.
+        longest_s: For all proofs together.
+    """
+    body = (folder / BUNDLE_FILE).read_bytes()
+    found = Examination(bundle=body, report={"tools": _tools()})
+    began_s = time.monotonic()
+    try:
+        bundle = canonical.loads(body, max_bytes=_MAX_BUNDLE_BYTES, canonical=True)
+        results = proving.prove_bundle(bundle, time_limit_s=time_limit_s, longest_s=longest_s)
+    except (LicetError, LicetPoliciesError, SymbolicError) as error:
+        found.fault("proofs", error)
+        return found
+    for result in results:
+        if result.rule is not None:
+            detail, shown = proving.detail(result), proving.shown(result)
+            found.findings.append(finding("proofs", result.rule, proving.message(result), detail=detail, shown=shown))
+    _count_proofs(found, results, began_s)
+    return found
+
+
 def _tools() -> dict[str, str]:
     return {name: version(name) for name in ("licet", "cedarpy", "cvc5")}
 
@@ -199,6 +230,10 @@ def _prove(found: Examination, project: Project, time_limit_s: float, longest_s:
     for one in proving.findings(project, results):
         detail, shown = about.get(one.policy or "", ("", []))
         found.add("proofs", one, detail=detail, shown=shown)
+    _count_proofs(found, results, began_s)
+
+
+def _count_proofs(found: Examination, results: Sequence[proving.ProofResult], began_s: float) -> None:
     found.report["proofs"] = {
         "invariants": [{"id": result.id, "title": result.title, "outcome": result.word} for result in results],
         "proved": sum(result.word == "proved" for result in results),
@@ -222,10 +257,13 @@ def leave_the_network(libc: Any = None) -> str:
 
 
 def main(arguments: Iterable[str], write: Callable[[str], object] = sys.stdout.write) -> None:
-    """Examine the project in a folder and write what came of it."""
-    folder, time_limit_s, longest_s = arguments
+    """Examine what is in a folder and write what came of it."""
+    kind, folder, time_limit_s, longest_s = arguments
     shared = leave_the_network()
-    told = examine(Path(folder), time_limit_s=float(time_limit_s), longest_s=float(longest_s)).to_json()
+    if kind == "bundle":
+        os.nice(_NICENESS)
+    act = {"project": examine, "bundle": examine_bundle}[kind]
+    told = act(Path(folder), time_limit_s=float(time_limit_s), longest_s=float(longest_s)).to_json()
     told["report"]["network"] = shared or "none"
     write(json.dumps(told, ensure_ascii=True))
 

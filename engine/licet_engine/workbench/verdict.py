@@ -101,6 +101,15 @@ def passes(report: Mapping[str, Any]) -> bool:
     return False
 
 
+def proved(report: Mapping[str, Any]) -> bool | None:
+    """Whether every invariant was proved; None where that could not be told of each, as when it takes longer than it may."""
+    match report:
+        case {"proofs": {"invariants": [_, *_] as proofs}}:
+            outcomes = {proof["outcome"] for proof in proofs}
+            return None if outcomes - {"proved", "refuted"} else outcomes == {"proved"}
+    return None
+
+
 def steps(report: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Which steps of an examination passed, and which did not; one that was not come to did not."""
     refused = {finding["step"] for finding in report.get("findings", ()) if finding["severity"] == "error"}
