@@ -8,8 +8,8 @@ Rules kept here:
   one of another torch is left behind.
 - Several ranks share each batch and make every step together, with the same bits; the first alone writes and reports.
 - A protected attribute is read only if the mitigation needs it, only for the loss, and is never a feature.
-- Reporting, and checkpoints beyond the first, are by the clock too, so their cost does not grow with speed; neither
-  touches what is learned.
+- Reporting, and checkpoints beyond the first, are by the clock too, so their cost grows neither with speed nor with how long the disk
+  takes to have one; neither touches what is learned.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ else:
 _REPORT_EVERY_S = 0.05
 # A checkpoint waits for the disk: often enough that a kill costs little, seldom enough that waiting costs less.
 _CHECKPOINT_EVERY_S = 0.4
+_CHECKPOINT_SHARE = 0.05
+"""Of the time that may go into checkpoints: where one takes long, the next is the later for it."""
 _CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -268,7 +270,7 @@ def _keep(run: Training, output: Path, fingerprint: str) -> None:
 
 def loop(run: Training, epochs: int, reporter: tabular.Reporter | None, keep: Callable[[], None]) -> None:
     """Go on to the last epoch, reporting and keeping checkpoints by the clock."""
-    reported_s = checkpointed_s = 0.0
+    reported_s = checkpoint_due_s = 0.0
     started_s = time.monotonic()
     while run.epoch < epochs:
         figures = run.run_epoch()
@@ -280,9 +282,10 @@ def loop(run: Training, epochs: int, reporter: tabular.Reporter | None, keep: Ca
             reported_s = now_s
             values = {name: tabular.micro(value) for name, value in figures.items()}
             reporter.send({"metric": {"step": run.step, "epoch": run.epoch - 1, "values_micro": values}})
-        if last or (run.may_checkpoint and now_s - checkpointed_s >= _CHECKPOINT_EVERY_S):
-            checkpointed_s = now_s
+        if last or (run.may_checkpoint and now_s >= checkpoint_due_s):
             keep()
+            took_s = time.monotonic() - now_s
+            checkpoint_due_s = now_s + took_s + max(_CHECKPOINT_EVERY_S, took_s / _CHECKPOINT_SHARE)
     if reporter is not None:
         reporter.send({"loop": {"wall_us": round((time.monotonic() - started_s) * tabular.MICRO)}})
 

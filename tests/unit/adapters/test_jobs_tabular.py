@@ -102,6 +102,7 @@ def test_resuming_from_any_checkpoint_gives_the_very_bits(tmp_path: Path, monkey
     wanted = hashlib.sha256((whole / "model.safetensors").read_bytes()).hexdigest()
     monkeypatch.setattr(train_tabular, "_REPORT_EVERY_S", 0.0)
     monkeypatch.setattr(train_tabular, "_CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(train_tabular, "_CHECKPOINT_SHARE", 1e9)
     for cut in range(1, 8):
         folder = tmp_path / f"cut-{cut}"
         folder.mkdir()
@@ -125,6 +126,37 @@ def test_resuming_from_any_checkpoint_gives_the_very_bits(tmp_path: Path, monkey
         train_tabular.train(folder, folder, resumed)
         assert resumed.lines[0]["resumed"]["epoch"] == cut
         assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() == wanted
+
+
+@pytest.mark.parametrize("disk_s", [0.001, 0.2, 3.0])
+def test_checkpoints_take_no_more_than_their_share_of_the_time_however_slow_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_s: float
+) -> None:
+    rows = table(60, seed=1)
+    (tmp_path / "train.csv").write_text(rows)
+    spec = json.loads(parse_spec(TrainingSpec, training_spec(epochs=500)).document())
+    run = train_tabular.begin(spec, tmp_path, train_tabular.ranks.Ranks())
+    clock = {"s": 1000.0}
+    kept: list[float] = []
+
+    def keep() -> None:
+        kept.append(clock["s"])
+        clock["s"] += disk_s
+
+    epoch = run.run_epoch
+
+    def run_epoch() -> dict[str, float]:
+        clock["s"] += 0.5
+        return epoch()
+
+    monkeypatch.setattr(train_tabular.time, "monotonic", lambda: clock["s"])
+    monkeypatch.setattr(run, "run_epoch", run_epoch)
+    train_tabular.loop(run, 500, Silent(), keep)
+    whole_s = clock["s"] - 1000.0
+    # The first and the last are made in any case.
+    assert (len(kept) - 2) * disk_s <= whole_s * 0.05
+    assert len(kept) >= min(250, whole_s * 0.04 / disk_s)
+    assert kept[0] == 1000.5
 
 
 def test_a_checkpoint_cut_short_by_a_crash_is_never_read(tmp_path: Path) -> None:
