@@ -83,16 +83,6 @@ class Slots:
             slot.stop()
 
 
-@pytest.fixture
-def slots(postgres: PostgresServer, tmp_path: Path) -> Iterator[Slots]:
-    with tempfile.TemporaryDirectory(prefix="lc-") as folder:
-        slots = Slots(Path(folder), postgres.write_urls(postgres.create(), tmp_path / "urls"))
-        try:
-            yield slots
-        finally:
-            slots.stop()
-
-
 class Watched:
     """A load on each of some supervisors, and what must be true once it is over."""
 

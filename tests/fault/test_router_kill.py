@@ -16,11 +16,9 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,6 @@ import pytest
 from licet_engine.client import LicetClient
 from licet_engine.client_serving import rows_request
 from licet_engine.store import tables
-from postgres_server import PostgresServer
 
 sys.path.append(str(Path(__file__).parent))
 from test_kill import REGISTER, TENANT, Checks, Supervised, done, is_gone, poll, table
@@ -202,16 +199,6 @@ class Serving:
 
             told: dict[str, Any] = poll("the account to close", closed, BACK_WITHIN_S)
         return told
-
-
-@pytest.fixture
-def slots(postgres: PostgresServer, tmp_path: Path) -> Iterator[Slots]:
-    with tempfile.TemporaryDirectory(prefix="lc-") as folder:
-        slots = Slots(Path(folder), postgres.write_urls(postgres.create(), tmp_path / "urls"))
-        try:
-            yield slots
-        finally:
-            slots.stop()
 
 
 @pytest.mark.timeout(900)
