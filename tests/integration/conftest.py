@@ -17,7 +17,14 @@ from postgres_server import PostgresServer
 
 ON_EVERY_KIND = frozenset(
     {
-        *("test_approvers_day", "test_bad_input", "test_break_glass", "test_device_runs", "test_idempotency"),
+        *(
+            "test_approvers_day",
+            "test_bad_input",
+            "test_break_glass",
+            "test_device_runs",
+            "test_first_steps",
+            "test_idempotency",
+        ),
         *(
             "test_isolation",
             "test_operations",

@@ -98,12 +98,14 @@ def test_a_run_that_is_killed_each_time_goes_on_from_its_checkpoint_and_then_end
     accepted = ana.act("training.launch", "northbank/dies", launch(ranks=2, spec=spec)).require()
     assert accepted.operation is not None
     reached = 0
-    for _ in range(MAX_KILLED):
+    for number in range(1, MAX_KILLED + 1):
 
-        def is_further(before: int = reached) -> bool:
-            return _epoch(world, accepted.operation.id) > before + 10
+        def is_further(before: int = reached, attempt: int = number) -> bool:
+            # What the attempt before did is told until a moment after its end.
+            told = _progress(world, accepted.operation.id)
+            return told.get("attempt") == attempt and int(told["epoch"]) > before + 10
 
-        pid = poll("a rank to be at work", lambda: is_further() and rank_pid(1), 90)
+        pid = poll("a rank to be at work", lambda done=is_further: done() and rank_pid(1), 90)
         reached = _epoch(world, accepted.operation.id)
         os.kill(pid, signal.SIGKILL)
         poll("the rank to be gone", lambda pid=pid: not Path(f"/proc/{pid}").exists(), 30)
@@ -121,9 +123,13 @@ def test_a_run_that_is_killed_each_time_goes_on_from_its_checkpoint_and_then_end
 
 
 def _epoch(world: Installation, operation: str) -> int:
+    return int(_progress(world, operation).get("epoch", 0))
+
+
+def _progress(world: Installation, operation: str) -> dict[str, Any]:
     with tenant_session(world.engine, "northbank") as session:
         row = session.exec(select(tables.Operation).where(tables.Operation.id == operation)).one()
-    return int((row.progress or {}).get("epoch", 0))
+    return dict(row.progress or {})
 
 
 def test_a_run_that_takes_nothing_more_has_no_compute_among_its_facts(world: Installation) -> None:
