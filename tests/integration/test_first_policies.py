@@ -179,7 +179,7 @@ def test_policies_that_break_an_invariant_are_attested_as_such_and_told(house: I
     assert claim.subject == (Subject(BUNDLE_SUBJECT, digest_hex),)
     assert (claim.predicate["result"], claim.predicate["failedTests"]) == ("FAILED", ["proofs"])
     assert claim.predicate["proofs"][ISOLATION_INVARIANT] == "refuted"
-    assert "policies in force break an invariant" in house.output()
+    poll("the service to say so", lambda: "policies in force break an invariant" in house.output())
     # Not in force now: nothing is wrong at present. What was then is told by the answer.
     assert doctor(house)["state"] == "ok"
     found = house.client("farside/uma").evidence.isolation("northbank", "farside")["predicate"]
