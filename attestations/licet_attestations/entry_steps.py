@@ -54,7 +54,8 @@ class Pass:
         where: The file and entry at hand, for what fails.
         counts: Entries by kind, and other figures.
         decided_by: SHA-256 of the policies that decisions were made under.
-        examined: SHA-256 of policies of which it was proved that they allow nothing across tenants, and of the attestation of it.
+        examined: By SHA-256 of policies, the newest attestation of whether they allow nothing across tenants: its entry, and its SHA-256 if
+            that was proved, or no text.
     """
 
     def __init__(self, files: archive.Files, window: Window, outside: Mapping[int, Outside], trust: TrustRoot) -> None:
@@ -68,7 +69,7 @@ class Pass:
         self.where = ""
         self.counts: dict[str, int] = {}
         self.decided_by: set[str] = set()
-        self.examined: dict[str, str] = {}
+        self.examined: dict[str, tuple[int, str]] = {}
 
     def entry_at(self, index: int) -> tuple[Leaf, bytes | None, Mapping[str, Any] | None]:
         """An entry with its record, of the window or of outside it.
@@ -348,7 +349,10 @@ class Signatures(EntryStep):
             raise VerificationError(f"the log has this as {predicate_type!r}, it is {claim.predicate_type!r}")
         if statement.tenant_of(claim.predicate) not in (None, self._over.window.tenant):
             raise VerificationError("the attestation says that it is another tenant's")
-        self._over.examined |= dict.fromkeys(examined_policies(claim), digest_hex)
+        for bundle_hex, holds in examined_policies(claim).items():
+            # Those of outside come last, whichever side of the window they stand on.
+            if index > self._over.examined.get(bundle_hex, (-1, ""))[0]:
+                self._over.examined[bundle_hex] = (index, digest_hex if holds else "")
         return digest_hex, claim
 
     def end(self) -> None:

@@ -347,13 +347,15 @@ def report_html(answer: PairAnswer) -> str:
     )
 
 
-def examined_policies(claim: Statement) -> list[str]:
-    """The policies of which an attestation says that they were proved to allow nothing across tenants, by their SHA-256."""
+def examined_policies(claim: Statement) -> dict[str, bool]:
+    """Of which policies an attestation says whether they allow nothing across tenants, by their SHA-256: proved, or refuted.
+
+    Of several about the same policies the newest counts: what was proved by one version may be refuted by a later one.
+    """
     proofs = claim.predicate.get("proofs")
-    if (
-        claim.predicate_type != TEST_RESULT
-        or not isinstance(proofs, dict)
-        or proofs.get(ISOLATION_INVARIANT) != "proved"
-    ):
-        return []
-    return [subject.sha256_hex for subject in claim.subject if subject.name == BUNDLE_SUBJECT]
+    if claim.predicate_type != TEST_RESULT or not isinstance(proofs, dict):
+        return {}
+    outcome = proofs.get(ISOLATION_INVARIANT)
+    if outcome not in ("proved", "refuted"):
+        return {}
+    return {subject.sha256_hex: outcome == "proved" for subject in claim.subject if subject.name == BUNDLE_SUBJECT}

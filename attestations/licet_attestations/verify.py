@@ -581,13 +581,20 @@ class _Verification:
     # Step 11.
     def _policies(self) -> str:
         state = self._state
-        state.policies = {name: state.over.examined.get(name, "") for name in sorted(state.over.decided_by)}
+        state.policies = {name: state.over.examined.get(name, (-1, ""))[1] for name in sorted(state.over.decided_by)}
         unproved = [name for name, attestation in state.policies.items() if not attestation]
-        if unproved:
-            state.limits.append(
-                f"Of {len(unproved)} policy bundles nothing here says that they were proved to allow nothing across tenants: "
-                f"{', '.join(name[:16] for name in unproved[:_NAMED])}{' and more' if len(unproved) > _NAMED else ''}."
-            )
+        # Somebody looked, and found a request that they allow.
+        refuted = [name for name in unproved if name in state.over.examined]
+        for names, what in (
+            (
+                [name for name in unproved if name not in refuted],
+                "nothing here says that they were proved to allow nothing across tenants",
+            ),
+            (refuted, "it is attested that they were found to allow something across tenants"),
+        ):
+            if names:
+                some = ", ".join(name[:16] for name in names[:_NAMED]) + (" and more" if len(names) > _NAMED else "")
+                state.limits.append(f"Of {len(names)} policy bundles {what}: {some}.")
         return f"{len(state.policies)} bundles, {len(state.policies) - len(unproved)} of them proved"
 
     # Step 12.

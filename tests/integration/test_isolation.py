@@ -306,6 +306,14 @@ def test_a_bundle_in_force_counts_as_proved_where_that_is_attested(
     after = verified(ask(world, auditor, "farside"), trust).predicate
     assert after["policies"] == expected
     assert [before["sections"][2]["status"], after["sections"][2]["status"]] == ["not-proven-here", "supported"]
+    # Of several the newest counts.
+    refuted = next(iter(expected))
+    predicate = {"tenant": "northbank", "result": "FAILED", "proofs": {ISOLATION_INVARIANT: "refuted"}}
+    claim = Statement((Subject("policy-bundle", refuted),), TEST_RESULT, predicate)
+    attest_and_log(world.settings, {"northbank": claim.to_bytes()})
+    later = verified(ask(world, auditor, "farside"), trust).predicate
+    assert later["policies"] == expected | {refuted: ""}
+    assert later["sections"][2]["status"] == "not-proven-here"
 
 
 def test_the_commands_write_the_statement_and_the_page_and_verify_them(

@@ -37,6 +37,7 @@ else:
 _REPORT_EVERY_S = 0.05
 # A checkpoint waits for the disk: often enough that a kill costs little, seldom enough that waiting costs less.
 _CHECKPOINT_EVERY_S = 0.4
+_CHECKPOINT_LATEST_S = 600.0
 _CHECKPOINT_SHARE = 0.05
 """Of the time that may go into checkpoints: where one takes long, the next is the later for it."""
 _CHECKPOINT = "checkpoint.safetensors"
@@ -285,7 +286,8 @@ def loop(run: Training, epochs: int, reporter: tabular.Reporter | None, keep: Ca
         if last or (run.may_checkpoint and now_s >= checkpoint_due_s):
             keep()
             took_s = time.monotonic() - now_s
-            checkpoint_due_s = now_s + took_s + max(_CHECKPOINT_EVERY_S, took_s / _CHECKPOINT_SHARE)
+            rest_s = min(max(_CHECKPOINT_EVERY_S, took_s / _CHECKPOINT_SHARE), _CHECKPOINT_LATEST_S)
+            checkpoint_due_s = now_s + took_s + rest_s
     if reporter is not None:
         reporter.send({"loop": {"wall_us": round((time.monotonic() - started_s) * tabular.MICRO)}})
 

@@ -301,7 +301,7 @@ class StoredLog:
         return body
 
     def examinations(self, bundles: Collection[str]) -> Iterator[int]:
-        """The newest attestation of each that proves it to keep tenants apart, by its entry."""
+        """The newest attestation of each of whether it keeps tenants apart, by its entry."""
         query = (
             select(_ATTESTATIONS.c.envelope, _ATTESTATIONS.c.leaf_index)
             .where(
@@ -317,8 +317,9 @@ class StoredLog:
         with read_transaction(self._engine, self._tenant) as connection:
             rows = connection.execute(query).all() if wanted else []
         for envelope, index in rows:
-            found = wanted & set(
-                examined_policies(Statement.from_bytes(dsse.Envelope.from_json(envelope.encode()).payload))
+            found = (
+                wanted
+                & examined_policies(Statement.from_bytes(dsse.Envelope.from_json(envelope.encode()).payload)).keys()
             )
             if found:
                 wanted -= found

@@ -121,8 +121,12 @@ class PairAnswers:
         )
         with read_transaction(self._engine, owner) as connection:
             found = dict.fromkeys(connection.execute(query).scalars(), "")
+        waiting = set(found)
         for claim, digest_hex, _ in self._attested(owner, BUNDLE_SUBJECT):
-            found |= dict.fromkeys(set(examined_policies(claim)) & found.keys(), digest_hex)
+            for bundle_hex, holds in examined_policies(claim).items():
+                if bundle_hex in waiting:
+                    waiting.remove(bundle_hex)
+                    found[bundle_hex] = digest_hex if holds else ""
         return found
 
     def _newest(self, owner: str, subject: str, figures: tuple[str, str]) -> dict[str, Any] | None:
@@ -142,7 +146,7 @@ class PairAnswers:
                 _ATTESTATIONS.c.subject == subject,
                 _ATTESTATIONS.c.predicate_type == TEST_RESULT,
             )
-            .order_by(_ATTESTATIONS.c.at_ms.desc())
+            .order_by(_ATTESTATIONS.c.leaf_index.desc())
             .limit(_MAX_ATTESTATIONS)
         )
         with read_transaction(self._engine, owner) as connection:

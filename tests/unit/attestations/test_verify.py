@@ -145,6 +145,30 @@ def test_policies_that_were_proved_to_keep_tenants_apart_are_told_with_the_attes
         assert next(step.detail for step in report.steps if step.name == "policies") == "1 bundles, 1 of them proved"
 
 
+def test_of_several_attestations_about_the_same_policies_the_newest_counts(world: World, tmp_path: Path) -> None:
+    (bundle_hex,) = world.bundles
+    refuted = {"proofs": {"invariant.isolation.resources": "refuted"}}
+    world.examine(number=1)
+    world.examine(number=2, **refuted)
+    world.examine(number=3, proofs={"invariant.isolation.resources": "unknown"})  # It takes nothing back.
+    index = len(world.leaves) - 1
+    for _ in range(3):
+        world.decide("deny", "dataset.read")
+    # Of the whole log, and of what stands before and behind: there they are outside of it.
+    for first, end in ((0, index + 4), (0, 5), (index + 2, index + 4)):
+        world.build(tmp_path / "a.zip", first=first, end=end)
+        report = verify.verify_archive(tmp_path / "a.zip", world.trust)
+        assert report.policies == {bundle_hex: ""}
+        (limit,) = (limit for limit in report.limits if "policy bundles" in limit)
+        assert (
+            limit
+            == f"Of 1 policy bundles it is attested that they were found to allow something across tenants: {bundle_hex[:16]}."
+        )
+    digest_hex = digest_of(dsse.Envelope.from_json(world.examine(number=4)).payload)
+    world.build(tmp_path / "b.zip")
+    assert verify.verify_archive(tmp_path / "b.zip", world.trust).policies == {bundle_hex: digest_hex}
+
+
 def test_what_is_logged_at_the_same_time_is_all_in_the_window_or_all_out(world: World, tmp_path: Path) -> None:
     at_ms = world.now_ms
     for number in range(4):
