@@ -140,8 +140,9 @@ STEPS: tuple[Step, ...] = (
     Step(
         "policies",
         "which policies were proved to keep tenants apart",
-        "Before policies are published, a solver looks for any request that they would allow across tenants, among all that could be made. What it "
-        "found is attested, and those attestations are here. Policies of which there is none are named.",
+        "Before policies are published, and soon after a tenant was made for those it comes with, a solver looks for any request that they would "
+        "allow across tenants, among all that could be made. What it found is attested, and those attestations are here. Policies of which there is "
+        "none are named below, in what was not verified.",
     ),
     Step(
         "export",

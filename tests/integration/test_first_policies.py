@@ -138,7 +138,10 @@ def test_it_is_shown_with_the_bundle_and_the_doctor_counts_it(house: Installatio
     told = house.client("lakeside/sam").act("policy.read", f"lakeside/{row.digest_hex[:12]}", {}).require().result
     assert (told["proved"], told["attestation_hex"], told["publication"]) == (True, row.attestation_hex, None)
     (found,) = doctor(house)
-    assert (found["state"], found["detail"]) == ("ok", "those of 5 of 5 tenants are proved")
+    assert (found["state"], found["detail"]) == (
+        "ok",
+        "those of 5 of 5 tenants are proved, the platform's own among them",
+    )
 
 
 def test_the_isolation_answer_has_a_proof_for_all_policies(house: Installation) -> None:

@@ -333,7 +333,8 @@ def look_at_policies(settings: Settings) -> Iterator[Finding]:
             " LEFT JOIN attestation a ON a.tenant_id = b.tenant_id AND a.digest_hex = b.attestation_hex AND NOT b.proved"
             " WHERE b.state = 'active' ORDER BY b.tenant_id"
         )
-    before_ms = int(time.time() * 1000) - _PROVED_WITHIN_MS
+    # Where nobody will, there is nothing to wait for.
+    before_ms = int(time.time() * 1000) - (_PROVED_WITHIN_MS if settings.prove_every_s else 0)
     open_: list[str] = []
     older: list[str] = []
     waiting: list[str] = []
@@ -359,7 +360,9 @@ def look_at_policies(settings: Settings) -> Iterator[Finding]:
         )
     if not (open_ or older or waiting):
         proved = sum(bool(row[3]) for row in rows)
-        yield Finding("policies", "ok", f"those of {proved} of {len(rows)} tenants are proved")
+        yield Finding(
+            "policies", "ok", f"those of {proved} of {len(rows)} tenants are proved, the platform's own among them"
+        )
 
 
 def _lets_across(envelope: str | None, digest_hex: str) -> bool:

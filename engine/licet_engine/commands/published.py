@@ -101,7 +101,7 @@ def bundle_lines(tenant: str, shown: Mapping[str, Any]) -> list[str]:
         is_other = publication.get("published_by") != f"{tenant}/{author}"
         rows.append(("published by", by + (f", for {author}" if is_other else "")))
         rows.append(("project", publication.get("project_hex")))
-    elif shown:
+    elif shown.get("activated_by") or not shown.get("activated_at_ms"):
         rows.append(("author", shown.get("author")))
     if shown.get("activated_at_ms"):
         by = shown.get("activated_by") or "came with the tenant"
@@ -114,19 +114,25 @@ def bundle_lines(tenant: str, shown: Mapping[str, Any]) -> list[str]:
         lines += report_lines(report)
         lines += finding_lines(report.get("findings") or (), int(report.get("findings_left_out") or 0))
     else:
-        told = (
-            "being examined"
-            if state == "examining"
-            else "was not examined: it is made of the platform's parts alone, or older"
-        )
-        lines.append(labelled("examination", told, indent=2, label_chars=_LABEL_CHARS))
-    if publication.get("attestation_hex"):
-        lines.append(labelled("attestation", publication["attestation_hex"], indent=2, label_chars=_LABEL_CHARS))
+        lines.append(labelled("examination", _unpublished(state, shown), indent=2, label_chars=_LABEL_CHARS))
+    if attested := shown.get("attestation_hex") or publication.get("attestation_hex"):
+        lines.append(labelled("attestation", attested, indent=2, label_chars=_LABEL_CHARS))
     if state == "published":
         lines.append(
             f"  Somebody who did not write it goes on with: licet policy activate {clean(tenant)}/{clean(bundle[:_PREFIX_CHARS])}"
         )
     return lines
+
+
+def _unpublished(state: str, shown: Mapping[str, Any]) -> str:
+    """How far what was not published, or not yet, is examined."""
+    if state == "examining":
+        return "being examined"
+    if not shown.get("attestation_hex"):
+        return "not yet: what a tenant comes with is proved some seconds later; licet doctor tells if it is not"
+    if shown.get("proved"):
+        return "everything that must hold of it is proved"
+    return "something that must hold of it does not: the attestation says what"
 
 
 def _part_lines(shown: Mapping[str, Any]) -> list[str]:

@@ -38,6 +38,8 @@ def width() -> int:
 def labelled(label: str, text: object, *, indent: int = 0, label_chars: int = 9) -> str:
     """``label  text``, wrapped under itself."""
     head = " " * indent + f"{label:<{label_chars}}"
+    if len(label) >= label_chars:
+        head += "  "
     return textwrap.fill(
         clean(text),
         width=width(),
