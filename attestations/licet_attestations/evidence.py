@@ -119,7 +119,7 @@ class Source(Protocol):
         ...
 
     def examinations(self, bundles: Collection[str]) -> Iterable[int]:
-        """The entries of the attestations of what was examined of policies before they were published, by the policies' SHA-256."""
+        """The entries of the newest attestations of whether policies keep tenants apart, by the policies' SHA-256."""
         ...
 
 

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 MAX_BYTES: Final = 1024 * 1024
 ISOLATION_INVARIANT: Final = "invariant.isolation.resources"
-BUNDLE_SUBJECT: Final = "policy-bundle"
-"""Name of the subject, in the attestation of what was examined of policies before they were published, that they are."""
 """The property that nobody is ever allowed anything on another tenant's resource."""
+BUNDLE_SUBJECT: Final = "policy-bundle"
+"""Name of the subject, in the attestation of an examination of policies, that they are."""
 
 LIMITS: Final[tuple[str, ...]] = (
     "Operators with root on the machine, or with the service's user, can read memory, keys and files. No log of the service can exclude it.",
@@ -92,7 +92,8 @@ def pair_predicate(
         proof: That it is so.
         opening: Of the directory, for the owner's log.
         outcomes: What the records of these entries say was decided, where they were looked at.
-        policies: By the digest of each bundle that was in force, the digest of an attestation that isolation was proved of it, or no text.
+        policies: By the digest of each bundle that was in force, the digest of the newest attestation of whether isolation holds of it, if that was
+            proved, or no text.
         reconciliation: ``accesses`` and ``unmatched`` of the newest reconciliation, ``at_ms`` and ``attestation`` of it.
         probes: ``tried`` and ``allowed`` of the newest probes, ``at_ms`` and ``attestation`` of them.
     """

@@ -44,7 +44,7 @@ class Settings:
         max_uploads_per_principal: Uploads of one principal that may wait at once to be used.
         max_tenant_uploads_bytes: What the waiting uploads of all principals of a tenant may take together.
         upload_ttl_s: How long an unused upload or an artifact stays.
-        examination_s: Longest examination of policies that are to be published; what takes longer is refused.
+        examination_s: Longest examination of policies that are to be published; what takes longer is refused. Of those in force, four times that.
         examinations: How many examinations go on at once in one worker; each may take 2 GiB of memory, and a processor.
         decision_max_age_s: How old a decision may be when a warrant is asked for, before it is decided again.
         lease_s: How long long-running work goes on before it is decided again.
@@ -363,7 +363,7 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
         raise ConfigurationError(
             f"{PREFIX}DECISION_MAX_AGE_S must be below {MAX_DECISION_AGE_MS // 1000}, the oldest decision the signer accepts"
         )
-    _check_probes(settings)
+    _check_own_work(settings)
     _check_ports(settings)
     _check_storage(settings)
     _check_devices(settings)
@@ -373,13 +373,15 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     return _with_files(settings)
 
 
-def _check_probes(settings: Settings) -> None:
+def _check_own_work(settings: Settings) -> None:
     if settings.probe_every_s and settings.probe_every_s < _SHORTEST_PROBING_S:
         raise ConfigurationError(
             f"{PREFIX}PROBE_EVERY_S must be 0 or at least {_SHORTEST_PROBING_S}, not {settings.probe_every_s}"
         )
     if settings.prove_every_s < 0:
-        raise ConfigurationError(f"{PREFIX}PROVE_EVERY_S must be 0 or above, not {settings.prove_every_s}")
+        raise ConfigurationError(
+            f"{PREFIX}PROVE_EVERY_S must be 0 for never, or a whole number of seconds, not {settings.prove_every_s}"
+        )
 
 
 def _check_ports(settings: Settings) -> None:

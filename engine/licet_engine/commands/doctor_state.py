@@ -26,7 +26,7 @@ _DAY_MS = 86_400_000
 _SOON_MS = 7 * _DAY_MS
 _LATE_MS = _DAY_MS
 _PROVED_WITHIN_MS = 1_800_000
-"""After which it is told that policies in force were not examined: by then it was tried three times."""
+"""After which it is told that policies in force were not examined: the first tries are over."""
 _MAX_NAMED = 5
 _MAX_WAL_BYTES = 1 << 30
 _LAG_ENTRIES = 1000

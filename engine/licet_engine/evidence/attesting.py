@@ -14,13 +14,13 @@ from licet_engine.store.tables import Attestation
 
 
 def log_attestation(sequencer: Sequencer, tenant: str, envelope: bytes, beside: Sequence[Update] = ()) -> str:
-    """Log a signed statement of a tenant; return the digest under which it is known. Doing it again is harmless.
+    """Log a signed statement of a tenant; return its digest, under which it is known. Doing it again is harmless.
 
     Args:
         sequencer: Appends the entry.
         tenant: Whose.
         envelope: As the signer made it.
-        beside: What of the tenant's facts changes with it; where that cannot change any more, nothing is logged.
+        beside: What of the tenant's facts changes with it; where that cannot change any more, nothing is logged, and the digest names nothing.
     """
     payload = dsse.Envelope.from_json(envelope).payload
     claim = Statement.from_bytes(payload)

@@ -1,7 +1,8 @@
-"""Who has a policy project examined: under a warrant, in a process of its own.
+"""Who has policies examined in a process of its own: a project under a warrant, and, as a service to its log, a bundle that is in force.
 
 Rules kept here:
 
+- A bundle in force needs no warrant: nobody asked, nothing of a tenant is reached for but its policies, and nothing is done with them.
 - The project is what a tenant's people wrote. It is examined in a process that is bounded in time, memory and output, leaves the
   network, cannot gain rights, and dies with the thread that waits for it.
 - What could not be told in time, and what took the process down, is a finding: the project is refused. Only where the kernel

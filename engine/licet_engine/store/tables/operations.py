@@ -18,7 +18,8 @@ class PolicyBundle(TenantRow, table=True):
     state: str
     """``published``, ``active`` or ``superseded``."""
     proved: bool = False
-    """Whether it was examined, with nothing found that refuses it: when it was published, or as it came with its tenant."""
+    """Whether it was examined, with nothing found that refuses it: when it was published; or its proofs alone, as it came with its tenant. Such a
+    one is in force or put aside, and so is not activated without a publication."""
     body: bytes = Field(sa_type=LargeBinary)
     created_at_ms: int = Field(sa_type=BigInteger)
     activated_at_ms: int | None = Field(default=None, sa_type=BigInteger)
@@ -27,7 +28,7 @@ class PolicyBundle(TenantRow, table=True):
     before_hex: str | None = None
     """Digest of the bundle it took the place of when it came into force last, if that may be rolled back to."""
     attestation_hex: str | None = None
-    """Digest of the newest attestation of what was examined of it; None if nobody did."""
+    """Digest of an attestation of what was examined of it; None if nobody did."""
 
 
 class FactBlob(TenantRow, table=True):
