@@ -173,6 +173,13 @@ def perform(world: Installation, folder: Path) -> Attested:
         world.people(tenant, region, packs=[])
     for name in ("loans", "old-loans"):
         assert world.register(f"{BANK}/ana", name, _rows(len(name))).state == "done"
+    uma = world.client(f"{BANK}/uma")
+    if world.settings.prove_every_s:
+        poll(
+            "what came with the tenant to be proved",
+            lambda: uma.attestation.newest(BANK, kind="test-result", limit=1),
+            60.0,
+        )
     bundle = _policies(world)
     _version(world, 1)
     _version(world, 2)
@@ -180,7 +187,7 @@ def perform(world: Installation, folder: Path) -> Attested:
     ana = world.client(f"{BANK}/ana")
     again = {"dataset": f"{BANK}/old-loans", "environment": "us-east", "use": "credit-risk", "spec": {"epochs": 2}}
     _ended(world, f"{BANK}/ana", ana.act("training.launch", f"{BANK}/run-old", again))
-    admin, uma = world.client(f"{BANK}/admin"), world.client(f"{BANK}/uma")
+    admin = world.client(f"{BANK}/admin")
     _ended(world, f"{BANK}/admin", admin.act("dataset.delete", f"{BANK}/old-loans", {}))
     poll("an answer of the directory", lambda: uma.evidence.isolation("lakeside", BANK))
     uma.attestation.decision(BANK, decision)

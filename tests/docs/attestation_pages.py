@@ -73,6 +73,8 @@ ALL: Final = (
     _logged("deployment", chosen=lambda p: p["event"] == "deployed"),
     _logged("deployment", file="roll-back", chosen=lambda p: p["event"] == ROLLED_BACK and "by" in p["cause"]),
     _logged("deployment", file="alarm", chosen=lambda p: p["event"] == ROLLED_BACK and "by" not in p["cause"]),
+    _logged("examination", "test-result", chosen=lambda p: "publication" in p),
+    _logged("examination", "test-result", "first-policies", chosen=lambda p: p.get("passedTests") == ["proofs"]),
     _logged("export"),
     _logged("isolation"),
     _logged("key-compromise"),
@@ -220,7 +222,7 @@ def _make(folder: Path) -> None:
 
     import attested_run  # noqa: PLC0415  # As above.
 
-    world = Installation()
+    world = Installation(prove_every_s=1)
     try:
         world.start()
         run = attested_run.perform(world, folder)
