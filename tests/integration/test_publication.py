@@ -136,6 +136,9 @@ def test_what_passes_is_published_under_the_digest_that_was_known_and_activated_
     ref = f"{desk}/{known[:8]}"
     # Signed: of which bundle, by what, with which results.
     statement = attested(world, ended.result["attestation"])
+    with tenant_session(world.engine, desk) as session:
+        row = session.exec(select(tables.PolicyBundle).where(tables.PolicyBundle.digest_hex == known)).one()
+    assert (row.proved, row.attestation_hex) == (True, ended.result["attestation"])
     assert statement.predicate_type == TEST_RESULT
     document = ProjectDocument.from_folder(project)
     assert [(s.name, s.sha256_hex) for s in statement.subject] == [

@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from dbos._utils import retriable_postgres_exception
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, insert, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError, StatementError
 from sqlmodel import SQLModel
 
@@ -63,6 +63,38 @@ def test_each_migration_goes_back_and_forth_by_itself(engine: Engine) -> None:
     migrations.upgrade(engine)
     with db.read_transaction(engine) as connection:
         assert walls.unprotected(connection, version_table=migrations.VERSION_TABLE) == []
+
+
+def test_what_was_published_keeps_its_attestation_and_what_was_not_has_none(engine: Engine) -> None:
+    migrations.downgrade(engine, "0015_erasure")
+    bundle = (
+        "INSERT INTO policy_bundle (tenant_id, digest_hex, author, state, proved, body, created_at_ms)"
+        " VALUES (:tenant, :bundle, 'sam', 'active', :proved, :body, 1)"
+    )
+    publication = (
+        "INSERT INTO publication (tenant_id, id, project_hex, bundle_hex, published_by, author, state, attestation_hex, created_at_ms)"
+        " VALUES (:tenant, :id, 'p', :bundle, 's', 's', :state, :attestation, 1)"
+    )
+    with db.write_transaction(engine, "northbank", "lakeside") as connection:
+        for tenant in ("northbank", "lakeside"):
+            row = {"tenant_id": tenant, "region": "us", "suspended": False, "created_at_ms": 1}
+            connection.execute(insert(Tenant.__table__).values(**row))  # type: ignore[attr-defined]  # SQLModel sets it.
+            for name in ("first", "sent"):
+                values = {"tenant": tenant, "bundle": name, "proved": name == "sent", "body": b"{}"}
+                connection.execute(text(bundle), values)
+        for tenant, number, name, state in (("northbank", 1, "sent", "published"), ("lakeside", 2, "first", "refused")):
+            values = {"tenant": tenant, "id": f"{number}", "bundle": name, "state": state, "attestation": f"a{number}"}
+            connection.execute(text(publication), values)
+    migrations.upgrade(engine)
+    with db.read_transaction(engine, "northbank", "lakeside") as connection:
+        rows = connection.execute(text("SELECT tenant_id, digest_hex, attestation_hex FROM policy_bundle"))
+        found = {(row[0], row[1]): row[2] for row in rows}
+    assert found == {
+        ("northbank", "first"): None,
+        ("northbank", "sent"): "a1",
+        ("lakeside", "first"): None,
+        ("lakeside", "sent"): None,
+    }
 
 
 def test_of_several_processes_that_migrate_at_once_one_does(database: Database) -> None:

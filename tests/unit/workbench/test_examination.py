@@ -20,10 +20,11 @@ from licet_engine.domain.errors import InvalidInput
 from licet_engine.lifecycle import examiner
 from licet_engine.lifecycle.publication import document_of
 from licet_engine.workbench.document import ProjectDocument
-from licet_engine.workbench.examination import examine
+from licet_engine.workbench.examination import BUNDLE_FILE, examine
 from licet_engine.workbench.project import load_project
 from licet_engine.workbench.scaffold import write_project
-from licet_engine.workbench.verdict import bounded, finding, passes, steps, summary
+from licet_engine.workbench.verdict import bounded, finding, passes, proved, steps, summary
+from licet_policies import PackChoice, compose
 
 
 @pytest.fixture
@@ -299,3 +300,65 @@ def test_who_left_the_network_reaches_nobody_on_it(project: Path) -> None:
         told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, timeout=60)
     # It is reached if, and only if, the kernel would not let it leave, and then that is said.
     assert told.stdout.split() in (["False", "False"], ["True", "True"])
+
+
+# --- a bundle alone ---------------------------------------------------------------------------------------------------
+
+
+def bundle_in(folder: Path, *, lacking: str = "") -> Path:
+    bundle = compose([PackChoice("sr-11-7")])
+    bundle["policies"] = [one for one in bundle["policies"] if not lacking or not one["id"].startswith(lacking)]
+    folder.mkdir()
+    (folder / BUNDLE_FILE).write_bytes(canonical.dumps(bundle))
+    return folder
+
+
+def test_of_a_bundle_alone_what_must_hold_is_proved_and_nothing_else_is_claimed(tmp_path: Path) -> None:
+    folder = bundle_in(tmp_path / "whole")
+    examined = examiner.run(folder, longest_s=60, kind="bundle")
+    assert proved(examined.report) is True
+    assert examined.bundle_hex == hashlib.sha256((folder / BUNDLE_FILE).read_bytes()).hexdigest()
+    assert not {"lint", "tests", "coverage"} & examined.report.keys()
+    assert not passes(examined.report), "it would not be published for that"
+    ids = {one["id"] for one in examined.report["proofs"]["invariants"]}
+    assert {"invariant.isolation.resources", "sr-11-7.invariant.tracks"} < ids
+
+
+def test_a_bundle_that_breaks_an_invariant_is_told_with_a_request(tmp_path: Path) -> None:
+    folder = bundle_in(tmp_path / "hollow", lacking="guardrail.isolation")
+    report = examiner.run(folder, longest_s=60, kind="bundle").report
+    assert proved(report) is False
+    (outcome,) = (
+        one["outcome"] for one in report["proofs"]["invariants"] if one["id"] == "invariant.isolation.resources"
+    )
+    assert outcome == "refuted"
+    assert any(one["shown"] for one in report["findings"])
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"b":1, "a":2}', b'{"policies":[]}', b"\xff"])
+def test_what_is_no_bundle_is_told_of_as_nothing(tmp_path: Path, body: bytes) -> None:
+    (tmp_path / BUNDLE_FILE).write_bytes(body)
+    report = examiner.run(tmp_path, longest_s=60, kind="bundle").report
+    assert proved(report) is None
+    assert report["findings"]
+
+
+def test_what_takes_too_long_is_neither_proved_nor_refuted(tmp_path: Path) -> None:
+    report = examiner.run(bundle_in(tmp_path / "whole"), longest_s=0.3, kind="bundle").report
+    assert proved(report) is None
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "told"),
+    [
+        (["proved"], True),
+        (["proved", "refuted"], False),
+        (["refuted", "unknown"], None),
+        (["unknown"], None),
+        ([], None),
+    ],
+)
+def test_only_what_is_told_of_each_invariant_is_a_verdict(outcomes: list[str], told: object) -> None:
+    invariants = [{"id": str(n), "title": "x", "outcome": outcome} for n, outcome in enumerate(outcomes)]
+    assert proved({"proofs": {"invariants": invariants}}) is told
+    assert proved({"findings": []}) is None
