@@ -79,6 +79,11 @@ def test_an_adapter_without_which_there_is_no_service_is_missed_before_anything_
             "port 8001 is both LICET_ROUTER_PORT and metrics of the router",
         ),
         ({"LICET_TICKETS": "file-tickets"}, "LICET_ADAPTERS does not allow"),
+        (
+            {"LICET_PROVE_EVERY_S": "-1"},
+            "LICET_PROVE_EVERY_S must be 0 for never, or a whole number of seconds, not -1",
+        ),
+        ({"LICET_PROBE_EVERY_S": "59"}, "LICET_PROBE_EVERY_S must be 0 or at least 60, not 59"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_before_anything_starts(
