@@ -12,13 +12,10 @@ Rules kept here:
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
-import os
 import shutil
 import threading
-from collections.abc import Callable
 from typing import Any, Final
 
 from licet_adapters.errors import AdapterError
@@ -26,9 +23,11 @@ from licet_attestations.isolation_pair import BUNDLE_SUBJECT, ISOLATION_INVARIAN
 from licet_attestations.statement import TEST_RESULT, Statement, Subject
 from licet_engine.domain.errors import Unavailable
 from licet_engine.domain.refs import now_ms
+from licet_engine.evidence.attesting import Attest
 from licet_engine.lifecycle import examiner
 from licet_engine.lifecycle.deed import Door
 from licet_engine.lifecycle.publication import examination_told
+from licet_engine.processes import alone
 from licet_engine.settings import Settings
 from licet_engine.unproved import MAX_PUT_OFF
 from licet_engine.workbench.examination import BUNDLE_FILE
@@ -44,9 +43,6 @@ AGAIN_S: Final = 60
 _MAX_TOLD: Final = 3
 _TIMES_AS_LONG: Final = 4
 """As what is published, an examination may take: others have the processor first."""
-
-Attest = Callable[[str, bytes], bytes]
-"""Has a tenant's statement signed."""
 
 
 class CannotTell(Unavailable):
@@ -92,19 +88,14 @@ class PolicyProver:
         self._put_off = {name: until_ms for name, until_ms in self._put_off.items() if until_ms > at_ms}
         if len(self._put_off) >= MAX_PUT_OFF:
             return False
-        lock = os.open(self._settings.worker_data / "proving.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with alone(self._settings.worker_data / "proving.lock") as is_alone:
+            if not is_alone:
                 return False  # Another slot's worker is at it.
             due: dict[str, str] = self._door.call("unproved_next", put_off=sorted(self._put_off))
             if not due:
                 return False
             self._try(due["tenant"], due["bundle"], due["body"].encode())
             return True
-        finally:
-            os.close(lock)
 
     def _try(self, tenant: str, bundle_hex: str, body: bytes) -> None:
         told: dict[str, Any] = {"tenant": tenant, "bundle": bundle_hex}

@@ -11,12 +11,9 @@ Rules kept here:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 import tempfile
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,9 +24,11 @@ from licet_engine.canaries import ACTOR, OWNER
 from licet_engine.client import LicetClient
 from licet_engine.domain.errors import Unavailable
 from licet_engine.domain.refs import PLATFORM, now_ms
+from licet_engine.evidence.attesting import Attest
 from licet_engine.lifecycle.deed import Door
 from licet_engine.probe_report import ProbeReport, is_due, read_report
 from licet_engine.probing import CANARY, Probed, probe, probes_statement
+from licet_engine.processes import alone
 from licet_engine.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -45,9 +44,6 @@ _EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  #
 _ROWS: Final = b"canary,label\n1,yes\n2,no\n"
 _FAR_MS: Final = 4_000_000_000_000
 _CONTROL: Final = "the canary is not as it was"
-
-Attest = Callable[[str, bytes], bytes]
-"""Has a tenant's statement signed."""
 
 
 def _reason(error: Exception) -> str:
@@ -89,20 +85,14 @@ class Prober:
         """Make a run if one is due and none is under way; whether one was made."""
         if not self._is_due(self._read()):
             return False
-        lock = os.open(self._settings.worker_data / "probes.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False  # Another slot's worker is at it.
+        with alone(self._settings.worker_data / "probes.lock") as is_alone:
+            # Another slot's worker may be at it, or have been meanwhile.
             before = self._read()
-            if not self._is_due(before):
+            if not is_alone or not self._is_due(before):
                 return False
             self._keep_unreadable()
             self._make_run(before)
             return True
-        finally:
-            os.close(lock)
 
     def _read(self) -> ProbeReport | None:
         """The report; None where there is none that can be read."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +34,27 @@ def die_with(parent: int) -> Callable[[], None]:
             os._exit(1)
 
     return set_up
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[bool]:
+    """Whether this process is, while in the block, the only one at what a lock stands for.
+
+    The kernel lets go of it when the process ends, however it does.
+
+    Args:
+        lock: A file that is there, or is made.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def die_with_server() -> None:

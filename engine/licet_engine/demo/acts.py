@@ -359,6 +359,8 @@ def evidence(stage: Stage) -> None:
     report = json.loads(told) if code == 0 else {}
     stage.holds("licet_attestations verifies it; exit status", code, 0)
     stage.holds("isolation on record", report["isolation"]["answer"], "holds")
+    proved = next(step["detail"] for step in report["steps"] if step["name"] == "policies")
+    stage.tell(f"that the policies in force allow nothing across tenants, whatever is asked: {proved}")
     with tempfile.TemporaryDirectory() as folder:
         changed, forged = Path(folder) / "changed.zip", Path(folder) / "forged.zip"
         where = flip_one_byte(archive, changed)

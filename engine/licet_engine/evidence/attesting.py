@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from licet_attestations import canonical, dsse
 from licet_attestations.statement import Statement
@@ -11,6 +11,9 @@ from licet_engine.log.errors import SubmissionConflict
 from licet_engine.log.sequencer import Sequencer
 from licet_engine.log.submission import Insert, NewEntry, Submission, Update
 from licet_engine.store.tables import Attestation
+
+Attest = Callable[[str, bytes], bytes]
+"""Has a tenant's statement signed."""
 
 
 def log_attestation(sequencer: Sequencer, tenant: str, envelope: bytes, beside: Sequence[Update] = ()) -> str:
